@@ -1,0 +1,13 @@
+"""kdlab: knowledge distillation, taught in notebooks and ready to import.
+
+>>> from kdlab.losses import KDLoss
+>>> from kdlab.distill import Distiller, Taps, Term
+"""
+
+from importlib.metadata import version
+
+from kdlab.errors import InputError
+from kdlab.shapes import check_shapes
+
+__version__ = version("kdlab")
+__all__ = ["InputError", "__version__", "check_shapes"]

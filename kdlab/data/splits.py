@@ -1,0 +1,34 @@
+"""What every source of labelled images gives to training: three splits and what is known about them."""
+
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+
+from kdlab.data.images import Skipped
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """Training, validation and test images of one source; an item is ``(image Float (3, size, size), label int)``.
+
+    Attributes:
+        test: the validation split where there is no test split of its own; `test_is_val` says so.
+        classes: their names, in the order of the labels.
+        mean, std: what the images were normalised with, red, green, blue, for pixel values in 0 to 1.
+        size: height and width of every image, in pixels.
+        name: "digits", or the folder's name.
+        deterministic: whether ``train`` yields the same tensor for the same index every time.
+        skipped: the files that could not be used, with the reason.
+    """
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    name: str
+    deterministic: bool
+    skipped: tuple[Skipped, ...] = ()
+    test_is_val: bool = False

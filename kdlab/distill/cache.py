@@ -1,0 +1,151 @@
+"""A teacher's outputs for a data set, computed once."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from kdlab.distill.taps import Taps
+from kdlab.errors import InputError
+from kdlab.files import load_tensors, save_tensors
+from kdlab.paths import cache_dir
+
+PROBES = 32
+
+
+class TeacherCache:
+    """What the teacher's tapped layers put out for every sample of a data set, by sample index.
+
+    Worth it where the same index always gives the same image: a fixed resize and crop, no augmentation. The outputs
+    then travel with their sample through the data loader, and the teacher never runs again:
+
+    >>> cache = TeacherCache.build(teacher, ["classifier"], dataset)
+    >>> for images, labels, observed in DataLoader(cache.attach(dataset), batch_size=32, shuffle=True):
+    ...     losses = distiller(images, labels, observed)
+
+    The outputs are kept on disk under a fingerprint of the teacher's weights, the taps, and the images, and are
+    computed again when any of these changes.
+    """
+
+    def __init__(self, outputs: dict[str, Tensor], fingerprint: str) -> None:
+        self.outputs = outputs
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def build(
+        cls,
+        teacher: nn.Module,
+        taps: Sequence[str],
+        dataset: Dataset,
+        *,
+        path: Path | None = None,
+        batch_size: int = 64,
+        workers: int = 0,
+    ) -> "TeacherCache":
+        """Load the outputs where they are on disk, else compute and save them, with the teacher on its own device.
+
+        Args:
+            teacher: used in eval mode, without gradient; left in the mode that it was in.
+            taps: layers as in :class:`Taps`.
+            dataset: yields (image, label), the same image for the same index every time.
+            path: where to keep the outputs; by default in kdlab's cache, named by the fingerprint.
+
+        Raises:
+            InputError: the data set is random, or the file at ``path`` belongs to other weights, taps or images.
+        """
+        fingerprint = _fingerprint(teacher, taps, dataset)
+        path = path or cache_dir() / "teacher" / f"{fingerprint[:32]}.safetensors"
+        if path.exists():
+            return cls.load(path, fingerprint)
+        outputs = _outputs(teacher, taps, DataLoader(dataset, batch_size=batch_size, num_workers=workers))
+        save_tensors(path, outputs, {"fingerprint": fingerprint, "samples": _length(dataset)})
+        return cls(outputs, fingerprint)
+
+    @classmethod
+    def load(cls, path: Path, fingerprint: str) -> "TeacherCache":
+        """Read a saved cache, and refuse one that was made from anything else.
+
+        Raises:
+            InputError: the file is damaged, or its fingerprint is another.
+        """
+        outputs, meta = load_tensors(path)
+        if meta.get("fingerprint") != fingerprint:
+            raise InputError(
+                f"the teacher outputs in {path} were made from other weights, layers or images "
+                f"(fingerprint {str(meta.get('fingerprint'))[:12]}, wanted {fingerprint[:12]}). "
+                "Delete the file to have them computed again, or name another path."
+            )
+        return cls(outputs, fingerprint)
+
+    def attach(self, dataset: Dataset) -> Dataset:
+        """The data set with the teacher's outputs beside each sample: (image, label, {tap: output}).
+
+        Raises:
+            InputError: the data set has another number of samples than the cache.
+        """
+        samples = len(next(iter(self.outputs.values())))
+        if _length(dataset) != samples:
+            raise InputError(f"the cache holds {samples} samples and the data set {_length(dataset)}; build it anew.")
+        return _WithTeacher(dataset, self.outputs)
+
+
+class _WithTeacher(Dataset):
+    def __init__(self, dataset: Dataset, outputs: dict[str, Tensor]) -> None:
+        self.dataset = dataset
+        self.outputs = outputs
+
+    def __len__(self) -> int:
+        return _length(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, dict[str, Tensor]]:
+        image, label = self.dataset[index]
+        return image, label, {name: output[index] for name, output in self.outputs.items()}
+
+
+@torch.no_grad()
+def _outputs(teacher: nn.Module, taps: Sequence[str], loader: DataLoader) -> dict[str, Tensor]:
+    device = next(teacher.parameters()).device
+    training = teacher.training
+    teacher.eval()
+    batches: dict[str, list[Tensor]] = {name: [] for name in taps}
+    for images, *_ in tqdm(loader, desc="teacher outputs", leave=False):
+        with Taps(teacher, taps) as taps_:
+            teacher(images.to(device))
+        for name in taps:
+            batches[name].append(taps_[name].cpu())
+    teacher.train(training)
+    return {name: torch.cat(parts) for name, parts in batches.items()}
+
+
+def _fingerprint(teacher: nn.Module, taps: Sequence[str], dataset: Dataset) -> str:
+    """A hash of the weights, the tap names, and the images: a spread of them after the transform, and all files."""
+    digest = hashlib.sha256(repr((list(taps), _length(dataset))).encode())
+    for name, tensor in teacher.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes(tensor))
+    for path in getattr(dataset, "paths", ()):
+        status = path.stat()
+        digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
+    samples = _length(dataset)
+    for index in range(0, samples, max(1, samples // PROBES)):
+        image: Any = dataset[index][0]
+        if not torch.equal(image, dataset[index][0]):
+            raise InputError(
+                f"sample {index} of the data set is another image each time, as with augmentation: a teacher's output "
+                "for it cannot be cached. Train without a cache, or with a fixed transform."
+            )
+        digest.update(_bytes(image))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _length(dataset: Dataset) -> int:
+    return len(dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ to its subclasses

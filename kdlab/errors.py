@@ -1,0 +1,22 @@
+"""The one error that bad input raises, and the sentence that names what was meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Something given to kdlab cannot be used. The message says what was given, what was expected and what to do."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> str:
+    """The sentence for a name that does not exist: what was given, the nearest names, else all of them.
+
+    >>> unknown("layer", "clasifier", ["features", "classifier"])
+    "unknown layer 'clasifier'. Did you mean 'classifier'?"
+    """
+    known = list(known)
+    near = get_close_matches(given, known, n=3, cutoff=0.6)
+    if near:
+        return f"unknown {kind} {given!r}. Did you mean {' or '.join(map(repr, near))}?"
+    shown = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
+    return f"unknown {kind} {given!r}. Known: {shown}."

@@ -1,0 +1,72 @@
+"""Tensors and what belongs to them in one file, written whole or not at all."""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from kdlab.errors import InputError
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write a safetensors file whose header carries ``meta`` as JSON.
+
+    The bytes go to a neighbouring file first and take the name last, so that a kill, a crash or a full disk leaves
+    the previous file as it was. One file instead of two cannot come apart.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(contiguous, metadata={"kdlab": json.dumps(meta)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote: the tensors on the CPU, and ``meta``.
+
+    Raises:
+        InputError: no such file, a truncated or foreign one.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; wanted: a file that kdlab has saved.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as safetensors ({error}): it is truncated, damaged or of another format. "
+            "Take another copy, or make it again."
+        ) from error
+    if "kdlab" not in header:
+        raise InputError(f"{path} is a safetensors file, but not one of kdlab's: its header says nothing of the model.")
+    return tensors, json.loads(header["kdlab"])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment either the old one or the new one is there, whole.
+
+    Raises:
+        InputError: the disk is full, or the place cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        why = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
+        raise InputError(
+            f"{path} could not be written: {why} ({len(content) / 1e6:.1f} MB needed). "
+            "What was there before is untouched; make room or choose another place, then run again."
+        ) from error

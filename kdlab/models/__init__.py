@@ -1,0 +1,28 @@
+"""Teachers and students."""
+
+from typing import Any
+
+from torch import nn
+
+from kdlab.errors import InputError, unknown
+from kdlab.models.classification import StudentCNN, densenet121
+
+__all__ = ["StudentCNN", "build_model", "densenet121"]
+
+BUILDERS = {"StudentCNN": StudentCNN, "densenet121": densenet121}
+
+
+def build_model(architecture: dict[str, Any]) -> nn.Module:
+    """The untrained model that ``model.architecture`` describes: {"name": ..., and the builder's arguments}.
+
+    Raises:
+        InputError: an unknown name, or arguments that its builder does not take.
+    """
+    arguments = dict(architecture)
+    name = arguments.pop("name", None)
+    if name not in BUILDERS:
+        raise InputError(unknown("architecture", str(name), BUILDERS))
+    try:
+        return BUILDERS[name](**arguments)
+    except TypeError as error:
+        raise InputError(f"architecture {name!r} cannot be built from {arguments}: {error}.") from error

@@ -1,0 +1,21 @@
+"""The one training loop, its checkpoints and its metrics."""
+
+from kdlab.training.checkpoints import ModelCard, load_model, load_weights, save_model
+from kdlab.training.device import pick_device
+from kdlab.training.loop import Fit, NonFiniteLossError, fit
+from kdlab.training.metrics import classification_metrics, predict_logits
+from kdlab.training.supervised import Supervised
+
+__all__ = [
+    "Fit",
+    "ModelCard",
+    "NonFiniteLossError",
+    "Supervised",
+    "classification_metrics",
+    "fit",
+    "load_model",
+    "load_weights",
+    "pick_device",
+    "predict_logits",
+    "save_model",
+]

@@ -1,0 +1,106 @@
+"""Trained models on disk: weights and a card that says what they are."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdlab.errors import InputError
+from kdlab.files import load_tensors, save_tensors
+from kdlab.models import build_model
+
+BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that is needed to use a model without a flag, and to know where it comes from.
+
+    Args:
+        architecture: as :func:`kdlab.models.build_model` takes it.
+        classes: the class names in the order of the logits.
+        mean, std: per channel (red, green, blue), in units of an image in [0, 1].
+        size: height and width of the images that it was trained on, in pixels.
+        recipe: the settings that trained it.
+        metrics: on the validation split, at the epoch that was saved.
+    """
+
+    architecture: dict[str, Any]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write a model and its card as one safetensors file, whole or not at all."""
+    save_tensors(path, model.state_dict(), {"card": asdict(card)})
+
+
+def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
+    """Read a model that kdlab saved, on the CPU, in eval mode. A folder stands for its best checkpoint.
+
+    Raises:
+        InputError: no such file; a truncated or foreign one; weights that do not fit the card.
+    """
+    path = path / BEST if path.is_dir() else path
+    tensors, meta = load_tensors(path)
+    if "card" not in meta:
+        raise InputError(f"{path} holds no model but other tensors of kdlab's; wanted: a checkpoint such as {BEST}.")
+    card = ModelCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in meta["card"].items()})
+    model = build_model(card.architecture)
+    _load(model, tensors, path)
+    return model.eval(), card
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from a plain state_dict of any origin (.pt, .pth, .safetensors), without running code from the file.
+
+    A ``state_dict`` or ``model`` entry around it and a "module." prefix, as DataParallel leaves it, are looked through.
+
+    Raises:
+        InputError: no such file; not a state_dict; names or shapes that do not fit.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; wanted: a file with the weights of {type(model).__name__}.")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+    else:
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever the bytes provoke
+            reason = str(error).splitlines()[0][:200] or type(error).__name__
+            raise InputError(
+                f"{path} cannot be read as plain weights ({reason}). Wanted: a state_dict, saved as "
+                "torch.save(model.state_dict(), path); a whole pickled model is refused, because reading it runs code."
+            ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(weights, Mapping) and isinstance(weights.get(wrapper), Mapping):
+            weights = weights[wrapper]
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path} holds no state_dict (names and tensors), but {type(weights).__name__}.")
+    _load(model, {name.removeprefix("module."): value for name, value in weights.items()}, path)
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    # BatchNorm's step counter is no weight, and old files lack it.
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    surplus = [name for name in weights if name not in own]
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)}, the model's {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if missing or surplus or shapes:
+        parts = {"missing": missing, "unknown": surplus, "of another shape": shapes}
+        said = "; ".join(f"{len(what)} {how} ({what[0]})" for how, what in parts.items() if what)
+        raise InputError(f"the weights in {path} do not fit {type(model).__name__}: {said}. Is it the right model?")
+    model.load_state_dict(weights, strict=False)

@@ -1,0 +1,35 @@
+"""Which device to compute on, and how to bring a batch there."""
+
+from typing import Any
+
+import torch
+
+from kdlab.errors import InputError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """"auto" is CUDA where there is one, else Apple's MPS, else the CPU; any other name is a torch device.
+
+    Raises:
+        InputError: a name that torch does not know, or a device that is not here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used here ({reason}). Try 'auto' or 'cpu'.") from error
+    return device
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same batch (tensors in tuples, lists and dictionaries) on the device."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return [to_device(value, device) for value in batch]

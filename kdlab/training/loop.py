@@ -1,0 +1,275 @@
+"""The one training loop."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from kdlab.errors import InputError
+from kdlab.files import load_tensors, save_tensors, write_whole
+from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
+from kdlab.training.device import to_device
+
+Row = dict[str, float]
+LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite. The message says which, and at which step; the saved checkpoints are untouched."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training came to.
+
+    Args:
+        history: a row an epoch: mean losses over the steps, what ``evaluate`` gave, learning rate, seconds.
+        best: the row of the best epoch.
+        ended: "epochs" (all done), "patience" (no better for too long) or "stopped" (by ``after_epoch``).
+    """
+
+    history: pd.DataFrame
+    best: Row
+    ended: Literal["epochs", "patience", "stopped"]
+
+
+def fit(
+    objective: nn.Module,
+    loader: DataLoader,
+    *,
+    epochs: int,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None = None,
+    evaluate: Callable[[nn.Module], Row],
+    monitor: str = "accuracy",
+    patience: int | None = None,
+    out: Path | None = None,
+    card: ModelCard | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    after_epoch: Callable[[Row], bool] | None = None,
+) -> Fit:
+    """Train ``objective.student`` on ``objective(*batch)["total"]``, on the device that the objective is on.
+
+    The random numbers of an epoch depend on the seed and the epoch alone, so that a run that was killed and resumed
+    ends in the same bits as one that was left alone (on the CPU). The student ends with its last weights, as the
+    optimiser left them; the best ones are in ``out``.
+
+    Args:
+        objective: a :class:`Distiller`, a :class:`Supervised`, or any module that returns named losses.
+        loader: yields the objective's arguments.
+        scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps.
+        evaluate: from the student to named metrics, once an epoch.
+        monitor: the one metric that says which epoch is best: the highest; for "loss", the lowest. Among epochs of
+            equal metric the one of lower validation loss is the better.
+        patience: end after so many epochs without a better one; None never does.
+        out: folder for ``best``, ``last`` (models with their ``card``), ``resume`` (everything else, too) and
+            ``history.csv``. Without it nothing is saved.
+        card: what to save with the model; wanted with ``out``.
+        resume: go on from ``out`` where a run of the same recipe was interrupted; from the start if there is none.
+        precision: "bf16" computes the forward pass under autocast.
+        after_epoch: sees each epoch's row; returning True stops.
+
+    Raises:
+        InputError: impossible settings; a metric that ``evaluate`` does not give; a checkpoint of another recipe.
+        NonFiniteLossError: a loss became NaN or infinite.
+    """
+    if epochs < 1 or (patience is not None and patience < 1):
+        raise InputError(f"epochs is {epochs} and patience {patience}; both must be at least 1 (patience may be None).")
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision is {precision!r}; wanted: 'fp32' or 'bf16'.")
+    if len(loader) == 0:
+        raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
+    if out is not None and card is None:
+        raise InputError("out was given without a card: a saved model needs one to be used again.")
+    if out is not None and not resume and (out / RESUME).exists():
+        raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+
+    device = next(objective.parameters()).device
+    rows: list[Row] = []
+    if resume and out is not None and (out / RESUME).exists():
+        rows = _restore(out / RESUME, objective, optimizer, scheduler, _recipe(card))
+    ended = _ended(rows, epochs, monitor, patience)
+    start = len(rows)
+    with tqdm(total=(epochs - start) * len(loader), desc="training", unit="step", disable=bool(ended) or None) as bar:
+        while not ended:
+            began = time.perf_counter()
+            epoch = len(rows)
+            seed_everything(seed + 1_000_003 * epoch, loader)
+            row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+            row |= _epoch(objective, loader, optimizer, scheduler, device, precision, epoch, bar)
+            validation = evaluate(objective.student)
+            if monitor not in validation:
+                raise InputError(f"monitor is {monitor!r}, but evaluate gives {', '.join(validation)}.")
+            row |= {f"val_{name}": value for name, value in validation.items()}
+            row["seconds"] = time.perf_counter() - began
+            rows.append(row)
+            bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {validation[monitor]:.4g}")
+            ended = _ended(rows, epochs, monitor, patience)
+            if after_epoch is not None and after_epoch(row):
+                ended = ended or "stopped"
+            if out is not None and card is not None:
+                _save(out, objective, optimizer, scheduler, rows, card, _best(rows, monitor) == epoch)
+    history = pd.DataFrame(rows)
+    return Fit(history, rows[_best(rows, monitor)], ended or "epochs")
+
+
+def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
+    """Seed Python, NumPy, torch and, where it has a generator of its own, the loader."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    for generator in {getattr(loader, "generator", None), getattr(getattr(loader, "sampler", None), "generator", None)}:
+        if generator is not None:
+            generator.manual_seed(seed)
+
+
+def _epoch(
+    objective: nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None,
+    device: torch.device,
+    precision: str,
+    epoch: int,
+    bar: tqdm,
+) -> Row:
+    """One pass over the loader; the mean of each loss over its steps."""
+    objective.train()
+    names: list[str] = []
+    seen: list[Tensor] = []
+    for step, batch in enumerate(loader, start=1):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            losses = objective(*to_device(batch, device))
+        optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        names = list(losses)
+        seen.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        if step % LOOK_EVERY == 0 or step == len(loader):
+            recent = torch.stack(seen[-LOOK_EVERY:]).cpu()
+            _refuse_non_finite(recent, names, first_step=epoch * len(loader) + step - len(recent) + 1)
+            bar.update(step - (step - 1) // LOOK_EVERY * LOOK_EVERY)
+    return dict(zip(names, torch.stack(seen).mean(dim=0).tolist(), strict=True))
+
+
+def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
+    bad = ~losses.isfinite()
+    if bad.any():
+        step = int(bad.any(dim=1).nonzero()[0])
+        terms = [name for name, is_bad in zip(names, bad[step].tolist(), strict=True) if is_bad and name != "total"]
+        values = ", ".join(f"{name} = {losses[step, names.index(name)].item()}" for name in terms or ["total"])
+        raise NonFiniteLossError(
+            f"the loss is no longer finite at step {first_step + step}: {values}. Training stopped; what was saved "
+            "before is untouched. Try a lower learning rate, another weight for that term, or look at the data."
+        )
+
+
+def _rank(row: Row, monitor: str) -> tuple[float, float]:
+    """Larger is better. A tie in the metric, frequent on a small validation split, goes to the lower loss."""
+    loss = -row.get("val_loss", 0.0)
+    return (loss if monitor == "loss" else row[f"val_{monitor}"], loss)
+
+
+def _best(rows: Sequence[Row], monitor: str) -> int:
+    return max(range(len(rows)), key=lambda index: _rank(rows[index], monitor))
+
+
+def _ended(rows: Sequence[Row], epochs: int, monitor: str, patience: int | None) -> Literal["epochs", "patience", ""]:
+    if len(rows) >= epochs:
+        return "epochs"
+    if rows and patience is not None and len(rows) - 1 - _best(rows, monitor) >= patience:
+        return "patience"
+    return ""
+
+
+def _recipe(card: ModelCard | None) -> dict[str, Any]:
+    """The settings, as they come back from JSON."""
+    return json.loads(json.dumps(card.recipe)) if card else {}
+
+
+def _save(
+    out: Path,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None,
+    rows: Sequence[Row],
+    card: ModelCard,
+    is_best: bool,
+) -> None:
+    """All files of an epoch. ``resume`` comes last: a kill before it makes the epoch again, to the same bits."""
+    metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
+    card = replace(card, metrics=metrics | {"epoch": rows[-1]["epoch"]})
+    for name in [BEST, LAST] if is_best else [LAST]:
+        save_model(out / name, objective.student, card)
+    write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    state = optimizer.state_dict()
+    tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    meta = {
+        "recipe": card.recipe,
+        "rows": rows,
+        "optimizer": {"state": plain, "param_groups": state["param_groups"]},
+        "scheduler": scheduler.state_dict() if scheduler is not None else None,
+    }
+    save_tensors(out / RESUME, tensors, meta)
+
+
+def _restore(
+    path: Path,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None,
+    recipe: dict[str, Any],
+) -> list[Row]:
+    """Put everything back as it was after the last whole epoch, and return the rows up to there."""
+    tensors, meta = load_tensors(path)
+    if meta["recipe"] != recipe:
+        names = sorted({*meta["recipe"], *recipe})
+        changed = [
+            f"{name} was {meta['recipe'].get(name)!r}, now {recipe.get(name)!r}"
+            for name in names
+            if meta["recipe"].get(name) != recipe.get(name)
+        ]
+        raise InputError(
+            f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
+            "Resume with the same settings, or train into another folder."
+        )
+    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in meta["optimizer"]["state"].items()}
+    weights = {}
+    for name, tensor in tensors.items():
+        owner, _, rest = name.partition(".")
+        if owner == "objective":
+            weights[rest] = tensor
+        else:
+            index, _, entry = rest.partition(".")
+            state.setdefault(int(index), {})[entry] = tensor
+    try:
+        objective.load_state_dict(weights)
+        optimizer.load_state_dict({"state": state, "param_groups": meta["optimizer"]["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} does not fit this model or optimiser ({reason}). Train into another folder.") from error
+    if scheduler is not None:
+        scheduler.load_state_dict(meta["scheduler"])
+    return meta["rows"]

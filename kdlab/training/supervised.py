@@ -1,0 +1,18 @@
+"""Training without a teacher, in the form that the loop takes: the baseline of every comparison."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Supervised(nn.Module):
+    """A network and its task loss: ``objective(images, labels) -> {"task": ..., "total": ...}``."""
+
+    def __init__(self, student: nn.Module, task: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.task = task
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        loss = self.task(self.student(images), labels)
+        return {"task": loss, "total": loss}

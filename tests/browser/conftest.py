@@ -1,0 +1,40 @@
+"""Fixtures of the tests that drive notebooks in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import Lab
+from playwright.sync_api import Browser, sync_playwright
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="session")
+def tutorials() -> Path:
+    """The folder of the course's notebooks."""
+    return Path(__file__).parents[2] / "tutorials"
+
+
+# Both live for this folder, not for the session: while playwright runs, other tests could not use asyncio.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, the system's own."""
+    executable = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if executable is None:
+        pytest.skip(
+            f"no browser: none of {', '.join(CHROMIUM_NAMES)} is on the PATH; "
+            "install Chromium (for example: apt-get install chromium, or brew install --cask chromium)"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--disable-gpu", "--disable-quic"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A running JupyterLab: ``with lab.open(path) as notebook: ...``."""
+    with Lab(tmp_path_factory.mktemp("lab"), browser) as lab:
+        yield lab
