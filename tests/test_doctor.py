@@ -59,7 +59,8 @@ def test_the_cache_folder_is_made_and_left_empty(tmp_path):
 
 def test_the_size_of_the_cache_is_told(tmp_path):
     (tmp_path / "cache" / "deep").mkdir(parents=True)
-    (tmp_path / "cache" / "deep" / "weights").write_bytes(bytes(200_000_000))
+    with (tmp_path / "cache" / "deep" / "weights").open("wb") as file:
+        file.truncate(200_000_000)
     assert "0.2 GB used" in the("Cache").found
 
 

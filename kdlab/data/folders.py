@@ -83,7 +83,7 @@ def load_folders(
         if not group:
             reasons = [one for one in skipped if one.path.is_relative_to(root / split / name)]
             raise InputError(
-                f"class {printable(name)!r} has no usable image in {split}/ ({len(reasons)} files skipped; the first: "
+                f"class {printable(name)!r} has no usable image in {split}/ (files skipped: {len(reasons)}; the first: "
                 f"{reasons[0]}). Put images there, or remove the class from every split."
             )
 
@@ -122,11 +122,14 @@ def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Ski
     classes = _classes(root)
     files: dict[tuple[str, str], list[Path]] = {}
     skipped: list[Skipped] = []
+    empty: list[str] = []
     for split, names in classes.items():
         for name in names:
-            files[split, name], unreadable = files_under(root / split / name)
+            found, unreadable = files_under(root / split / name)
+            files[split, name] = found
             skipped += unreadable
-    empty = [f"{split}/{printable(name)}" for (split, name), group in files.items() if not group]
+            if not found and not unreadable:
+                empty.append(f"{split}/{name}")
     if empty:
         raise InputError(
             f"no file in these class folders of {printable(root)}: {_few(empty)}. "
@@ -207,9 +210,8 @@ def _scan(root: Path, files: list[Path], size: int, progress: bool) -> tuple[dic
     What could be decoded is remembered under its path, length and time of change. What could not be is tried again at
     every start: it may have been a permission, and there are few.
     """
-    memory = (
-        cache_dir() / "scans" / f"{hashlib.sha256(f'{root}|{size}'.encode(errors='replace')).hexdigest()[:24]}.json"
-    )
+    key = hashlib.sha256(os.fsencode(f"{root}|{size}")).hexdigest()[:24]
+    memory = cache_dir() / "scans" / f"{key}.json"
     known = _recall(memory)
     stamps = {path: _stamp(path) for path in files}
     names = {path: path.relative_to(root).as_posix() for path in files}
@@ -222,7 +224,8 @@ def _scan(root: Path, files: list[Path], size: int, progress: bool) -> tuple[dic
     with ThreadPool() as pool:
         results = zip(new, pool.imap(partial(_moments, size=size), new, chunksize=8), strict=True)
         try:
-            for path, result in tqdm(results, "checking images", len(new), unit="img") if progress else results:
+            bar = tqdm(results, desc="checking images", total=len(new), unit="image") if progress else results
+            for path, result in bar:
                 if isinstance(result, Skipped):
                     skipped.append(result)
                 else:

@@ -68,22 +68,24 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Skipped]]
     for path in given:
         if not os.path.exists(path):
             raise InputError(f"there is no file or folder {printable(path)}. Check the path.")
+    files: list[Path] = []
     images: list[Path] = []
     skipped: list[Skipped] = []
     for path in given:
-        files, unreadable = files_under(path) if os.path.isdir(path) else ([path], [])
+        inside, unreadable = files_under(path) if os.path.isdir(path) else ([path], [])
+        files += inside
         skipped += unreadable
-        for file in files:
-            problem = _attempt(file, lambda image: None)
-            if problem is None:
-                images.append(file)
-            else:
-                skipped.append(problem)
+    for file in dict.fromkeys(files):  # a folder and a file in it may both be given
+        problem = _attempt(file, lambda image: None)
+        if problem is None:
+            images.append(file)
+        else:
+            skipped.append(problem)
     if not images:
         searched = ", ".join(map(printable, given)) or "an empty list of paths"
         examples = "".join(f"\n  {one}" for one in skipped[:5])
         raise InputError(
-            f"found no usable image in {searched} ({len(skipped)} files skipped). "
+            f"no usable image in {searched}; files skipped: {len(skipped)}. "
             f"Give image files, or a folder that holds some.{examples}"
         )
     return images, skipped
@@ -112,30 +114,32 @@ def files_under(folder: Path) -> tuple[list[Path], list[Skipped]]:
 
 def _attempt(path: Path, use: Callable[[Image.Image], T]) -> T | Skipped:
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
-            return Skipped(path, "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+            return Skipped(path, "a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+        if status.st_size == 0:
+            return Skipped(path, "an empty file (zero bytes)")
         with Image.open(path) as image:
             return use(image)
     # On a damaged file Pillow's readers raise almost anything: SyntaxError, struct.error, IndexError, zlib.error ...
     except Exception as error:
-        return Skipped(path, _reason(error, empty=os.path.isfile(path) and not os.path.getsize(path)))
+        return Skipped(path, _reason(error))
 
 
-def _reason(error: Exception, empty: bool = False) -> str:
+def _reason(error: Exception) -> str:
     match error:
         case UnidentifiedImageError():
-            return "an empty file (zero bytes)" if empty else "not an image, or of a kind that Pillow cannot read"
+            return "not an image, or of a kind that Pillow cannot read"
         case FileNotFoundError():
             return "no such file"
         case PermissionError():
             return "no permission to read it"
         case MemoryError() | Image.DecompressionBombError():
-            return f"too many pixels: {error or 'they do not fit into memory'}"
+            return f"too many pixels ({str(error) or 'they do not fit into memory'})"
         case OSError(strerror=str(words)):  # from the operating system; Pillow's own have no such words
             return f"cannot be read ({words})"
         case _:
-            return f"damaged or cut short ({error or type(error).__name__})"
+            return f"damaged or cut short ({str(error) or type(error).__name__})"
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
@@ -159,5 +163,5 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
     full = next((scale for scale in scales if low >= 0 and high <= scale), None)
     if full is None:
-        values, full = values - low, high - low
+        values, full = values - low, (high - low) or 1
     return Image.fromarray(np.rint(values * (255 / full)).astype(np.uint8))

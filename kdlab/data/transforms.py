@@ -1,7 +1,7 @@
 """From a picture of any size to the normalised square tensor that a network takes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -64,12 +64,14 @@ class ImageTransform:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "ImageTransform":
-        """The transform that `describe` described."""
+        """The transform that `describe` described. Raises `InputError` for anything else."""
         try:
-            return cls(**settings)
-        except TypeError as error:
+            triples = {name: three_numbers(name, settings[name]) for name in ("mean", "std")}
+            return cls(**{**settings, **triples})
+        except (KeyError, TypeError) as error:
             raise InputError(
-                f"the settings of an image transform are {sorted(settings)}, wanted size, mean, std and augment."
+                f"the settings of an image transform are {dict(settings)}, wanted such as "
+                "{'size': 224, 'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5], 'augment': False}."
             ) from error
 
 
@@ -82,7 +84,7 @@ def central_square(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
 
 
-def three_numbers(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+def three_numbers(name: str, values: Any) -> tuple[float, float, float]:
     """``values`` as red, green, blue. Raises `InputError`, calling them ``name``, if they are not three numbers."""
     try:
         numbers = tuple(float(value) for value in values)

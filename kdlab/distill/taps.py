@@ -1,6 +1,7 @@
 """Read the layers of a network by name, without editing it."""
 
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -36,7 +37,7 @@ class Taps:
     def __enter__(self) -> "Taps":
         self._records.clear()
         self._handles = [
-            module.register_forward_hook(self._recorder(name)) for name, module in self._modules.items()
+            module.register_forward_hook(partial(self._record, name)) for name, module in self._modules.items()
         ]
         return self
 
@@ -52,11 +53,8 @@ class Taps:
             raise InputError(f"layer {name!r} was not reached: no forward pass inside the `with` block called it.")
         return self._records[name]
 
-    def _recorder(self, name: str):
-        def record(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._records[name] = output
-
-        return record
+    def _record(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._records[name] = output
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:

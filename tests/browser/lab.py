@@ -42,6 +42,22 @@ SETTINGS = {
     },
 }
 
+# "python3" means this Python, whatever kernels the user has registered under that name.
+KERNELSPEC = {
+    "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+    "display_name": "Python 3 (ipykernel)",
+    "language": "python",
+}
+# What JupyterLab asks of its server at every start, for seconds, and no test needs: whether it should be rebuilt, and
+# to which formats it can export.
+PAGE_CONFIG = {
+    "buildCheck": False,
+    "disabledExtensions": {
+        "@jupyterlab/notebook-extension:export": True,
+        "@jupyterlab/notebook-extension:update-raw-mimetype": True,
+    },
+}
+
 # Opens the notebook and keeps, in window.kernelWatch, what a reader of the page would miss: exceptions that JupyterLab
 # shows only in its log, and the messages that the kernel has not finished yet.
 OPEN_NOTEBOOK = """
@@ -76,7 +92,9 @@ async path => {
     }
   });
   kernel.statusChanged.connect((_, status) => {
-    if (['autorestarting', 'dead'].includes(status)) watch.errors.push(`the kernel died (status ${status})`);
+    if (!['autorestarting', 'dead'].includes(status)) return;
+    watch.errors.push(`the kernel died (status ${status})`);
+    watch.unfinished.clear();
   });
   return true;
 }
@@ -113,10 +131,9 @@ class Lab:
 
     def __enter__(self) -> Self:
         for plugin, settings in SETTINGS.items():
-            path = self.folder / "settings" / f"{plugin}.jupyterlab-settings"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(settings))
-        self._write_kernelspec()
+            self._write_json(f"settings/{plugin}.jupyterlab-settings", settings)
+        self._write_json("config/labconfig/page_config.json", PAGE_CONFIG)
+        self._write_json("share/kernels/python3/kernel.json", KERNELSPEC)
         self._root.mkdir()
         self._token = secrets.token_hex()
         self._log = (self.folder / "jupyter.log").open("w+")
@@ -170,16 +187,10 @@ class Lab:
     def _root(self) -> Path:
         return self.folder / "notebooks"
 
-    def _write_kernelspec(self) -> None:
-        """``python3`` means this Python, whatever kernels the user has registered under that name."""
-        spec = {
-            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-            "display_name": "Python 3 (ipykernel)",
-            "language": "python",
-        }
-        path = self.folder / "share" / "kernels" / "python3" / "kernel.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(spec))
+    def _write_json(self, name: str, content: object) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
 
     def _wait_for_url(self) -> str:
         """The server writes its address, with the port that it got, once it listens."""
@@ -325,7 +336,8 @@ class Notebook(Region):
     ) -> None:
         try:
             if error is None:
-                self.wait_until(self._all_done, "the kernel is idle")
+                self._wait(self._all_done, "the kernel is idle", ACTION_SECONDS)
+                self._raise_errors()
         finally:
             try:
                 self.page.evaluate(SHUT_DOWN_KERNEL)
@@ -339,7 +351,8 @@ class Notebook(Region):
             AssertionError: a cell raised; the message is the traceback. Cells tagged ``raises-exception`` may.
         """
         self.page.evaluate(RUN_ALL)
-        self.wait_until(self._all_done, "all cells have run", timeout)
+        self._wait(self._all_done, "all cells have run", timeout)
+        self._raise_errors()
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout: float = ACTION_SECONDS) -> None:
         """Wait until ``condition()`` is true; ``what`` says in the failure what was waited for.
@@ -347,15 +360,13 @@ class Notebook(Region):
         Raises:
             AssertionError: a cell or callback raised meanwhile, or the condition is still false after ``timeout``.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            done = condition()
+
+        def met() -> bool:
+            result = condition()
             self._raise_errors()
-            if done:
-                return
-            if time.monotonic() > deadline:
-                raise AssertionError(f"waited {timeout:.0f} s in vain until {what}")
-            self.page.wait_for_timeout(POLL_SECONDS * 1000)
+            return result
+
+        self._wait(met, what, timeout)
 
     def wait_for_change(self, read: Callable[[], Value], before: Value, timeout: float = ACTION_SECONDS) -> Value:
         """Wait until ``read()`` differs from ``before`` and has settled, and return it.
@@ -385,6 +396,13 @@ class Notebook(Region):
     def screenshot(self, path: Path) -> None:
         """Save what the window shows as an image."""
         self.page.screenshot(path=path)
+
+    def _wait(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError("\n\n".join([f"waited {timeout:.0f} s in vain until {what}", *self.errors()]))
+            self.page.wait_for_timeout(POLL_SECONDS * 1000)
 
     def _raise_errors(self) -> None:
         if errors := self.errors():

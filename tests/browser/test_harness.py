@@ -34,21 +34,22 @@ draw()
 widgets.VBox([level, widgets.Label("Share"), share, colour, reset, view, image])
 """
 
-RAISING_CALLBACKS = """
-import threading
+RAISING_CALLBACK = """
 import ipywidgets as widgets
 
 def divide(change):
     1 / 0
 
-def start_thread(button):
-    threading.Thread(target=lambda: {}["missing"]).start()
-
 slider = widgets.IntSlider(max=10, description="Divide")
 slider.observe(divide, "value")
-thread = widgets.Button(description="Start")
-thread.on_click(start_thread)
-widgets.VBox([slider, thread])
+slider
+"""
+RAISING_THREAD = """
+import threading
+
+thread = threading.Thread(target=lambda: {}["missing"])
+thread.start()
+thread.join()
 """
 
 
@@ -87,46 +88,60 @@ def test_widgets_move_and_what_changed_is_read(lab: Lab, tmp_path: Path) -> None
         assert "<b>0</b>" in notebook.within(".view").html_of(".widget-html-content")
         assert notebook.errors() == []
 
-        with pytest.raises(AssertionError, match="in vain until the reading changes from '0 of blue at 1.0'"):
+        with pytest.raises(AssertionError, match=r"in vain until the reading changes from '0 of blue at 1.0'"):
             notebook.wait_for_change(view, "0 of blue at 1.0", timeout=0.5)
     assert path.read_bytes() == untouched
 
 
-def test_an_exception_in_a_callback_or_a_thread_is_not_missed(lab: Lab, tmp_path: Path) -> None:
-    with (
-        pytest.raises(AssertionError, match="ZeroDivisionError"),
-        lab.open(save(tmp_path, RAISING_CALLBACKS)) as notebook,
-    ):
-        notebook.run_all()
-        assert notebook.errors() == []
-        notebook.button("Start").click()
-        with pytest.raises(AssertionError, match="KeyError: 'missing'"):
-            notebook.wait_until(lambda: False, "the thread has raised")
-        notebook.slider("Divide").press("ArrowRight")
+def test_a_callback_that_raises_fails_the_next_wait_and_the_whole_block(lab: Lab, tmp_path: Path) -> None:
+    def use_slider() -> None:
+        with lab.open(save(tmp_path, RAISING_CALLBACK)) as notebook:
+            notebook.run_all()
+            assert notebook.errors() == []
+            notebook.slider("Divide").drag_to(0.5)
+            with pytest.raises(AssertionError, match=r"a widget callback raised:(?s:.)*ZeroDivisionError"):
+                notebook.wait_for_change(notebook.slider("Divide").readout, "0")
+
+    with pytest.raises(AssertionError, match=r"a widget callback raised:(?s:.)*ZeroDivisionError"):
+        use_slider()
 
 
-def test_a_cell_that_raises_fails_run_all_unless_it_is_meant_to(lab: Lab, tmp_path: Path) -> None:
-    path = save(tmp_path, "print('first')", "int('meant')", "int('a word')", "print('never reached')")
+def test_run_all_fails_with_what_cells_and_threads_raised(lab: Lab, tmp_path: Path) -> None:
+    path = save(tmp_path, RAISING_THREAD, "int('meant')", "int('not meant')", "int('never reached')")
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[1].metadata.tags = ["raises-exception"]
     nbformat.write(notebook, path)
-    with (
-        pytest.raises(AssertionError, match=r"cell 3 raised:(?s:.)*ValueError.*'a word'") as failure,
-        lab.open(path) as opened,
-    ):
-        opened.run_all()
-    assert "'meant'" not in str(failure.value)
+
+    def run() -> None:
+        with lab.open(path) as notebook:
+            notebook.run_all()
+
+    with pytest.raises(AssertionError) as failure:
+        run()
+    message = str(failure.value)
+    assert "cell 3 raised" in message
+    assert "ValueError: invalid literal for int() with base 10: 'not meant'" in message
+    assert "KeyError: 'missing'" in message
+    assert "cell 2" not in message
+    assert "never reached" not in message
 
 
 def test_a_failing_test_leaves_no_process_behind(browser: Browser, tmp_path: Path) -> None:
-    path = save(tmp_path, "import os; print(os.getpid())")
-    folder = tmp_path / "lab"
-    folder.mkdir()
-    with pytest.raises(RuntimeError, match="on purpose"), Lab(folder, browser) as lab:
-        notebook = lab.open(path).__enter__()
-        notebook.run_all()
-        kernel = psutil.Process(int(notebook.text_of(".jp-OutputArea-output")))
-        server = kernel.parent()
-        raise RuntimeError("on purpose")
-    _, alive = psutil.wait_procs([kernel, server], timeout=10)
+    lab_folder, notebook_folder = tmp_path / "lab", tmp_path / "notebook"
+    lab_folder.mkdir()
+    notebook_folder.mkdir()
+    processes = []
+
+    def fail() -> None:
+        with Lab(lab_folder, browser) as lab:
+            notebook = lab.open(save(notebook_folder, "import os; print(os.getpid())")).__enter__()
+            notebook.run_all()
+            kernel = psutil.Process(int(notebook.text_of(".jp-OutputArea-output")))
+            processes.extend([kernel, kernel.parent()])
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    assert len(processes) == 2
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []

@@ -1,0 +1,234 @@
+"""Response distillation: teach a teacher, distil a student, compare the student with and without."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
+
+from kdlab.data.splits import ImageSplits
+from kdlab.distill import Distiller, TeacherCache, Term
+from kdlab.errors import InputError
+from kdlab.losses import KDLoss, LabelledCrossEntropy
+from kdlab.models import StudentCNN, densenet121
+from kdlab.paths import cache_dir
+from kdlab.training import Fit, ModelCard, Supervised, classification_metrics, fit, load_model, predict_logits
+
+LOGITS = "classifier"  # the tap of the logits, in the teacher and in the student
+NARROW = (8, 16, 32, 64)  # the student's widths in the fast profile
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to train; the defaults are those of the article's tool.
+
+    Args:
+        lr: Adam's learning rate: constant, or the peak of one cycle.
+        one_cycle: warm up to ``lr`` and anneal to 0 over the whole run.
+        patience: epochs without a better validation accuracy before the run ends; None never ends early.
+    """
+
+    epochs: int = 500
+    lr: float = 1e-4
+    one_cycle: bool = False
+    batch_size: int = 4
+    workers: int = 0
+    patience: int | None = None
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; wanted: a whole number from 1 up.")
+        if self.workers < 0:
+            raise InputError(f"workers is {self.workers}; wanted: 0 (load in this process) or more.")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"lr is {self.lr}; wanted: a number above 0, such as 1e-4.")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What the student learns from: ``alpha`` times KD at ``temperature``, plus 1 - alpha times cross-entropy.
+
+    Raises:
+        InputError: temperature not above 0; alpha outside 0 to 1.
+    """
+
+    temperature: float = 2.0
+    alpha: float = 0.7
+
+    def __post_init__(self) -> None:
+        KDLoss(self.temperature)  # refuses a temperature that makes no sense
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha is {self.alpha}; wanted: from 0 (labels only) to 1 (teacher only).")
+
+    def distiller(self, student: nn.Module, teacher: nn.Module) -> Distiller:
+        """The student and the teacher, joined."""
+        kd = Term("kd", KDLoss(self.temperature), student=LOGITS, teacher=LOGITS, weight=self.alpha)
+        return Distiller(student, teacher, [kd], task=LabelledCrossEntropy(), task_weight=1 - self.alpha)
+
+
+def teach(
+    data: ImageSplits,
+    settings: Settings,
+    *,
+    out: Path,
+    weights: Literal["auto", "imagenet", "none"] = "auto",
+    resume: bool = False,
+    device: torch.device = torch.device("cpu"),  # noqa: B008, a device is immutable
+) -> Fit:
+    """Train or fine-tune the DenseNet121 teacher; its best checkpoint is in ``out``."""
+    torch.manual_seed(settings.seed)
+    teacher = densenet121(len(data.classes), weights)
+    recipe = {"task": "teach", "data": data.name, "weights": teacher.weights_used, **asdict(settings)}
+    objective = Supervised(teacher, LabelledCrossEntropy()).to(device, memory_format=torch.channels_last)
+    return _run(objective, data.train, data, settings, out, recipe, resume)
+
+
+def distil(
+    data: ImageSplits,
+    teacher: nn.Module,
+    distillation: Distillation,
+    settings: Settings,
+    *,
+    out: Path,
+    widths: tuple[int, ...] = (32, 64, 128, 256),
+    drop_rate: float = 0.2,
+    resume: bool = False,
+    device: torch.device = torch.device("cpu"),  # noqa: B008, a device is immutable
+    after_epoch: Callable[[dict[str, float]], bool] | None = None,
+) -> Fit:
+    """Distil a :class:`StudentCNN` from the teacher; its best checkpoint is in ``out``.
+
+    The teacher runs once over the training images where the pipeline always gives the same image, else at each step.
+    """
+    torch.manual_seed(settings.seed)
+    student = StudentCNN(len(data.classes), widths, drop_rate)
+    objective = distillation.distiller(student, teacher).to(device)
+    train = data.train
+    if data.deterministic:
+        train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
+    recipe = {"task": "distil", "data": data.name, **asdict(distillation), **asdict(settings)}
+    recipe |= {"widths": list(widths), "drop_rate": drop_rate}
+    return _run(objective, train, data, settings, out, recipe, resume, after_epoch)
+
+
+def _run(
+    objective: Supervised | Distiller,
+    train: Dataset,
+    data: ImageSplits,
+    settings: Settings,
+    out: Path,
+    recipe: dict[str, Any],
+    resume: bool,
+    after_epoch: Callable[[dict[str, float]], bool] | None = None,
+) -> Fit:
+    loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
+    optimizer = torch.optim.Adam(objective.parameters(), settings.lr)
+    steps = settings.epochs * len(loader)
+    architecture = objective.student.architecture
+    card = ModelCard(architecture, data.classes, data.mean, data.std, data.size, recipe)
+    return fit(
+        objective, loader, epochs=settings.epochs, optimizer=optimizer,
+        scheduler=OneCycleLR(optimizer, settings.lr, total_steps=steps) if settings.one_cycle and steps else None,
+        evaluate=lambda student: evaluate(student, data.val), patience=settings.patience, out=out, card=card,
+        resume=resume, seed=settings.seed, precision=settings.precision, after_epoch=after_epoch,
+    )  # fmt: skip
+
+
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> dict[str, float]:
+    """Accuracy, loss and calibration error of a model on a data set."""
+    return classification_metrics(*predict_logits(model, DataLoader(dataset, batch_size)))
+
+
+# What the chapters 00 and 01 train, by its own hash in the cache: a second run loads it.
+
+TEACHER = Settings(epochs=6, lr=3e-3, one_cycle=True, batch_size=64)
+
+
+def digits_teacher(data: ImageSplits) -> tuple[nn.Module, ModelCard]:
+    """DenseNet121 on the digits: trained here, about a minute on two cores, or loaded where that has been done."""
+    out = cached("digits-teacher", asdict(TEACHER))
+    teach(data, TEACHER, out=out, weights="none", resume=True)
+    return load_model(out)
+
+
+def cached(name: str, recipe: dict[str, Any]) -> Path:
+    """The folder in kdlab's cache for what this recipe trains."""
+    digest = hashlib.sha256(json.dumps([torch.__version__, recipe], sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "trained" / f"{name}-{digest[:16]}"
+
+
+# The comparison behind the evidence tables of chapter 01.
+
+Method = Literal["alone", "kd", "kd_unlabelled"]
+
+
+@dataclass(frozen=True)
+class FewLabels:
+    """One run of the comparison: a narrow student on the digits, of which only ``labels`` have their label.
+
+    Args:
+        method: "alone": cross-entropy on the labelled images. "kd": the same images, with the teacher. "kd_unlabelled":
+            the teacher on all 1,200 training images, the labels of the few.
+        labels: how many training images keep their label, stratified by class and drawn by the seed.
+        steps: optimiser steps; the same for each method.
+    """
+
+    method: Method
+    labels: int
+    seed: int
+    temperature: float = 4.0
+    alpha: float = 0.7
+    steps: int = 400
+    batch_size: int = 64
+    lr: float = 3e-3
+
+    def run(self, data: ImageSplits, cache: TeacherCache, teacher: nn.Module) -> tuple[nn.Module, dict[str, float]]:
+        """The student after the last step, and its metrics on the test split."""
+        targets = data.train.targets
+        kept, _ = train_test_split(
+            range(len(targets)), train_size=self.labels, stratify=targets, random_state=self.seed
+        )
+        torch.manual_seed(self.seed)
+        student = StudentCNN(len(data.classes), NARROW)
+        objective: nn.Module
+        if self.method == "alone":
+            objective, train = Supervised(student, LabelledCrossEntropy()), Subset(data.train, kept)
+        else:
+            objective = Distillation(self.temperature, self.alpha).distiller(student, teacher)
+            train = cache.attach(data.train)
+            train = Subset(train, kept) if self.method == "kd" else HiddenLabels(train, kept)
+        epochs = 10
+        samples = RandomSampler(train, num_samples=self.steps // epochs * self.batch_size)
+        optimizer = torch.optim.AdamW(objective.parameters(), self.lr)
+        fit(
+            objective, DataLoader(train, self.batch_size, sampler=samples), epochs=epochs, optimizer=optimizer,
+            scheduler=OneCycleLR(optimizer, self.lr, total_steps=self.steps), seed=self.seed,
+            evaluate=lambda model: {"accuracy": 0.0},
+        )  # fmt: skip
+        return student, evaluate(student, data.test)
+
+
+class HiddenLabels(Dataset):
+    """The same samples, but only those of the given indices with their label; the others carry -100."""
+
+    def __init__(self, dataset: Dataset, kept: list[int]) -> None:
+        self.dataset = dataset
+        self.kept = frozenset(kept)
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        image, label, *rest = self.dataset[index]
+        return image, label if index in self.kept else LabelledCrossEntropy.UNLABELLED, *rest

@@ -1,0 +1,32 @@
+"""Shapes are checked, progress bars are silent, and nothing touches the user's own cache."""
+
+import os
+
+os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported
+
+import kdlab
+
+kdlab.check_shapes()
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    os.environ["KDLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shapes_unchecked():
+    """For the sentence that a user sees where the shape checks are off, as they are by default."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
