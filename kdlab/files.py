@@ -1,5 +1,6 @@
 """Tensors and what belongs to them in one file, written whole or not at all."""
 
+import contextlib
 import errno
 import json
 import os
@@ -55,7 +56,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         InputError: the disk is full, or the place cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may write the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -64,7 +65,8 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         why = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
         raise InputError(
             f"{path} could not be written: {why} ({len(content) / 1e6:.1f} MB needed). "

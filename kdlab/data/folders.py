@@ -278,4 +278,4 @@ def _remember(memory: Path, known: dict[str, list[int]]) -> None:
     try:
         write_whole(memory, json.dumps(known).encode())
     except InputError as error:  # nothing is lost but time
-        warnings.warn(f"the check of the images is not remembered and will be made again: {error}", stacklevel=2)
+        warnings.warn(f"the check of the images is not remembered and will be made again: {error}", stacklevel=4)

@@ -139,7 +139,7 @@ def _reason(error: Exception) -> str:
         case OSError(strerror=str(words)):  # from the operating system; Pillow's own have no such words
             return f"cannot be read ({words})"
         case _:
-            return f"damaged or cut short ({str(error) or type(error).__name__})"
+            return f"damaged, cut short or unsupported ({str(error) or type(error).__name__})"
 
 
 def _as_seen(image: Image.Image) -> Image.Image:
@@ -149,7 +149,7 @@ def _as_seen(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         # Pixels under full transparency hold arbitrary colours that nobody has seen, often black. White is the page
         # on which drawings and cut-outs are looked at.
-        image = image.convert("LA" if image.mode == "La" else image.mode).convert("RGBA")
+        image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 

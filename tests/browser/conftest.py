@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab
 from playwright.sync_api import Browser, sync_playwright
+
+from .lab import Lab
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -17,7 +18,7 @@ def tutorials() -> Path:
     return Path(__file__).parents[2] / "tutorials"
 
 
-# Both live for this folder, not for the session: while playwright runs, other tests could not use asyncio.
+# Both end with this folder's last test, not with the session: while playwright runs, no test can use asyncio.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A headless Chromium, the system's own."""

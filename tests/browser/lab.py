@@ -30,6 +30,7 @@ Value = TypeVar("Value")
 
 START_SECONDS = 60.0
 ACTION_SECONDS = 20.0
+ABANDONED_SECONDS = 900
 POLL_SECONDS = 0.1
 
 SETTINGS = {
@@ -119,6 +120,8 @@ async image => {
 class Lab:
     """A JupyterLab server of its own, with default settings, and one browser window on it.
 
+    Kernels run this Python, in this process's environment (``KDLAB_CACHE`` and the like) with progress bars silenced.
+
     Args:
         folder: an empty folder for settings, runtime files and the copies of the notebooks.
         browser: where pages are opened.
@@ -142,6 +145,9 @@ class Lab:
                 *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"),
                 *(f"--ServerApp.root_dir={self._root}", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"),
                 "--LabApp.extension_manager=readonly",
+                # If this process is killed, nobody stops the server: then it ends by itself, its kernels first.
+                f"--ServerApp.shutdown_no_activity_timeout={ABANDONED_SECONDS}",
+                *(f"--MappingKernelManager.cull_{name}={ABANDONED_SECONDS}" for name in ("idle_timeout", "interval")),
             ],
             env=os.environ
             | {
@@ -175,6 +181,8 @@ class Lab:
 
     def open(self, path: Path) -> "Notebook":
         """Open a copy of a notebook, in a copy of its whole folder, with a kernel of its own."""
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no notebook {path}")
         self._opened += 1
         copy = self._root / str(self._opened)
         shutil.copytree(path.parent, copy, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
@@ -253,7 +261,7 @@ class Region:
     def _labelled(self, label: str, control: str) -> Locator:
         has_class = f"contains(concat(' ', normalize-space(@class), ' '), ' {control} ')"
         label_element = self._root.locator(".widget-label").filter(has_text=_exactly(label))
-        # The label inside the widget, or a Label in the same box: then the widget that comes after it, else before.
+        # The label is inside the widget or in the same box; in a box of several widgets it belongs to the next one.
         box = label_element.locator(f"xpath=ancestor::*[descendant-or-self::*[{has_class}]][1]")
         box.wait_for()
         found = box.locator(f"xpath=descendant-or-self::*[{has_class}]")
@@ -278,9 +286,8 @@ class Slider:
         mouse, y = self._root.page.mouse, handle["y"] + handle["height"] / 2
         mouse.move(handle["x"] + handle["width"] / 2, y)
         mouse.down()
-        assert self._handle.evaluate("handle => handle.classList.contains('noUi-active')"), (
-            "the mouse missed the handle"
-        )
+        grabbed = self._handle.evaluate("handle => handle.classList.contains('noUi-active')")
+        assert grabbed, "the mouse missed the slider's handle: something lies over it"
         mouse.move(track["x"] + fraction * track["width"], y, steps=8)
         mouse.up()
 
@@ -374,17 +381,16 @@ class Notebook(Region):
         Settled: the kernel has answered every widget message and two readings agree, so that the values on a drag's
         way are not taken for its end. What never settles (a live curve) wants ``wait_until``.
         """
-        last = before
+        last = (False, before)
 
         def settled() -> bool:
             nonlocal last
-            answered = self._all_done()
-            value = read()
-            steady, last = value == last, value
-            return answered and steady and value != before
+            previous, last = last, (self._all_done(), read())
+            answered, value = last
+            return answered and last == previous and value != before
 
         self.wait_until(settled, f"the reading changes from {before!r:.200} and settles", timeout)
-        return last
+        return last[1]
 
     def errors(self) -> list[str]:
         """What cells, callbacks, background threads and the page's widget code have raised so far, with tracebacks."""

@@ -5,8 +5,9 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from lab import Lab
 from playwright.sync_api import Browser
+
+from .lab import Lab
 
 WIDGETS = """
 import ipywidgets as widgets
@@ -43,6 +44,15 @@ def divide(change):
 slider = widgets.IntSlider(max=10, description="Divide")
 slider.observe(divide, "value")
 slider
+"""
+BROKEN_WIDGET = """
+import ipywidgets
+import traitlets
+
+class Broken(ipywidgets.DOMWidget):
+    _model_module = traitlets.Unicode("module that is not installed").tag(sync=True)
+
+Broken()
 """
 RAISING_THREAD = """
 import threading
@@ -106,10 +116,10 @@ def test_a_callback_that_raises_fails_the_next_wait_and_the_whole_block(lab: Lab
         use_slider()
 
 
-def test_run_all_fails_with_what_cells_and_threads_raised(lab: Lab, tmp_path: Path) -> None:
-    path = save(tmp_path, RAISING_THREAD, "int('meant')", "int('not meant')", "int('never reached')")
+def test_run_all_fails_with_what_cells_threads_and_widgets_raised(lab: Lab, tmp_path: Path) -> None:
+    path = save(tmp_path, "int('meant')", BROKEN_WIDGET, RAISING_THREAD, "int('not meant')", "int('never reached')")
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[1].metadata.tags = ["raises-exception"]
+    notebook.cells[0].metadata.tags = ["raises-exception"]
     nbformat.write(notebook, path)
 
     def run() -> None:
@@ -119,10 +129,11 @@ def test_run_all_fails_with_what_cells_and_threads_raised(lab: Lab, tmp_path: Pa
     with pytest.raises(AssertionError) as failure:
         run()
     message = str(failure.value)
-    assert "cell 3 raised" in message
+    assert "cell 4 raised" in message
     assert "ValueError: invalid literal for int() with base 10: 'not meant'" in message
     assert "KeyError: 'missing'" in message
-    assert "cell 2" not in message
+    assert "No version of module module that is not installed is registered" in message
+    assert "cell 1" not in message
     assert "never reached" not in message
 
 

@@ -1,0 +1,6 @@
+"""What only a notebook needs: setting up, figures, widgets, exercise checks."""
+
+from kdlab.classroom.figures import MARKERS, PALETTE, figure, show, show_table
+from kdlab.classroom.setup import Profile, start
+
+__all__ = ["MARKERS", "PALETTE", "Profile", "figure", "show", "show_table", "start"]

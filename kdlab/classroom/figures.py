@@ -1,0 +1,66 @@
+"""One way to make and show a figure: its size, colours, markers, and a text for those who cannot see it."""
+
+import base64
+import html
+import io
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from cycler import cycler
+from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kdlab.errors import InputError
+
+# Okabe and Ito's colours, told apart with every form of colour blindness; the markers say the same in black and white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def use_style() -> None:
+    """kdlab's look for every figure made from here on."""
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": cycler(color=PALETTE, marker=MARKERS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "lines.markersize": 4,
+            "legend.frameon": False,
+            "font.size": 10,
+            "figure.dpi": 100,
+        }
+    )
+
+
+def figure(rows: int = 1, columns: int = 1, *, width: float = 4.4, height: float = 3.0, **options: Any) -> tuple[Figure, Any]:
+    """A grid of axes; width and height in inches are those of one of them. Returns (figure, axes) as plt.subplots."""
+    return plt.subplots(rows, columns, figsize=(width * columns, height * rows), layout="constrained", **options)
+
+
+def show(drawn: Figure | Axes, alt: str) -> None:
+    """Show a figure under the cell, with ``alt``: one sentence that says what it shows, the finding included.
+
+    Raises:
+        InputError: an empty text.
+    """
+    if not alt.strip():
+        raise InputError("show(figure, alt) got an empty text; wanted: a sentence that says what the figure shows.")
+    whole = drawn if isinstance(drawn, Figure) else drawn.get_figure()
+    png = io.BytesIO()
+    whole.savefig(png, format="png", bbox_inches="tight")
+    plt.close(whole)
+    # As HTML, because JupyterLab drops the alternative text of an image output.
+    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    display(HTML(f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%">'))
+
+
+def show_table(table: pd.DataFrame, caption: str, decimals: int = 3) -> None:
+    """Show a table with its caption above; numbers rounded, the index hidden."""
+    styled = table.style.format(precision=decimals, na_rep="").hide(axis="index").set_caption(caption)
+    display(HTML(styled.set_table_styles([{"selector": "caption", "props": "text-align: left"}]).to_html()))
