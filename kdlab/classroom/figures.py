@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from cycler import cycler
 from IPython.display import HTML, display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kdlab.errors import InputError
@@ -38,12 +37,14 @@ def use_style() -> None:
     )
 
 
-def figure(rows: int = 1, columns: int = 1, *, width: float = 4.4, height: float = 3.0, **options: Any) -> tuple[Figure, Any]:
+def figure(
+    rows: int = 1, columns: int = 1, *, width: float = 4.4, height: float = 3.0, **options: Any
+) -> tuple[Figure, Any]:
     """A grid of axes; width and height in inches are those of one of them. Returns (figure, axes) as plt.subplots."""
     return plt.subplots(rows, columns, figsize=(width * columns, height * rows), layout="constrained", **options)
 
 
-def show(drawn: Figure | Axes, alt: str) -> None:
+def show(drawn: Figure, alt: str) -> None:
     """Show a figure under the cell, with ``alt``: one sentence that says what it shows, the finding included.
 
     Raises:
@@ -51,10 +52,9 @@ def show(drawn: Figure | Axes, alt: str) -> None:
     """
     if not alt.strip():
         raise InputError("show(figure, alt) got an empty text; wanted: a sentence that says what the figure shows.")
-    whole = drawn if isinstance(drawn, Figure) else drawn.get_figure()
     png = io.BytesIO()
-    whole.savefig(png, format="png", bbox_inches="tight")
-    plt.close(whole)
+    drawn.savefig(png, format="png", bbox_inches="tight")
+    plt.close(drawn)
     # As HTML, because JupyterLab drops the alternative text of an image output.
     source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     display(HTML(f'<img alt="{html.escape(alt)}" src="{source}" style="max-width: 100%">'))

@@ -205,7 +205,9 @@ class LiveDistillation(Panel):
 
     def _draw(self) -> str:
         chart = line_chart(
-            dict(list(self.runs.items())[-3:]), alt="Validation accuracy by epoch of the last three runs.", xlimit=self.epochs
+            dict(list(self.runs.items())[-3:]),
+            alt="Validation accuracy by epoch of the last three runs.",
+            xlimit=self.epochs,
         )
         return f"{chart}<p>{self.message}</p>"
 

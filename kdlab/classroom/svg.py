@@ -31,25 +31,31 @@ def bar_chart(
 
 
 def line_chart(
-    series: Mapping[str, Sequence[tuple[float, float]]], alt: str, xlimit: float, limits: tuple[float, float] = (0.0, 1.0)
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    alt: str,
+    xlimit: float,
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> str:
     """Lines through (x, y) points, x from 0 to ``xlimit``, y between two limits."""
     low, high = limits
     marks = []
     for index, points in enumerate(series.values()):
-        places = [
-            (LEFT + x / xlimit * (WIDTH - LEFT - 8), _y(min(max(y, low), high), low, high)) for x, y in points
-        ]
+        places = [(LEFT + x / xlimit * (WIDTH - LEFT - 8), _y(min(max(y, low), high), low, high)) for x, y in points]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         marks.append(f'<polyline points="{joined}" fill="none" stroke="{PALETTE[index]}" stroke-width="2"/>')
         marks += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{PALETTE[index]}"/>' for x, y in places]
-    marks += [_text(LEFT, HEIGHT - BOTTOM + 16, "0", "middle"), _text(WIDTH - 8, HEIGHT - BOTTOM + 16, f"{xlimit:g}", "end")]
+    marks += [
+        _text(LEFT, HEIGHT - BOTTOM + 16, "0", "middle"),
+        _text(WIDTH - 8, HEIGHT - BOTTOM + 16, f"{xlimit:g}", "end"),
+    ]
     return _frame(marks, series, alt, low, high, _y(low, low, high))
 
 
 def _frame(marks: list[str], names: Mapping[str, object], alt: str, low: float, high: float, zero: float) -> str:
     axis = [f'<line x1="{LEFT}" y1="{zero:.1f}" x2="{WIDTH}" y2="{zero:.1f}" stroke="currentColor"/>']
-    axis += [_text(LEFT - 6, _y(value, low, high) + 4, f"{value:.3g}", "end") for value in (low, (low + high) / 2, high)]
+    axis += [
+        _text(LEFT - 6, _y(value, low, high) + 4, f"{value:.3g}", "end") for value in (low, (low + high) / 2, high)
+    ]
     legend = []
     left = LEFT
     for index, name in enumerate(names):

@@ -75,6 +75,8 @@ class Distiller(nn.Module):
         InputError: no terms, two of one name, an unknown layer, a negative weight, shapes that do not meet.
     """
 
+    teacher: nn.Module
+
     def __init__(
         self,
         student: nn.Module,
@@ -151,6 +153,6 @@ class Distiller(nn.Module):
         self.train(training)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
-        """Everything that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teacher along."""
+        """All that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teacher along."""
         self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)

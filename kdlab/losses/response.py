@@ -33,7 +33,9 @@ class KDLoss(nn.Module):
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
         if not 0 < temperature < float("inf"):
-            raise InputError(f"temperature is {temperature}; it must be a finite number above 0. Usual values: 1 to 20.")
+            raise InputError(
+                f"temperature is {temperature}; it must be a finite number above 0. Usual values: 1 to 20."
+            )
         self.temperature = temperature
 
     def forward(self, student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"]) -> Float[Tensor, ""]:

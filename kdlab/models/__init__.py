@@ -1,5 +1,6 @@
 """Teachers and students."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,7 @@ from kdlab.models.classification import StudentCNN, densenet121
 
 __all__ = ["StudentCNN", "build_model", "densenet121"]
 
-BUILDERS = {"StudentCNN": StudentCNN, "densenet121": densenet121}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"StudentCNN": StudentCNN, "densenet121": densenet121}
 
 
 def build_model(architecture: dict[str, Any]) -> nn.Module:

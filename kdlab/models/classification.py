@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdlab.errors import InputError
 
+FEATURES = 1024  # channels of DenseNet121's last map
 Weights = Literal["auto", "imagenet", "none"]
 
 
@@ -31,9 +32,7 @@ class StudentCNN(nn.Module):
         InputError: fewer than two classes, not four positive widths, a drop rate outside [0, 1).
     """
 
-    def __init__(
-        self, classes: int = 2, widths: Sequence[int] = (32, 64, 128, 256), drop_rate: float = 0.2
-    ) -> None:
+    def __init__(self, classes: int = 2, widths: Sequence[int] = (32, 64, 128, 256), drop_rate: float = 0.2) -> None:
         super().__init__()
         if classes < 2:
             raise InputError(f"classes is {classes}; a classifier needs at least 2.")
@@ -44,7 +43,7 @@ class StudentCNN(nn.Module):
         self.architecture = {
             "name": "StudentCNN", "classes": classes, "widths": list(widths), "drop_rate": drop_rate,
         }  # fmt: skip
-        blocks = []
+        blocks: list[nn.Module] = []
         for before, width in zip([3, *widths], widths, strict=False):
             pool = nn.AdaptiveAvgPool2d(1) if len(blocks) == 3 else nn.MaxPool2d(2)
             convolution = nn.Conv2d(before, width, kernel_size=3, padding=1)
@@ -89,14 +88,14 @@ def densenet121(classes: int = 1000, weights: Weights = "none") -> nn.Module:
         except (OSError, RuntimeError) as error:  # no network, a refused or broken download
             if weights == "imagenet":
                 raise InputError(
-                    f"the ImageNet weights of DenseNet121 are not in torch's cache and could not be downloaded ({error}). "
-                    "Connect to the internet, or choose weights 'auto' or 'none'."
+                    "the ImageNet weights of DenseNet121 are not in torch's cache and could not be downloaded "
+                    f"({error}). Connect to the internet, or choose weights 'auto' or 'none'."
                 ) from error
             used = f"none: a random start, because the ImageNet weights could not be downloaded ({error})"
     if model is None:
         model = torchvision.models.densenet121(num_classes=classes)
     else:
-        model.classifier = nn.Linear(model.classifier.in_features, classes)
+        model.classifier = nn.Linear(FEATURES, classes)
     model.architecture = {"name": "densenet121", "classes": classes}
     model.weights_used = used
     return model

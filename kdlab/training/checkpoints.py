@@ -52,7 +52,8 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     tensors, meta = load_tensors(path)
     if "card" not in meta:
         raise InputError(f"{path} holds no model but other tensors of kdlab's; wanted: a checkpoint such as {BEST}.")
-    card = ModelCard(**{key: tuple(value) if isinstance(value, list) else value for key, value in meta["card"].items()})
+    fields: dict[str, Any] = meta["card"]
+    card = ModelCard(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
     model = build_model(card.architecture)
     _load(model, tensors, path)
     return model.eval(), card
@@ -71,7 +72,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        weights = load_file(path)
+        weights: Any = load_file(path)
     else:
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)

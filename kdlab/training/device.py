@@ -8,7 +8,7 @@ from kdlab.errors import InputError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """"auto" is CUDA where there is one, else Apple's MPS, else the CPU; any other name is a torch device.
+    """ "auto" is CUDA where there is one, else Apple's MPS, else the CPU; any other name is a torch device.
 
     Raises:
         InputError: a name that torch does not know, or a device that is not here.

@@ -97,11 +97,12 @@ def fit(
     if out is not None and not resume and (out / RESUME).exists():
         raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
 
+    student: Any = objective.student
     device = next(objective.parameters()).device
     rows: list[Row] = []
     if resume and out is not None and (out / RESUME).exists():
         rows = _restore(out / RESUME, objective, optimizer, scheduler, _recipe(card))
-    ended = _ended(rows, epochs, monitor, patience)
+    ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience)
     start = len(rows)
     with tqdm(total=(epochs - start) * len(loader), desc="training", unit="step", disable=bool(ended) or None) as bar:
         while not ended:
@@ -110,7 +111,7 @@ def fit(
             seed_everything(seed + 1_000_003 * epoch, loader)
             row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
             row |= _epoch(objective, loader, optimizer, scheduler, device, precision, epoch, bar)
-            validation = evaluate(objective.student)
+            validation = evaluate(student)
             if monitor not in validation:
                 raise InputError(f"monitor is {monitor!r}, but evaluate gives {', '.join(validation)}.")
             row |= {f"val_{name}": value for name, value in validation.items()}
@@ -118,8 +119,8 @@ def fit(
             rows.append(row)
             bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {validation[monitor]:.4g}")
             ended = _ended(rows, epochs, monitor, patience)
-            if after_epoch is not None and after_epoch(row):
-                ended = ended or "stopped"
+            if after_epoch is not None and after_epoch(row) and not ended:
+                ended = "stopped"
             if out is not None and card is not None:
                 _save(out, objective, optimizer, scheduler, rows, card, _best(rows, monitor) == epoch)
     history = pd.DataFrame(rows)
@@ -215,7 +216,8 @@ def _save(
     metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
     card = replace(card, metrics=metrics | {"epoch": rows[-1]["epoch"]})
     for name in [BEST, LAST] if is_best else [LAST]:
-        save_model(out / name, objective.student, card)
+        student: Any = objective.student
+        save_model(out / name, student, card)
     write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False).encode())
     state = optimizer.state_dict()
     tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
@@ -255,7 +257,9 @@ def _restore(
             f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
             "Resume with the same settings, or train into another folder."
         )
-    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in meta["optimizer"]["state"].items()}
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(entries) for index, entries in meta["optimizer"]["state"].items()
+    }
     weights = {}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
@@ -269,7 +273,9 @@ def _restore(
         optimizer.load_state_dict({"state": state, "param_groups": meta["optimizer"]["param_groups"]})
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path} does not fit this model or optimiser ({reason}). Train into another folder.") from error
+        raise InputError(
+            f"{path} does not fit this model or optimiser ({reason}). Train into another folder."
+        ) from error
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
     return meta["rows"]

@@ -1,0 +1,138 @@
+"""The exercises' checks: each says the first thing that is wrong with an answer, from shape to value."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdlab.classroom.response import soften
+from kdlab.losses import KDLoss
+
+Answer = Callable[..., Any]
+
+
+def times_smaller(answer: float, teacher: torch.nn.Module, student: torch.nn.Module) -> bool:
+    """00: how many times fewer parameters the student has."""
+    large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
+    return _say(_compare(answer, large / small, {small / large: "you divided the small number by the large one."}))
+
+
+def softened(answer: Answer) -> bool:
+    """01, exercise 1: ``answer(logits (n, k), temperature)`` gives probabilities (n, k)."""
+    logits = torch.tensor([[6.0, 2.0, -1.0], [0.0, 0.5, 400.0]])
+    want = torch.softmax(logits / 4.0, dim=1)
+    known = {
+        torch.softmax(logits * 4.0, dim=1): "you multiplied by the temperature; a high temperature must soften.",
+        torch.softmax(logits, dim=1): "the temperature has no effect yet.",
+        torch.softmax(logits / 4.0, dim=0): "each column sums to 1; wanted: each row, because a row is an image.",
+    }
+    return _say(_ask(answer, (logits, 4.0), want, known))
+
+
+def kd_loss(answer: Answer) -> bool:
+    """01, exercise 2: ``answer(student (n, k), teacher (n, k), temperature)`` gives the KD loss, a scalar."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 5, generator=generator) * 3 for _ in range(2))
+    teacher.requires_grad_()
+    T = 3.0
+    want = KDLoss(T)(student, teacher)
+    known = {
+        want / T**2: "the T² is missing: at T = 20 the gradient would all but vanish.",
+        want / T: "one factor T is missing: it is T squared.",
+        want * 6: "you summed over the images; wanted: their mean.",
+        want / 5: "you took the mean over images and classes; wanted: the sum over classes, then the mean over images.",
+        KDLoss(T)(teacher, student): "this is KL(student ‖ teacher); wanted: KL(teacher ‖ student).",
+    }
+    problem = _ask(answer, (student, teacher, T), want, known)
+    if problem is None and answer(student.requires_grad_(), teacher, T).requires_grad:
+        (gradient,) = torch.autograd.grad(answer(student, teacher, T), teacher, allow_unused=True)
+        if gradient is not None:
+            problem = "the value is right, but a gradient reaches the teacher: detach its logits."
+    return _say(problem)
+
+
+def total_loss(answer: Answer) -> bool:
+    """01, exercise 3: ``answer(student, teacher, labels, temperature, alpha)`` gives the whole loss, a scalar."""
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(4, 3, generator=generator) * 2 for _ in range(2))
+    labels = torch.tensor([0, 2, 1, 1])
+    kd, task = KDLoss(2.0)(student, teacher), F.cross_entropy(student, labels)
+    known = {
+        0.2 * kd + 0.8 * task: "alpha and 1 - alpha are exchanged: alpha belongs to the teacher.",
+        kd + task: "the two losses are not weighted yet.",
+        0.8 * kd / 4 + 0.2 * task: "the T² is missing in the KD part.",
+        0.8 * kd
+        + 0.2 * F.cross_entropy(student / 2, labels): "the labels' cross-entropy takes the plain logits, T = 1.",
+    }
+    return _say(_ask(answer, (student, teacher, labels, 2.0, 0.8), 0.8 * kd + 0.2 * task, known))
+
+
+def temperature_for(answer: float, logits: Tensor, entropy: float) -> bool:
+    """01, exercise 4: the temperature at which these logits (k) have this entropy, in nats, to 0.02."""
+    if not answer > 0:
+        return _say(f"you gave {answer}; a temperature is above 0.")
+    got = soften(logits, logits, answer).teacher_entropy
+    if abs(got - entropy) <= 0.02:
+        return _say(None)
+    way = "higher" if got < entropy else "lower"
+    return _say(f"at T = {answer:g} the entropy is {got:.3f}, wanted {entropy:.3f}: the temperature must be {way}.")
+
+
+def best_epoch(answer: Answer) -> bool:
+    """01, exercise 5: ``answer(history)`` gives the epoch whose checkpoint to keep."""
+    columns = ("epoch", "val_accuracy", "val_loss")
+    history = pd.DataFrame(
+        [(1, 0.80, 0.50), (2, 0.90, 0.45), (3, 0.92, 0.60), (4, 0.92, 0.55), (5, 0.91, 0.40)], columns=columns
+    )
+    known = {
+        2.0: "this is the last epoch that bettered both at once; it loses the two that are more accurate.",
+        3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
+        5.0: "this is the epoch of the lowest loss, or the last one; wanted: the most accurate.",
+    }
+    return _say(_ask(answer, (history,), 4, known))
+
+
+def _ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[Any, str]) -> str | None:
+    try:
+        got = answer(*arguments)
+    except Exception as error:  # whatever a learner's code raises is part of the answer
+        return f"your code raised {type(error).__name__}: {error}"
+    return _compare(got, want, known)
+
+
+def _compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
+    """The first thing wrong: type, shape, NaN, sign, a known slip, scale, value; None if nothing is."""
+    if got is None or got is ...:
+        return "no answer yet."
+    try:
+        got = torch.as_tensor(got, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        return f"you gave a {type(got).__name__}; wanted: a number or a tensor."
+    want = torch.as_tensor(want, dtype=torch.float64).detach()
+    if got.shape != want.shape:
+        return f"shape: yours is {tuple(got.shape)}, wanted {tuple(want.shape)}."
+    if not got.isfinite().all():
+        return "your answer is not finite: softmax by exp alone overflows; subtract the largest logit, or use torch's."
+    if _close(got, want):
+        return None
+    for slip, hint in known.items():
+        if _close(got, torch.as_tensor(slip, dtype=torch.float64).detach()):
+            return hint
+    if (want >= 0).all() and (got < 0).any():
+        return "sign: part of your answer is below 0; nothing here can be."
+    ratio = (got.sum() / want.sum()).item()
+    if _close(got, want * ratio):
+        return f"scale: your answer is {ratio:.4g} times what it should be."
+    return f"value: yours begins with {got.flatten()[0]:.4g}, wanted {want.flatten()[0]:.4g}."
+
+
+def _close(got: Tensor, want: Tensor) -> bool:
+    return got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-6)
+
+
+def _say(problem: str | None) -> bool:
+    print("✓ Right." if problem is None else f"✗ Not yet: {problem}")
+    return problem is None

@@ -1,0 +1,80 @@
+"""``kdlab predict``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from kdlab.data import ImageTransform, Skipped
+from kdlab.data.images import find_images, printable, try_open
+from kdlab.errors import InputError
+from kdlab.files import write_whole
+from kdlab.training import load_model, pick_device
+
+
+class Pictures(Dataset):
+    """Files as (path, tensor), or as the reason why there is no tensor: one bad file shall not end a long run."""
+
+    def __init__(self, paths: list[Path], transform: ImageTransform) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Path, Tensor] | Skipped:
+        image = try_open(self.paths[index])
+        return image if isinstance(image, Skipped) else (self.paths[index], self.transform(image))
+
+
+@torch.inference_mode()
+def predict(args: argparse.Namespace) -> int:
+    """Name the classes of image files, as a table, CSV or JSON: a row for each file and rank."""
+    device = pick_device(args.device)
+    if args.out is not None and args.out.is_dir():
+        raise InputError(f"--out {args.out} is a folder; wanted: a file to write.")
+    model, card = load_model(args.model)
+    model.to(device)
+    if args.top_k > len(card.classes):
+        raise InputError(f"--top-k is {args.top_k}, but the model knows only {len(card.classes)} classes.")
+    paths, skipped = find_images(args.images)
+    transform = ImageTransform.from_dict({"size": card.size, "mean": card.mean, "std": card.std})
+    loader = DataLoader(Pictures(paths, transform), args.batch_size, num_workers=args.workers, collate_fn=list)
+    rows = []
+    for batch in tqdm(loader, desc="predicting", unit="batch", disable=None):
+        skipped += [item for item in batch if isinstance(item, Skipped)]
+        usable = [item for item in batch if not isinstance(item, Skipped)]
+        if not usable:
+            continue
+        logits = model(torch.stack([tensor for _, tensor in usable]).to(device))
+        best = logits.float().softmax(dim=1).topk(args.top_k)
+        for (path, _), probabilities, labels in zip(usable, best.values.tolist(), best.indices.tolist(), strict=True):
+            rows += [
+                {"file": printable(path), "rank": rank, "class": card.classes[label], "probability": probability}
+                for rank, (probability, label) in enumerate(zip(probabilities, labels, strict=True), start=1)
+            ]
+    for one in skipped:
+        print(f"kdlab: skipped {one}", file=sys.stderr)
+    if not rows:
+        raise InputError(f"not one of the {len(skipped)} files could be used.")
+    text = _formatted(pd.DataFrame(rows), args.format)
+    if args.out is None:
+        print(text)
+    else:
+        write_whole(args.out, f"{text}\n".encode(errors="backslashreplace"))
+        print(f"{len(rows) // args.top_k} images predicted, written to {args.out}")
+    return 0
+
+
+def _formatted(rows: pd.DataFrame, form: str) -> str:
+    if form == "json":
+        return json.dumps(rows.to_dict("records"), indent=2)
+    if form == "csv":
+        return rows.to_csv(index=False).rstrip("\n")
+    return rows.to_string(index=False, float_format="{:.4f}".format)
