@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         "--weights",
         choices=("auto", "imagenet", "none"),
         default="auto",
-        help="start from ImageNet's weights (downloaded once), from random ones, or auto: from ImageNet's where they can "
-        "be had (default: %(default)s)",
+        help="start from ImageNet's weights (downloaded once), from random ones (none), or auto: from ImageNet's where "
+        "they can be had (default: %(default)s)",
     )
     rate = (
         "highest learning rate; Adam warms up to it and then down to 0. A random start bears 3e-3, ImageNet's weights "

@@ -17,7 +17,7 @@ FLOORS = [
     {"distill"},
     {"training"},
     {"recipes"},
-    {"doctor"},
+    {"doctor", "commands"},
     {"classroom", "cli"},
 ]
 FILES = sorted((ROOT / "kdlab").rglob("*.py"))

@@ -1,0 +1,545 @@
+"""The command line, driven as a user drives it: from a folder of images to a student that names new ones."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import kdlab.doctor
+from kdlab.cli import main
+from kdlab.files import load_tensors
+from kdlab.models import classification, densenet121
+from kdlab.recipes import response
+from kdlab.training import ModelCard, load_model, save_model
+
+SMALL = ("--batch-size", "4", "--device", "cpu")
+TINY = (*SMALL, "--widths", "4,4,8,8", "--lr", "1e-2")
+
+
+def run(*words: object) -> SimpleNamespace:
+    """One command in this process: its exit status and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:  # argparse's way to refuse
+            status = end.code
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+def done(*words: object) -> str:
+    """The output of a command that has to succeed."""
+    result = run(*words)
+    assert (result.status, result.err) == (0, "")
+    return result.out
+
+
+def refused(*words: object) -> str:
+    """The message of a command that has to be refused, on one line, with nothing on stdout."""
+    result = run(*words)
+    assert result.status == 2
+    assert result.out == ""
+    assert result.err.startswith("kdlab: ")
+    return " ".join(result.err.split())
+
+
+def picture(name: str, seed: int) -> Image.Image:
+    """A red circle or a green square on a dark ground, somewhere else for every seed."""
+    image = Image.new("RGB", (32, 32), (seed % 5 * 12, 30, 40))
+    left, top = seed % 7, seed * 3 % 8
+    draw = ImageDraw.Draw(image)
+    box = (left, top, left + 22, top + 22)
+    draw.ellipse(box, (220, 40, 30)) if name == "circle" else draw.rectangle(box, (40, 200, 60))
+    return image
+
+
+def grow(root: Path, classes=("circle", "square"), **counts: int) -> Path:
+    for split, count in (counts or {"train": 6, "val": 3, "test": 3}).items():
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                picture(name, index + 10 * len(split)).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """The folder of images that all tests train on, with one file in it that is no image."""
+    root = grow(tmp_path_factory.mktemp("data") / "shapes")
+    (root / "train" / "circle" / "notes.txt").write_text("no image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def taught(shapes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "the teacher"
+    text = done("teach", shapes, "--out", out, "--weights", "none", "--epochs", 1, "--image-size", 32, *SMALL)
+    return SimpleNamespace(out=out, text=text)
+
+
+@pytest.fixture(scope="module")
+def student(shapes, taught, tmp_path_factory):
+    """A student that learns the labels alone, and therefore knows them: the teacher has seen one epoch."""
+    out = tmp_path_factory.mktemp("runs") / "student"
+    done("distill", shapes, "--teacher", taught.out, "--out", out, "--alpha", 0, "--epochs", 12, *TINY)
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(taught, tmp_path_factory):
+    """The teacher's weights as another program would have saved them."""
+    folder = tmp_path_factory.mktemp("foreign")
+    weights = {f"module.{name}": value for name, value in load_model(taught.out)[0].state_dict().items()}
+    torch.save({"state_dict": weights, "epoch": 7}, folder / "teacher.pth")
+    return folder / "teacher.pth"
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(out / "last.safetensors")[0]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def test_teach_says_what_it_did_and_leaves_a_model_with_a_card(taught, shapes):
+    for said in (
+        "12 training and 6 validation images of 32x32",
+        "classes: circle, square",
+        "skipped: 1 file",
+        "notes.txt: not an image",
+        "device: cpu",
+        "started from weights: none: a random start",
+        "best epoch: 1 of 1, with validation accuracy",
+        f"predict IMAGES --model '{taught.out}'",  # quoted: it has a space
+    ):
+        assert said in taught.text
+    model, card = load_model(taught.out)
+    assert (card.classes, card.size) == (("circle", "square"), 32)
+    assert model.classifier.out_features == 2
+    assert (taught.out / "last.safetensors").exists()
+    assert (taught.out / "history.csv").exists()
+
+
+def test_without_a_network_auto_starts_at_random_and_says_so(shapes, tmp_path, monkeypatch):
+    def offline():
+        raise OSError("no network")
+
+    def no_training(data, settings, *, out, weights, **rest):
+        model = densenet121(2, weights)
+        card = ModelCard(
+            model.architecture, data.classes, data.mean, data.std, data.size, {"weights": model.weights_used}
+        )
+        save_model(out / "best.safetensors", model, card)
+        return response.Fit(pd.DataFrame([{}]), {"epoch": 1, "val_accuracy": 0.5, "val_loss": 1.0}, "epochs")
+
+    monkeypatch.setattr(classification, "_imagenet_densenet121", offline)
+    monkeypatch.setattr(response, "teach", no_training)
+    assert "random start, because the ImageNet weights could not be downloaded (no network)" in done(
+        "teach", shapes, "--out", tmp_path / "t", "--image-size", 32, *SMALL
+    )
+
+
+def test_distill_makes_a_student_of_the_teachers_images(shapes, taught, tmp_path):
+    text = done("distill", shapes, "--teacher", taught.out, "--out", tmp_path / "s", "--epochs", 1, *TINY)
+    assert "teacher outputs: computed once and cached" in text
+    card = load_model(tmp_path / "s")[1]
+    teacher = load_model(taught.out)[1]
+    assert (card.classes, card.mean, card.std, card.size) == (teacher.classes, teacher.mean, teacher.std, teacher.size)
+    assert card.architecture == {"name": "StudentCNN", "classes": 2, "widths": [4, 4, 8, 8], "drop_rate": 0.2}
+    assert card.recipe.items() >= {"temperature": 2.0, "alpha": 0.7, "batch_size": 4, "patience": 30}.items()
+
+
+def test_size_mean_and_std_can_be_given_in_every_notation(shapes, taught, tmp_path):
+    out = tmp_path / "s"
+    done(
+        *("distill", shapes, "--teacher", taught.out, "--out", out, "--epochs", 1, *SMALL, "--image-size", 40),
+        *("--mean", "0.5", "0.4", "0.3", "--std", "(0.2, 0.3,0.4)", "--widths", 4, 4, "8,8"),
+    )
+    card = load_model(out)[1]
+    assert (card.size, card.mean, card.std) == (40, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+
+
+def test_with_augmentation_nothing_is_cached(shapes, taught, tmp_path):
+    out = tmp_path / "s"
+    text = done("distill", shapes, "--teacher", taught.out, "--out", out, "--epochs", 1, *TINY, "--augment")
+    assert "teacher outputs: computed at each step" in text
+
+
+def test_a_plain_state_dict_teaches_as_the_same_teacher_of_kdlabs(shapes, taught, plain, tmp_path):
+    settings = ("--epochs", 1, *TINY)
+    done("distill", shapes, "--teacher", taught.out, "--out", tmp_path / "a", *settings)
+    done("distill", shapes, "--teacher", plain, "--classes", 2, "--image-size", 32, "--out", tmp_path / "b", *settings)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_patience_ends_a_run_early_and_says_so(shapes, taught, tmp_path, monkeypatch):
+    monkeypatch.setattr(response, "evaluate", lambda *_, **__: {"accuracy": 0.5, "loss": 1.0})
+    words = ("distill", shapes, "--teacher", taught.out, "--out", tmp_path / "s", "--epochs", 9, "--patience", 2)
+    assert "best epoch: 1 of 3 (none better for 2)" in done(*words, *TINY)
+
+
+def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, taught, tmp_path, monkeypatch):
+    words = ("distill", shapes, "--teacher", taught.out, "--epochs", 2, *TINY, "--out")
+    done(*words, tmp_path / "alone")
+    with monkeypatch.context() as patch:
+        whole, calls = response.evaluate, []
+
+        def interrupted(*arguments, **options):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return whole(*arguments, **options)
+
+        patch.setattr(response, "evaluate", interrupted)
+        result = run(*words, tmp_path / "resumed")
+    assert result.status == 130
+    assert result.err.startswith("kdlab: interrupted.")
+    assert "--resume" in result.err
+    assert not same(weights(tmp_path / "alone"), weights(tmp_path / "resumed"))
+    assert "holds an earlier run. Go on with it (--resume)" in refused(*words, tmp_path / "resumed")
+    assert "best epoch" in done(*words, tmp_path / "resumed", "--resume")
+    assert same(weights(tmp_path / "alone"), weights(tmp_path / "resumed"))
+    other = ("--out", tmp_path / "resumed", "--resume", "--temperature", 3)
+    assert "temperature was 2.0, now 3.0" in " ".join(run(*words[:-1], *other).err.split())
+
+
+def test_a_loss_that_is_not_finite_is_a_message(shapes, taught, tmp_path):
+    words = ("distill", shapes, "--teacher", taught.out, "--out", tmp_path / "s", "--epochs", 2, *TINY, "--lr", 1e30)
+    result = run(*words)
+    assert result.status == 2
+    assert result.err.startswith("kdlab: the loss is no longer finite at step")
+
+
+def test_the_word_digits_is_the_built_in_data(monkeypatch, tmp_path):
+    message = refused("teach", "digits", "--out", tmp_path / "t", "--batch-size", 4000)
+    assert "at most 1200, the number of training images" in message
+    monkeypatch.chdir(tmp_path)
+    assert "digits: no such folder" in refused("teach", "./digits", "--out", tmp_path / "t")
+
+
+# --- refused before any work -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Training, and the teacher's run over the images, must not be reached."""
+
+    def reached(*_, **__):
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(response, "_run", reached)
+    monkeypatch.setattr(response.TeacherCache, "build", reached)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperature", "0"], "temperature is 0.0; it must be a finite number above 0"),
+        (["--temperature", "nan"], "temperature is nan"),
+        (["--alpha", "1.5"], "alpha is 1.5; wanted: from 0 (labels only) to 1 (teacher only)"),
+        (["--drop-rate", "1"], "drop_rate is 1.0; wanted: from 0 to below 1"),
+        (["--widths", "4,8"], "widths is (4, 8); wanted: the channels of four blocks"),
+        (["--lr", "-1"], "lr is -1.0; wanted: a number above 0"),
+        (["--mean", "0.5"], "mean has 1 value, 3 wanted"),
+        (["--std", "0.5,0.5,0.5,0.5"], "std has 4 values, 3 wanted"),
+        (["--std", "0,0.5,0.5"], "wanted three values above 0"),
+        (["--classes", "3"], "the teacher has 3 classes by --classes; shapes has 2: circle, square"),
+        (["--batch-size", "1"], "--batch-size is 1; wanted: at least 2"),
+        (["--batch-size", "13"], "at most 12, the number of training images"),
+        (["--teacher", "nowhere"], "--teacher nowhere does not exist. Make a teacher with `kdlab teach`"),
+        (["--teacher", "nowhere.pt"], "--teacher nowhere.pt does not exist"),
+        (["--out", __file__], "test_cli.py is a file; wanted: a folder"),
+        (["--out", f"{__file__}/below"], "cannot be made"),
+    ],
+)
+def test_impossible_settings_of_distill(shapes, taught, tmp_path, options, message):
+    out = tmp_path / "s"
+    assert message in refused("distill", shapes, "--teacher", taught.out, "--out", out, *SMALL, *options)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "argument --epochs: '0' is not a whole number from 1 up"),
+        (["--patience", "0"], "argument --patience: '0' is not a whole number from 1 up"),
+        (["--image-size", "16"], "argument --image-size: '16' is not a whole number from 32 up"),
+        (["--workers", "-1"], "argument --workers: '-1' is not a whole number from 0 up"),
+        (["--mean", "grey"], "argument --mean: 'grey' is not made of numbers"),
+        (["--mean", "0.5", "0.5", "0.5", "pets/"], "'pets/' is not made of numbers between commas (and DATA stands"),
+        (["--mean", ""], "argument --mean: '' is not made of numbers"),
+        (["--device", "abacus"], "argument --device: invalid choice"),
+    ],
+)
+def test_words_that_are_no_settings(options, message):
+    result = run("distill", "digits", "--teacher", "t", "--out", "s", *options)
+    assert result.status == 2
+    assert message in result.err
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("classes", "wanted"),
+    [
+        (("cat", "dog"), "the teacher knows circle, square; other has cat, dog: wanted the same classes"),
+        (("circle", "oval", "square"), "the teacher knows circle, square; other has circle, oval, square"),
+    ],
+)
+def test_a_teacher_of_other_classes(taught, tmp_path, classes, wanted):
+    data = grow(tmp_path / "other", classes, train=2, val=1)
+    assert wanted in refused("distill", data, "--teacher", taught.out, "--out", tmp_path / "s", *SMALL)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_teacher_that_orders_the_classes_otherwise(shapes, taught, tmp_path):
+    model, card = load_model(taught.out)
+    turned = ModelCard(**{**vars(card), "classes": card.classes[::-1]})
+    save_model(tmp_path / "turned.safetensors", model, turned)
+    words = ("distill", shapes, "--teacher", tmp_path / "turned.safetensors", "--out", tmp_path / "s", *SMALL)
+    assert "the teacher knows square, circle; shapes has circle, square" in refused(*words)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_folder_without_val(taught, tmp_path):
+    data = grow(tmp_path / "pets", train=2)
+    for words in (("teach", data), ("distill", data, "--teacher", taught.out)):
+        assert "has no val/ in it" in refused(*words, "--out", tmp_path / "s")
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_teacher_file_that_runs_code_is_refused(shapes, tmp_path):
+    trace = tmp_path / "it ran"
+
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    torch.save({"classifier.weight": Malicious()}, tmp_path / "teacher.pt")
+    words = ("distill", shapes, "--teacher", tmp_path / "teacher.pt", "--out", tmp_path / "s", *SMALL)
+    assert "cannot be read as plain weights" in refused(*words, "--image-size", 32)
+    assert not trace.exists()
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", ["teacher.pt", "teacher.safetensors"])
+def test_a_damaged_teacher_file(shapes, taught, plain, tmp_path, name):
+    whole = plain if name.endswith(".pt") else taught.out / "best.safetensors"
+    (tmp_path / name).write_bytes(whole.read_bytes()[:5000])
+    words = ("distill", shapes, "--teacher", tmp_path / name, "--out", tmp_path / "s", *SMALL, "--image-size", 32)
+    assert "cannot be read as" in refused(*words)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_plain_state_dict_of_another_number_of_classes(plain, tmp_path):
+    data = grow(tmp_path / "three", ("circle", "oval", "square"), train=2, val=1)
+    words = ("distill", data, "--teacher", plain, "--out", tmp_path / "s", *SMALL, "--image-size", 32)
+    assert "do not fit DenseNet: 2 of another shape (classifier.weight is (2, 1024), the model's (3, 1024))" in refused(
+        *words
+    )
+
+
+@pytest.mark.usefixtures("no_work")
+def test_the_digits_keep_their_own_mean_and_are_not_mirrored(tmp_path):
+    words = ("teach", "digits", "--out", tmp_path / "t")
+    assert "mean is 0.9, 0.9, 0.9, but the built-in digits always have their own" in refused(
+        *words, "--mean", *[0.9] * 3
+    )
+    assert "std has 2 values" in refused(*words, "--std", "0.5,0.5")
+    assert "--augment was given with digits" in refused(*words, "--augment")
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_agrees_with_what_training_has_measured(shapes, student):
+    measured = json.loads(done("evaluate", shapes, "--model", student, "--format", "json", "--device", "cpu"))
+    recorded = load_model(student)[1].metrics
+    assert measured["accuracy"] == recorded["accuracy"] == 1
+    assert measured["cross_entropy"] == pytest.approx(recorded["loss"], rel=1e-4)
+    assert measured["calibration_error"] == pytest.approx(recorded["calibration_error"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def one_sided(student, tmp_path_factory):
+    """The student with a bias that lets it see nothing but squares."""
+    model, card = load_model(student)
+    with torch.no_grad():
+        model.classifier[-1].bias += torch.tensor([-100.0, 100.0])
+    path = tmp_path_factory.mktemp("models") / "one_sided.safetensors"
+    save_model(path, model, card)
+    return path
+
+
+def test_evaluate_counts_each_class_and_each_confusion(shapes, one_sided):
+    words = ("evaluate", shapes, "--model", one_sided, "--split", "test", "--device", "cpu", "--format")
+    result = json.loads(done(*words, "json"))
+    assert (result["split"], result["images"], result["accuracy"]) == ("test", 6, 0.5)
+    assert result["calibration_error"] == pytest.approx(0.5)
+    assert result["classes"] == [
+        {"class": "circle", "images": 3, "accuracy": 0.0},
+        {"class": "square", "images": 3, "accuracy": 1.0},
+    ]
+    assert result["confusions"] == [{"class": "circle", "predicted": "square", "images": 3}]
+
+    rows = list(csv.DictReader(io.StringIO(done(*words, "csv"))))
+    values = {(row["measure"], row["class"], row["predicted"]): float(row["value"]) for row in rows}
+    assert values["accuracy", "", ""] == 0.5
+    assert values["cross_entropy", "", ""] == pytest.approx(result["cross_entropy"])
+    assert values["accuracy", "circle", ""] == 0
+    assert values["confusions", "circle", "square"] == 3
+
+    table = done(*words, "table")
+    assert table.startswith("shapes, test: 6 images\naccuracy          0.5000\n")
+    assert "most frequent confusions" in table
+
+
+def test_evaluate_refuses_what_does_not_fit(shapes, student, tmp_path):
+    data = grow(tmp_path / "pets", ("cat", "dog"), train=1, val=1)
+    assert "the model knows circle, square; pets has cat, dog" in refused("evaluate", data, "--model", student)
+    data = grow(tmp_path / "bare", train=1, val=1)
+    assert "bare has no test/" in refused("evaluate", data, "--model", student, "--split", "test")
+    assert "does not exist" in refused("evaluate", shapes, "--model", tmp_path / "nowhere")
+
+
+# --- predict ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_needs_no_flags_and_names_what_it_skips(shapes, student, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    picture("circle", 3).resize((90, 50)).save(folder / "a, b.png")
+    picture("square", 4).convert("RGBA").save(folder / "c.png")
+    (folder / "cut.png").write_bytes((folder / "c.png").read_bytes()[:120])
+    (folder / "d.txt").write_text("no image")
+    result = run("predict", folder, shapes / "test", "--model", student, "--format", "csv", "--device", "cpu")
+    assert result.status == 0
+    rows = {row["file"]: row for row in csv.DictReader(io.StringIO(result.out))}
+    assert len(rows) == 8
+    for path, row in rows.items():
+        right = {"a, b.png": "circle", "c.png": "square"}.get(Path(path).name, Path(path).parent.name)
+        assert row["class"] == right
+        assert 0.5 < float(row["probability"]) <= 1
+    skipped = result.err.splitlines()
+    assert len(skipped) == 2
+    assert f"kdlab: skipped {folder / 'cut.png'}: damaged" in result.err
+    assert f"kdlab: skipped {folder / 'd.txt'}: not an image" in result.err
+
+
+def test_top_k_in_every_format(shapes, student, tmp_path):
+    image = shapes / "test" / "square" / "0.png"
+    words = ("predict", image, "--model", student, "--top-k", 2, "--device", "cpu")
+    records = json.loads(done(*words, "--format", "json"))
+    assert [record["rank"] for record in records] == [1, 2]
+    assert {record["class"] for record in records} == {"circle", "square"}
+    assert records[0]["probability"] >= records[1]["probability"]
+    assert sum(record["probability"] for record in records) == pytest.approx(1)
+    out = tmp_path / "new" / "classes.csv"
+    assert f"1 images predicted, written to {out}" in done(*words, "--format", "csv", "--out", out)
+    rows = pd.read_csv(out)
+    assert rows["class"].tolist() == [record["class"] for record in records]
+    assert rows["probability"].tolist() == pytest.approx([record["probability"] for record in records])
+    header, first, _ = done(*words).splitlines()
+    assert header.split() == ["file", "rank", "class", "probability"]
+    assert first.split()[:3] == [str(image), "1", "square"]
+
+
+def test_batches_do_not_change_a_prediction(shapes, student):
+    words = ("predict", shapes / "train" / "square", "--model", student, "--format", "json", "--device", "cpu")
+    one, many = (json.loads(done(*words, "--batch-size", size)) for size in (1, 4))
+    assert [row["file"] for row in one] == [row["file"] for row in many]
+    assert [row["probability"] for row in one] == pytest.approx([row["probability"] for row in many], abs=1e-5)
+
+
+def test_predict_refuses_what_cannot_be(shapes, student, tmp_path):
+    words = ("predict", shapes / "test", "--model", student)
+    assert "--top-k is 3, but the model knows only 2 classes" in refused(*words, "--top-k", 3)
+    assert "is a folder; wanted: a file to write" in refused(*words, "--out", tmp_path)
+    assert "there is no file or folder nowhere" in refused("predict", "nowhere", "--model", student)
+    (tmp_path / "a.txt").write_text("no image")
+    assert "no usable image" in refused("predict", tmp_path / "a.txt", "--model", student)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((shapes / "test" / "circle" / "0.png").read_bytes()[:100])
+    result = run("predict", cut, "--model", student)
+    assert result.status == 2
+    assert "skipped" in result.err
+    assert "not one of the 1 files could be used" in result.err
+
+
+# --- the command line itself -----------------------------------------------------------------------------------------
+
+
+def test_help_is_instant_because_torch_is_not_imported():
+    code = "import sys; from kdlab.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: kdlab" in result.stdout
+    assert result.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("command", ["teach", "distill", "evaluate", "predict", "doctor"])
+def test_every_help_explains_and_has_an_example_that_parses(command, monkeypatch):
+    text = done(command, "--help")
+    assert text.startswith(f"usage: kdlab {command}")
+    example = text.split("example:\n")[1].split()
+    assert example[:2] == ["kdlab", command]
+    parsed = []
+    monkeypatch.setattr("kdlab.cli._run", lambda args: parsed.append(args) or 0)
+    done(*example[1:])
+    assert parsed[0].command == command
+
+
+def test_the_defaults_of_distill_are_the_articles(monkeypatch):
+    parsed = []
+    monkeypatch.setattr("kdlab.cli._run", lambda args: parsed.append(vars(args)) or 0)
+    done("distill", "digits", "--teacher", "t", "--out", "s")
+    article = {"temperature": 2.0, "alpha": 0.7, "lr": 1e-4, "epochs": 500, "drop_rate": 0.2, "batch_size": 4}
+    assert parsed[0].items() >= article.items()
+
+
+def test_version_and_doctor(monkeypatch):
+    assert done("--version") == f"kdlab {kdlab.__version__}\n"
+    monkeypatch.setattr(kdlab.doctor, "report", lambda: 1)
+    assert run("doctor").status == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    err = io.StringIO()
+    with os.fdopen(write, "w") as pipe, redirect_stdout(pipe), redirect_stderr(err):
+        monkeypatch.setattr(kdlab.doctor, "report", lambda: print("all is well") or 0)
+        assert main(["doctor"]) == 141
+        print("and what comes after goes nowhere", flush=True)
+    assert err.getvalue() == ""
+
+
+def test_a_fault_of_our_own_is_not_passed_off_as_the_users(monkeypatch):
+    def broken():
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(kdlab.doctor, "report", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["doctor"])
