@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
-from tqdm.auto import tqdm
 
 from kdlab.data import load_digits
 from kdlab.distill import TeacherCache
 from kdlab.files import write_whole
+from kdlab.progress import progress
 from kdlab.recipes.response import LOGITS, FewLabels, digits_teacher, evaluate
 from kdlab.training import pick_device
 
@@ -50,7 +50,7 @@ def run_response() -> pd.DataFrame:
     data = load_digits()
     teacher, _ = digits_teacher(data, device)
     cache = TeacherCache.build(teacher, [LOGITS], data.train)
-    for run in tqdm([run for run in response() if asdict(run) not in settings], desc="runs"):
+    for run in progress([run for run in response() if asdict(run) not in settings], desc="runs"):
         student, _ = run.run(data, teacher, cache)
         rows.append(asdict(run) | evaluate(student, data.test))
         write_whole(path, pd.DataFrame(rows).to_csv(index=False).encode())

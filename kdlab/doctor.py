@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -90,7 +89,7 @@ def _python() -> Finding:
     return Finding(
         "Python",
         SpecifierSet(wanted).contains(found, prereleases=True),
-        f"{found} ({sys.executable})",
+        found,
         f"kdlab needs Python {wanted}: delete .venv, then `make setup PYTHON=...` with a newer Python",
     )
 
@@ -189,7 +188,8 @@ def _cache() -> Finding:
         used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except OSError as error:
         return Finding("Cache", False, f"{folder} cannot be written: {error.strerror}", mend)
-    return Finding("Cache", free >= ROOM, f"{folder}: {_size(used)} used, {_size(free)} free", mend)
+    shown = f"~/{folder.relative_to(Path.home())}" if folder.is_relative_to(Path.home()) else folder
+    return Finding("Cache", free >= ROOM, f"{shown}: {_size(used)} used, {_size(free)} free", mend)
 
 
 def _data() -> Finding:
@@ -221,18 +221,19 @@ def _jupyterlab() -> Finding:
         version = metadata.version("jupyterlab")
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-        kernel = Path(KernelSpecManager().get_kernel_spec("python3").resource_dir)
+        KernelSpecManager().get_kernel_spec("python3")
     except metadata.PackageNotFoundError:
         return Finding("JupyterLab", False, "missing", REINSTALL)
     except (ImportError, NoSuchKernel) as error:
         return Finding("JupyterLab", False, f"the notebooks' kernel is missing: {error}", REINSTALL)
-    return Finding("JupyterLab", True, f"{version}, kernel in {kernel}")
+    return Finding("JupyterLab", True, version)
 
 
 def _browser() -> Finding:
     browser = next((found for name in (*BROWSERS, *BROWSER_FILES) if (found := shutil.which(name))), None)
     mend = "only the browser tests need one: install Chromium, Chrome or Edge"
-    return Finding("Browser", browser is not None, browser or "none found", mend, required=False)
+    found = Path(browser).name if browser else "none found"
+    return Finding("Browser", browser is not None, found, mend, required=False)
 
 
 def _size(count: int) -> str:

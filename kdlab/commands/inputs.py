@@ -1,7 +1,6 @@
 """The labelled images that a command was given, and whether they fit a model."""
 
 import math
-import sys
 from collections.abc import Sequence
 
 from kdlab.data import ImageSplits, load_digits, load_folders
@@ -23,7 +22,7 @@ def load_data(
         InputError: whatever :func:`kdlab.data.load_folders` refuses; another mean or std, or augmentation, for digits.
     """
     if source != "digits":
-        return load_folders(source, size=size or 224, mean=mean, std=std, augment=augment, progress=sys.stderr.isatty())
+        return load_folders(source, size=size or 224, mean=mean, std=std, augment=augment)
     if augment:
         raise InputError("--augment was given with digits, of which many mean another one in a mirror. Leave it out.")
     data = load_digits(size or 32)

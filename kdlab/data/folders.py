@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from kdlab.data.images import Skipped, files_under, open_image, printable, try_open
 from kdlab.data.splits import ImageSplits
@@ -22,6 +21,7 @@ from kdlab.data.transforms import ImageTransform, central_square, three_numbers
 from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.paths import cache_dir
+from kdlab.progress import progress
 
 Moments = tuple[int, ...]
 """Sum of the pixels (red, green, blue), then sum of their squares: whole numbers, so that any order adds up alike."""
@@ -54,7 +54,6 @@ def load_folders(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     augment: bool = False,
-    progress: bool = True,
 ) -> ImageSplits:
     """The images under ``root`` as training, validation and test splits of (3, size, size) tensors.
 
@@ -64,7 +63,6 @@ def load_folders(
     Args:
         mean, std: red, green, blue, for pixel values in 0 to 1; those of the training images where not given.
         augment: random crops and mirroring in the training split.
-        progress: show a bar while files are decoded.
 
     Raises:
         InputError: the folders are not laid out as wanted, the classes of the splits differ, a class has no usable
@@ -76,7 +74,7 @@ def load_folders(
     ImageTransform(size, given_mean or (0.0, 0.0, 0.0), given_std or (1.0, 1.0, 1.0))
     root = Path(root).expanduser().resolve()
     files, skipped = _list_files(root)
-    moments, undecodable = _scan(root, [path for group in files.values() for path in group], size, progress)
+    moments, undecodable = _scan(root, [path for group in files.values() for path in group], size)
     skipped += undecodable
     usable = {place: [path for path in group if path in moments] for place, group in files.items()}
     for (split, name), group in usable.items():
@@ -204,7 +202,7 @@ def _few(names: list[str]) -> str:
 # --- the one look at every file --------------------------------------------------------------------------------------
 
 
-def _scan(root: Path, files: list[Path], size: int, progress: bool) -> tuple[dict[Path, Moments], list[Skipped]]:
+def _scan(root: Path, files: list[Path], size: int) -> tuple[dict[Path, Moments], list[Skipped]]:
     """The moments of every file that can be decoded, and the others with the reason.
 
     What could be decoded is remembered under its path, length and time of change. What could not be is tried again at
@@ -224,8 +222,7 @@ def _scan(root: Path, files: list[Path], size: int, progress: bool) -> tuple[dic
     with ThreadPool() as pool:
         results = zip(new, pool.imap(partial(_moments, size=size), new, chunksize=8), strict=True)
         try:
-            bar = tqdm(results, desc="checking images", total=len(new), unit="image") if progress else results
-            for path, result in bar:
+            for path, result in progress(results, desc="checking images", total=len(new), unit="image"):
                 if isinstance(result, Skipped):
                     skipped.append(result)
                 else:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from kdlab.distill.taps import Taps
 from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors
 from kdlab.paths import cache_dir
+from kdlab.progress import progress
 
 PROBES = 32
 
@@ -113,7 +113,7 @@ def _outputs(teacher: nn.Module, taps: Sequence[str], loader: DataLoader) -> dic
     training = teacher.training
     teacher.eval()
     batches: dict[str, list[Tensor]] = {name: [] for name in taps}
-    for images, *_ in tqdm(loader, desc="teacher outputs", leave=False):
+    for images, *_ in progress(loader, desc="teacher outputs"):
         with Taps(teacher, taps) as taps_:
             teacher(images.to(device))
         for name in taps:

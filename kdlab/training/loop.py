@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors, write_whole
+from kdlab.progress import progress
 from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
 from kdlab.training.device import to_device
 
@@ -104,7 +105,7 @@ def fit(
         rows = _restore(out / RESUME, objective, optimizer, scheduler, _recipe(card))
     ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience)
     start = len(rows)
-    with tqdm(total=(epochs - start) * len(loader), desc="training", unit="step", disable=bool(ended) or None) as bar:
+    with progress(total=(epochs - start) * len(loader), desc="training", unit="step") as bar:
         while not ended:
             began = time.perf_counter()
             epoch = len(rows)

@@ -319,25 +319,19 @@ def test_a_memory_that_cannot_be_written_costs_only_a_warning(root, tmp_path):
 
 
 def test_an_interrupted_look_goes_on_where_it_was(root, decoded, monkeypatch):
-    real = folders.tqdm
+    real = folders.progress
 
     def interrupted(results, **options):
         yield next(results)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folders, "tqdm", interrupted)
+    monkeypatch.setattr(folders, "progress", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(root)
-    monkeypatch.setattr(folders, "tqdm", real)
+    monkeypatch.setattr(folders, "progress", real)
     decoded.clear()
     load(root)
     assert len(decoded) == 7
-
-
-def test_the_bar_can_be_silenced(root, capfd, monkeypatch):
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    load(root, progress=False)
-    assert capfd.readouterr().err == ""
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
