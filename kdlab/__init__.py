@@ -6,8 +6,8 @@
 
 from importlib.metadata import version
 
-from kdlab.errors import InputError
+from kdlab.errors import InputError, NonFiniteLossError
 from kdlab.shapes import check_shapes
 
 __version__ = version("kdlab")
-__all__ = ["InputError", "__version__", "check_shapes"]
+__all__ = ["InputError", "NonFiniteLossError", "__version__", "check_shapes"]

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kdlab import InputError, __version__
+from kdlab import InputError, NonFiniteLossError, __version__
 
 WRONG, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
 
@@ -22,13 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(args)
         sys.stdout.flush()  # a reader that has gone away is noticed here, and not while Python shuts down
         return status
-    except InputError as error:
-        return _fail(error, WRONG)
-    except RuntimeError as error:
-        from kdlab.training import NonFiniteLossError
-
-        if not isinstance(error, NonFiniteLossError):
-            raise
+    except (InputError, NonFiniteLossError) as error:
         return _fail(error, WRONG)
     except KeyboardInterrupt:
         trained = args.command in ("teach", "distill")

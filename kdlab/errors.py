@@ -1,4 +1,4 @@
-"""The one error that bad input raises, and the sentence that names what was meant."""
+"""The errors that kdlab raises, and the sentence that names what was meant."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class InputError(ValueError):
     """Something given to kdlab cannot be used. The message says what was given, what was expected and what to do."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite. The message says which, and at which step; the saved checkpoints are untouched."""
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:

@@ -24,8 +24,8 @@ def evaluate(args: argparse.Namespace) -> int:
         raise InputError(f"--split test was given, but {data.name} has no test/. Use --split val, or make a test/.")
     loader = DataLoader(getattr(data, args.split), args.batch_size, num_workers=args.workers)
     logits, labels = predict_logits(model.to(device), loader)
-    metrics = classification_metrics(logits, labels)
-    metrics["cross_entropy"] = metrics.pop("loss")
+    measured = classification_metrics(logits, labels)
+    metrics = {"cross_entropy" if name == "loss" else name: value for name, value in measured.items()}
 
     classes = np.array(card.classes)
     answers = pd.DataFrame({"class": classes[labels.numpy()], "predicted": classes[logits.argmax(dim=1).numpy()]})

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
 from kdlab.errors import InputError
 from kdlab.files import write_whole
+from kdlab.progress import progress
 from kdlab.training import load_model, pick_device
 
 
@@ -47,7 +47,7 @@ def predict(args: argparse.Namespace) -> int:
     transform = ImageTransform.from_dict({"size": card.size, "mean": card.mean, "std": card.std})
     loader = DataLoader(Pictures(paths, transform), args.batch_size, num_workers=args.workers, collate_fn=list)
     rows = []
-    for batch in tqdm(loader, desc="predicting", unit="batch", disable=None):
+    for batch in progress(loader, desc="predicting", unit="batch"):
         skipped += [item for item in batch if isinstance(item, Skipped)]
         usable = [item for item in batch if not isinstance(item, Skipped)]
         if not usable:

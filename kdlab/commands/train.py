@@ -29,7 +29,7 @@ def teach(args: argparse.Namespace) -> int:
     _start(args, data, device)
     fit = response.teach(data, settings, out=args.out, weights=args.weights, resume=args.resume, device=device)
     _, card = load_model(args.out)
-    print(f"started from weights: {card.recipe['weights']}")
+    print(f"started from weights: {card.weights}")
     _finish(args, fit)
     return 0
 

@@ -1,5 +1,7 @@
 """Real handwriting that is on every machine: scikit-learn's digits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kdlab.data.splits import ImageSplits
-from kdlab.data.transforms import ImageTransform
+from kdlab.data.transforms import ImageTransform, three_numbers
 
 TRAIN, VAL, TEST = 1200, 199, 398
 SIZE = 32
@@ -29,11 +31,17 @@ class ImagesInMemory(Dataset):
         return self.images[index], self.targets[index]
 
 
-def load_digits(size: int = SIZE) -> ImageSplits:
+def load_digits(
+    size: int = SIZE, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> ImageSplits:
     """1,797 digits, written by 13 people, 8x8 grey, as RGB at ``size`` x ``size``: 1,200 train, 199 val, 398 test.
 
     The split is stratified by class and always the same. It is by image, not by writer, so the same hands are in all
-    three parts. Mean and standard deviation are the training part's.
+    three parts. Mean and standard deviation (red, green, blue, of pixels in 0 to 1) are the training part's where they
+    are not given.
+
+    Raises:
+        InputError: not three numbers in mean or std, a std that is not above 0, a size below 1.
 
     Source: scikit-learn's copy of the test part of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and
     Kaynak, 1998).
@@ -44,13 +52,15 @@ def load_digits(size: int = SIZE) -> ImageSplits:
     val, test = train_test_split(rest, train_size=VAL, stratify=data.target[rest], random_state=0)
     raw = ImageTransform(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     images = torch.stack([raw(image.convert("RGB")) for image in grey])
-    mean, std = images[train].mean().item(), images[train].std().item()
-    images = (images - mean) / std
+    mean = three_numbers("mean", mean or [images[train].mean().item()] * 3)
+    std = three_numbers("std", std or [images[train].std().item()] * 3)
+    ImageTransform(size, mean, std)  # refuses a std of 0
+    images = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
     def part(indices: list[int]) -> ImagesInMemory:
         return ImagesInMemory(images[indices], data.target[indices].tolist())
 
     return ImageSplits(
         train=part(train), val=part(val), test=part(test), classes=tuple("0123456789"),
-        mean=(mean,) * 3, std=(std,) * 3, size=size, name="digits", deterministic=True,
+        mean=mean, std=std, size=size, name="digits", deterministic=True,
     )  # fmt: skip

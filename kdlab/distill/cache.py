@@ -102,7 +102,7 @@ class _WithTeacher(Dataset):
     def __len__(self) -> int:
         return _length(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, dict[str, Tensor]]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         image, label = self.dataset[index]
         return image, label, {name: output[index] for name, output in self.outputs.items()}
 
@@ -125,9 +125,7 @@ def _outputs(teacher: nn.Module, taps: Sequence[str], loader: DataLoader) -> dic
 def _fingerprint(teacher: nn.Module, taps: Sequence[str], dataset: Dataset) -> str:
     """A hash of the weights, the tap names, and the images: a spread of them after the transform, and all files."""
     digest = hashlib.sha256(repr((list(taps), _length(dataset))).encode())
-    for name, tensor in teacher.state_dict().items():
-        digest.update(name.encode())
-        digest.update(_bytes(tensor))
+    digest.update(weights_hash(teacher).encode())
     for path in getattr(dataset, "paths", ()):
         status = path.stat()
         digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
@@ -140,6 +138,15 @@ def _fingerprint(teacher: nn.Module, taps: Sequence[str], dataset: Dataset) -> s
                 "for it cannot be cached. Train without a cache, or with a fixed transform."
             )
         digest.update(_bytes(image))
+    return digest.hexdigest()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of all weights and buffers of a model, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 
 from kdlab.data.splits import ImageSplits
-from kdlab.distill import Distiller, TeacherCache, Term
+from kdlab.distill import Distiller, TeacherCache, Term, weights_hash
 from kdlab.errors import InputError
 from kdlab.losses import KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN, densenet121
 from kdlab.paths import cache_dir
 from kdlab.training import Fit, ModelCard, Supervised, classification_metrics, fit, load_model, predict_logits
+from kdlab.training.checkpoints import LAST, RESUME
 
 LOGITS = "classifier"  # the tap of the logits, in the teacher and in the student
 AfterEpoch = Callable[[dict[str, float]], bool]
@@ -53,8 +53,8 @@ class Settings:
                 raise InputError(f"{name} is {getattr(self, name)}; wanted: a whole number from 1 up.")
         if self.workers < 0:
             raise InputError(f"workers is {self.workers}; wanted: 0 (load in this process) or more.")
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"lr is {self.lr}; wanted: a number above 0, such as 1e-4.")
+        if not 0 < self.lr <= 10:
+            raise InputError(f"lr is {self.lr}; wanted: above 0 and at most 10, such as 1e-4.")
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,13 @@ def teach(
 ) -> Fit:
     """Train or fine-tune the DenseNet121 teacher; its best checkpoint is in ``out``."""
     torch.manual_seed(settings.seed)
-    teacher = densenet121(len(data.classes), weights)
-    recipe = {"task": "teach", "data": data.name, "weights": teacher.weights_used, **asdict(settings)}
+    earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
+    teacher = densenet121(len(data.classes), "none" if earlier else weights)
+    used = earlier.weights if earlier else str(teacher.weights_used)
+    recipe = {"task": "teach", "weights": weights}
     teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
     objective = Supervised(teacher, LabelledCrossEntropy()).to(device)
-    return _run(objective, data.train, data, settings, out, recipe, resume)
+    return _run(objective, data.train, data, settings, out, recipe, resume, weights=used)
 
 
 def distil(
@@ -120,9 +122,9 @@ def distil(
     train = data.train
     if data.deterministic:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
-    recipe = {"task": "distil", "data": data.name, **asdict(distillation), **asdict(settings)}
+    recipe = {"task": "distil", "teacher": weights_hash(teacher)[:16], **asdict(distillation)}
     recipe |= {"widths": list(widths), "drop_rate": drop_rate}
-    return _run(objective, train, data, settings, out, recipe, resume, after_epoch)
+    return _run(objective, train, data, settings, out, recipe, resume, after_epoch=after_epoch)
 
 
 def _run(
@@ -133,24 +135,28 @@ def _run(
     out: Path,
     recipe: dict[str, Any],
     resume: bool,
+    weights: str = "none: a random start",
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
     loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
     optimizer = torch.optim.Adam(objective.parameters(), settings.lr)
     steps = settings.epochs * len(loader)
-    architecture: Any = objective.student.architecture
-    card = ModelCard(architecture, data.classes, data.mean, data.std, data.size, recipe)
+    recipe |= {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
+    recipe |= {"augment": not data.deterministic, **asdict(settings)}
+    del recipe["workers"]  # who loads the images changes nothing
+    student: Any = objective.student
+    card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=optimizer,
         scheduler=OneCycleLR(optimizer, settings.lr, total_steps=steps) if settings.one_cycle and steps else None,
-        evaluate=lambda student: evaluate(student, data.val), patience=settings.patience, out=out, card=card,
-        resume=resume, seed=settings.seed, precision=settings.precision, after_epoch=after_epoch,
+        evaluate=lambda model: evaluate(model, data.val, workers=settings.workers), patience=settings.patience,
+        out=out, card=card, resume=resume, seed=settings.seed, precision=settings.precision, after_epoch=after_epoch,
     )  # fmt: skip
 
 
-def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64) -> dict[str, float]:
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
     """Accuracy, loss and calibration error of a model on a data set."""
-    return classification_metrics(*predict_logits(model, DataLoader(dataset, batch_size)))
+    return classification_metrics(*predict_logits(model, DataLoader(dataset, batch_size, num_workers=workers)))
 
 
 # What the chapters 00 and 01 train, by its own hash in the cache: a second run loads it.

@@ -2,14 +2,13 @@
 
 from kdlab.training.checkpoints import ModelCard, load_model, load_weights, save_model
 from kdlab.training.device import pick_device
-from kdlab.training.loop import Fit, NonFiniteLossError, fit
+from kdlab.training.loop import Fit, fit
 from kdlab.training.metrics import classification_metrics, predict_logits
 from kdlab.training.supervised import Supervised
 
 __all__ = [
     "Fit",
     "ModelCard",
-    "NonFiniteLossError",
     "Supervised",
     "classification_metrics",
     "fit",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdlab.errors import InputError
@@ -24,6 +25,7 @@ class ModelCard:
         classes: the class names in the order of the logits.
         mean, std: per channel (red, green, blue), in units of an image in [0, 1].
         size: height and width of the images that it was trained on, in pixels.
+        weights: what the training started from, in words.
         recipe: the settings that trained it.
         metrics: on the validation split, at the epoch that was saved.
     """
@@ -33,6 +35,7 @@ class ModelCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
+    weights: str = "none: a random start"
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -69,19 +72,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; wanted: a file with the weights of {type(model).__name__}.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        weights: Any = load_file(path)
-    else:
-        try:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises whatever the bytes provoke
-            reason = str(error).splitlines()[0][:200] or type(error).__name__
-            raise InputError(
-                f"{path} cannot be read as plain weights ({reason}). Wanted: a state_dict, saved as "
-                "torch.save(model.state_dict(), path); a whole pickled model is refused, because reading it runs code."
-            ) from error
+    try:
+        safe = path.suffix == ".safetensors"
+        weights: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise whatever the bytes provoke
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise InputError(
+            f"{path} cannot be read as plain weights ({reason}). Wanted: a state_dict, saved as "
+            "torch.save(model.state_dict(), path); a whole pickled model is refused, because reading it runs code."
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(weights, Mapping) and isinstance(weights.get(wrapper), Mapping):
             weights = weights[wrapper]

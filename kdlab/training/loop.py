@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from kdlab.errors import InputError
+from kdlab.errors import InputError, NonFiniteLossError
 from kdlab.files import load_tensors, save_tensors, write_whole
 from kdlab.progress import progress
 from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
@@ -24,10 +24,6 @@ from kdlab.training.device import to_device
 
 Row = dict[str, float]
 LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite. The message says which, and at which step; the saved checkpoints are untouched."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""TeacherCache: computed once, refused where it does not fit."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from kdlab import InputError
+from kdlab.distill import Distiller, TeacherCache, Term
+from kdlab.files import save_tensors
+from kdlab.losses import KDLoss, LabelledCrossEntropy
+from kdlab.models import StudentCNN
+
+TAPS = ["classifier"]
+
+
+@pytest.fixture
+def teacher():
+    return StudentCNN(3, (4, 4, 4, 4))
+
+
+@pytest.fixture
+def dataset():
+    return TensorDataset(torch.randn(20, 3, 16, 16), torch.arange(20) % 3)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "outputs.safetensors"
+
+
+def test_the_outputs_are_the_teachers_in_eval_mode(teacher, dataset, path):
+    teacher.train()
+    cache = TeacherCache.build(teacher, TAPS, dataset, path=path, batch_size=7)
+    assert teacher.training  # left as it was
+    expected = teacher.eval()(dataset.tensors[0])
+    torch.testing.assert_close(cache.outputs["classifier"], expected.detach())
+
+
+def test_the_second_time_the_teacher_does_not_run(teacher, dataset, path):
+    first = TeacherCache.build(teacher, TAPS, dataset, path=path)
+    teacher.forward = None
+    second = TeacherCache.build(teacher, TAPS, dataset, path=path)
+    assert torch.equal(first.outputs["classifier"], second.outputs["classifier"])
+
+
+def test_by_default_it_finds_its_own_place(teacher, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path / "own"))
+    TeacherCache.build(teacher, TAPS, dataset)
+    assert len(list((tmp_path / "own" / "teacher").glob("*.safetensors"))) == 1
+
+
+def test_outputs_travel_with_their_sample_and_give_the_same_losses(teacher, dataset, path):
+    student = StudentCNN(3, (4, 4, 4, 4)).eval()
+    kd = Term("kd", KDLoss(4.0), "classifier", "classifier")
+    distiller = Distiller(student, teacher, [kd], LabelledCrossEntropy()).eval()
+    attached = TeacherCache.build(teacher, TAPS, dataset, path=path).attach(dataset)
+    for images, labels, observed in DataLoader(attached, batch_size=6, shuffle=True):
+        cached, live = distiller(images, labels, observed), distiller(images, labels)
+        torch.testing.assert_close(cached["total"], live["total"])
+
+
+def test_other_weights_other_images_or_other_taps_are_refused(teacher, dataset, path):
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+    other_images = TensorDataset(dataset.tensors[0] + 1e-3, dataset.tensors[1])
+    other_teacher = StudentCNN(3, (4, 4, 4, 4))
+    running = StudentCNN(3, (4, 4, 4, 4))
+    running.load_state_dict(teacher.state_dict())
+    running.features[0][1].running_mean += 1e-3  # a buffer is a weight, too
+    for arguments in ((other_teacher, TAPS, dataset), (running, TAPS, dataset), (teacher, TAPS, other_images),
+                      (teacher, ["features.3"], dataset)):  # fmt: skip
+        with pytest.raises(InputError, match="made from other weights, layers or images.*Delete the file"):
+            TeacherCache.build(*arguments, path=path)
+
+
+def test_a_changed_file_is_noticed(teacher, dataset, path, tmp_path):
+    file = tmp_path / "image.png"
+    file.write_bytes(b"one")
+    dataset.paths = [file]
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+    file.write_bytes(b"other")
+    with pytest.raises(InputError, match="made from other"):
+        TeacherCache.build(teacher, TAPS, dataset, path=path)
+
+
+class Augmented(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.randn(3, 16, 16), 0
+
+
+def test_a_random_pipeline_is_refused(teacher, path):
+    with pytest.raises(InputError, match="another image each time"):
+        TeacherCache.build(teacher, TAPS, Augmented(), path=path)
+
+
+def test_another_number_of_samples_is_refused(teacher, dataset, path):
+    cache = TeacherCache.build(teacher, TAPS, dataset, path=path)
+    with pytest.raises(InputError, match="holds 20 samples and the data set 5"):
+        cache.attach(TensorDataset(torch.zeros(5, 3, 16, 16), torch.zeros(5)))
+
+
+def test_a_truncated_or_foreign_file_is_named_and_left_alone(teacher, dataset, path):
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"outputs\.safetensors cannot be read"):
+        TeacherCache.build(teacher, TAPS, dataset, path=path)
+    assert len(path.read_bytes()) == len(whole) // 2
+    save_tensors(path, {"classifier": torch.zeros(20, 3)}, {"something": "else"})
+    with pytest.raises(InputError, match="made from other"):
+        TeacherCache.build(teacher, TAPS, dataset, path=path)
