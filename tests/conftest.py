@@ -13,8 +13,11 @@ import torch  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
+def users_cache(tmp_path_factory):
+    """Set the user's own KDLAB_CACHE (or None) aside; yields it, for tests that take minutes without what is there."""
+    users = os.environ.get("KDLAB_CACHE")
     os.environ["KDLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    return users
 
 
 @pytest.fixture(autouse=True)

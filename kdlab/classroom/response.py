@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kdlab.classroom.panel import LABELLED, WIDE, Panel, choice, slider
+from kdlab.classroom.panel import WIDE, Panel, choice, slider
 from kdlab.classroom.svg import bar_chart, line_chart
 from kdlab.losses import KDLoss
 
@@ -160,7 +160,7 @@ class LiveDistillation(Panel):
         self.message = "Press the button: a few seconds of training."
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        buttons = widgets.VBox([self.start_button, self.stop_button], style=LABELLED)
+        buttons = widgets.VBox([self.start_button, self.stop_button])
         super().__init__([self.labels, self.alpha, self.temperature, buttons], self._draw, "live")
 
     def start(self) -> None:

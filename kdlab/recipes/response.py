@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -236,7 +236,7 @@ class FewLabels:
 class HiddenLabels(Dataset):
     """The same samples, but only those of the given indices with their label; the others carry -100."""
 
-    def __init__(self, dataset: Dataset, kept: list[int]) -> None:
+    def __init__(self, dataset: Dataset, kept: Iterable[int]) -> None:
         self.dataset = dataset
         self.kept = frozenset(kept)
 

@@ -64,7 +64,6 @@ PAGE_CONFIG = {
 OPEN_NOTEBOOK = """
 async path => {
   const app = window.jupyterapp;
-  if (!app) return false;
   await app.restored;
   const panel = await app.commands.execute(
     'docmanager:open', {path, factory: 'Notebook', kernel: {name: 'python3'}});
@@ -107,8 +106,8 @@ RUN_ALL = """
 }
 """
 ALL_DONE = "() => !window.kernelWatch.running && window.kernelWatch.unfinished.size === 0"
-READ_ERRORS = "() => window.kernelWatch ? [window.kernelWatch.errors, window.kernelWatch.stderr] : [[], '']"
-SHUT_DOWN_KERNEL = "() => window.kernelWatch?.panel.sessionContext.shutdown()"
+READ_ERRORS = "() => [window.kernelWatch.errors, window.kernelWatch.stderr]"
+SHUT_DOWN_KERNEL = "() => window.kernelWatch.panel.sessionContext.shutdown()"
 READ_IMAGE = """
 async image => {
   const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
@@ -332,7 +331,9 @@ class Notebook(Region):
     def __enter__(self) -> Self:
         try:
             self.page.goto(self._url, timeout=START_SECONDS * 1000)
-            self.page.wait_for_function(OPEN_NOTEBOOK, arg=self._path, polling=100, timeout=START_SECONDS * 1000)
+            self.page.wait_for_function("window.jupyterapp !== undefined", timeout=START_SECONDS * 1000)
+            # Not evaluate, which has no timeout. What an async function returns is awaited, but never asked for again.
+            self.page.wait_for_function(OPEN_NOTEBOOK, arg=self._path, timeout=START_SECONDS * 1000)
         except BaseException:
             self.page.close()
             raise

@@ -1,0 +1,293 @@
+"""Measure the speed of response distillation, each figure beside what it is compared with, in one run.
+
+    python benchmarks/response.py                       # everything
+    python benchmarks/response.py step kdloss           # some parts
+    python benchmarks/response.py --write               # everything, kept in benchmarks/RESULTS.md
+
+Compared variants take turns, and a table shows medians with their quartiles in brackets; "ratio" is ours over the
+other's, so that smaller is better. The comparison of KDLoss wants a package that kdlab does not need otherwise:
+
+    pip install --no-deps torchdistill==1.1.5
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+import numpy as np
+import torch
+import torch.nn.functional as F
+from nbclient import NotebookClient
+from timing import Row, Run, compare, interleave, machine, seconds, spread, table, write_section, yes
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.utils.data import DataLoader, Dataset
+
+from kdlab.classroom.response import alpha_explorer, temperature_explorer
+from kdlab.data import load_digits
+from kdlab.distill import Distiller, TeacherCache, Term
+from kdlab.losses import KDLoss
+from kdlab.models import StudentCNN
+from kdlab.recipes.response import LOGITS, NARROW, digits_teacher
+from kdlab.training import fit, predict_logits
+
+WIDE = (32, 64, 128, 256)
+WIDTHS = {"widths 8 to 64": NARROW, "widths 32 to 256": WIDE}
+CLASSES = 10
+TEMPERATURE, ALPHA, LR = 4.0, 0.7, 1e-3
+BATCH = 64
+EPOCHS = 3  # in one timed run of the training step
+CALLS = 20  # of a loss in one timed run: few, so that most runs pass without an interruption
+PACKAGES = ["torch", "torchvision", "kdlab", "torchdistill"]
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+CHAPTERS = ["00_start_here", "01_response_distillation"]
+
+
+def step(repeats: int) -> list[Row]:
+    """A training step through Distiller and fit, and the same step written by hand."""
+    train = load_digits().train
+    torch.manual_seed(1)
+    teacher = StudentCNN(CLASSES, NARROW)
+    logits, _ = predict_logits(teacher, DataLoader(train, BATCH))
+    cached = TeacherCache({LOGITS: logits}, fingerprint="").attach(train)
+    rows = []
+    for name, widths in WIDTHS.items():
+        rows += _compare_steps(f"step, {name}, cached teacher", cached, teacher, widths, repeats)
+    return rows + _compare_steps("step, widths 8 to 64, small teacher run", train, teacher, NARROW, repeats)
+
+
+def _compare_steps(what: str, train: Dataset, teacher: nn.Module, widths: tuple[int, ...], repeats: int) -> list[Row]:
+    loader = _loader(train)
+    students: dict[str, StudentCNN] = {}
+
+    def through_kdlab() -> Run:
+        students["ours"] = _student(widths)
+        return _fit(_distiller(students["ours"], teacher), loader, EPOCHS)
+
+    def by_hand() -> Run:
+        students["other"] = student = _student(widths)
+        return partial(_train_by_hand, student, teacher, AdamW(student.parameters(), LR), loader)
+
+    times = interleave({"ours": through_kdlab, "other": by_hand}, repeats)
+    steps = EPOCHS * len(loader)
+    ours, other = (nn.utils.parameters_to_vector(students[name].parameters()) for name in ("ours", "other"))
+    apart = (ours - other).abs().max().item()
+    same = Row(f"largest difference of the weights after {steps} of these", f"{apart:.1g}", "", "", "0", yes(not apart))
+    return [compare(what, times["ours"] / steps, times["other"] / steps, at_most=1.03), same]
+
+
+def _train_by_hand(student: nn.Module, teacher: nn.Module, optimizer: Optimizer, loader: DataLoader) -> None:
+    """The least that does the same: nothing is recorded, shown or checked."""
+    student.train()
+    for epoch in range(EPOCHS):
+        torch.manual_seed(1_000_003 * epoch)  # as fit does, for the same batches and the same dropout
+        for images, labels, *observed in loader:
+            if observed:
+                teacher_logits = observed[0][LOGITS]
+            else:
+                with torch.no_grad():
+                    teacher_logits = teacher(images)
+            student_logits = student(images)
+            task = F.cross_entropy(student_logits, labels)
+            log_p_student = F.log_softmax(student_logits / TEMPERATURE, dim=1)
+            log_p_teacher = F.log_softmax(teacher_logits / TEMPERATURE, dim=1)
+            kd = F.kl_div(log_p_student, log_p_teacher, reduction="batchmean", log_target=True) * TEMPERATURE**2
+            optimizer.zero_grad()
+            ((1 - ALPHA) * task + ALPHA * kd).backward()
+            optimizer.step()
+
+
+def cache(repeats: int) -> list[Row]:
+    """An epoch with cached teacher logits, and one that runs DenseNet121 at each step."""
+    train = load_digits().train
+    teacher, _ = digits_teacher(load_digits())
+    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its fastest form on a CPU
+    rows = []
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "logits.safetensors"
+        once = seconds(lambda: TeacherCache.build(teacher, [LOGITS], train, path=path))
+        cached = TeacherCache.build(teacher, [LOGITS], train, path=path).attach(train)
+    for name, widths in WIDTHS.items():
+        rows += _compare_epochs(f"epoch, {name}, cached or recomputed logits", cached, train, teacher, widths, repeats)
+    return [*rows, Row("building the cache, once", f"{once:.2f} s")]
+
+
+def _compare_epochs(
+    what: str, cached: Dataset, train: Dataset, teacher: nn.Module, widths: tuple[int, ...], repeats: int
+) -> list[Row]:
+    totals: dict[str, list[Tensor]] = {}
+
+    def epoch(name: str, dataset: Dataset) -> Run:
+        distiller = _distiller(_student(widths), teacher)
+        totals[name] = []
+        distiller.register_forward_hook(lambda _, inputs, losses: totals[name].append(losses["total"].detach()))
+        return _fit(distiller, _loader(dataset), epochs=1)
+
+    times = interleave({"ours": partial(epoch, "ours", cached), "other": partial(epoch, "other", train)}, repeats)
+    ours, other = torch.stack(totals["ours"]), torch.stack(totals["other"])
+    apart = ((ours - other).abs() / other).max().item()
+    same = Row(
+        f"largest relative difference of the loss over the {len(ours)} steps",
+        f"{apart:.1g}", goal="0, up to rounding (1e-5)", met=yes(apart <= 1e-5),
+    )  # fmt: skip
+    return [compare(f"{what} (goal: 4 times faster)", times["ours"], times["other"], at_most=0.25), same]
+
+
+def kdloss(repeats: int) -> list[Row]:
+    """KDLoss forward and backward, and torchdistill's: its soft part, which leaves out the factor T²."""
+    try:
+        from torchdistill.losses.mid_level import KDLoss as Peer  # type: ignore[import-not-found]
+    except ImportError as error:
+        return [Row(f"KDLoss: no peer ({error}); get it by `pip install --no-deps torchdistill==1.1.5`")]
+    peer = Peer("logits", "output", "logits", "output", temperature=TEMPERATURE, alpha=0)
+    ours = KDLoss(TEMPERATURE)
+    rows = []
+    for shape in [(64, 100), (256, 1000)]:
+        torch.manual_seed(0)
+        student, teacher = torch.randn(shape, requires_grad=True), torch.randn(shape)
+
+        def theirs(student: Tensor, teacher: Tensor) -> Tensor:
+            return peer({"logits": {"output": student}}, {"logits": {"output": teacher}})
+
+        variants = {
+            "ours": partial(partial, _forward_and_backward, ours, student, teacher),
+            "other": partial(partial, _forward_and_backward, theirs, student, teacher),
+        }
+        times = interleave(variants, repeats, CALLS)
+        rows.append(compare(f"KDLoss, logits {shape}", times["ours"], times["other"], at_most=1.0))
+        value, wanted = ours(student, teacher).item() / TEMPERATURE**2, theirs(student, teacher).item()
+        rows.append(
+            Row(
+                f"its value over T², logits {shape}", f"{value:.6f}", f"{wanted:.6f}", f"{value / wanted:.7f}",
+                "1 to 1e-5", yes(abs(value / wanted - 1) <= 1e-5),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _forward_and_backward(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> None:
+    student.grad = None
+    loss(student, teacher).backward()
+
+
+def imports(repeats: int) -> list[Row]:
+    """What importing kdlab adds to importing torch and torchvision, in a fresh Python each time."""
+    lines = {"other": "", "kdlab": "import kdlab", "parts": "import kdlab.distill, kdlab.losses"}
+    commands = {name: [sys.executable, "-c", f"import torch, torchvision; {line}"] for name, line in lines.items()}
+    times = interleave(
+        {name: partial(partial, subprocess.run, command, check=True) for name, command in commands.items()}, repeats
+    )
+    rows = []
+    for name, limit in [("kdlab", 0.3), ("parts", None)]:
+        low, high = np.percentile(times[name] - times["other"], [25, 75])
+        adds = np.median(times[name]) - np.median(times["other"])
+        goal, met = (f"adds less than {limit} s", yes(adds < limit)) if limit else ("", "")
+        shown = f"adds {adds:.3f} s ({low:.3f} to {high:.3f})"
+        what = f"`{lines[name]}` after torch and torchvision"
+        rows.append(Row(what, spread(times[name]), spread(times["other"]), shown, goal, met))
+    return rows
+
+
+def slider(repeats: int) -> list[Row]:
+    """From a new temperature to the new picture, at each of the slider's; the goal is for the slowest of them."""
+    torch.manual_seed(0)
+    data = load_digits()
+    images, labels = data.test.images[:BATCH], torch.tensor(data.test.targets[:BATCH])  # type: ignore[attr-defined]
+    teacher, student = 5 * torch.randn(2, BATCH, CLASSES)
+    panels = {
+        "temperature_explorer": temperature_explorer(images, teacher, student, labels, data.classes),
+        "alpha_explorer": alpha_explorer(teacher, student, labels, data.classes),
+    }
+    rows = []
+    for name, panel in panels.items():
+        control = panel.temperature
+        values = np.arange(control.min, control.max + control.step / 2, control.step).tolist()
+        times = np.array([[seconds(partial(setattr, control, "value", T)) for T in values] for _ in range(repeats)])
+        slowest = np.median(times, axis=0).max()
+        what = f"a temperature in {name}; the slowest: {slowest * 1e3:.3g} ms"
+        rows.append(Row(what, spread(times), goal="less than 50 ms", met=yes(slowest < 0.05)))
+    return rows
+
+
+def chapters(repeats: int) -> list[Row]:
+    """Chapters 00 and 01 executed in the fast profile with an empty cache, then again with the cache that they left."""
+    taken: dict[str, list[list[float]]] = {"empty": [], "full": []}
+    for _ in range(repeats):
+        with TemporaryDirectory() as folder:
+            for cached in taken.values():
+                cached.append([seconds(partial(_execute, name, folder)) for name in CHAPTERS])
+    rows = []
+    for state, limit in [("empty", 180), ("full", 60)]:
+        times = np.array(taken[state])
+        for name, column in zip(CHAPTERS, times.T, strict=True):
+            rows.append(Row(f"{name}, {state} cache", spread(column)))
+        both = times.sum(axis=1)
+        met = yes(np.median(both) < limit)
+        rows.append(Row(f"both, {state} cache", spread(both), goal=f"less than {limit} s", met=met))
+    return rows
+
+
+def _execute(name: str, cache_folder: str) -> None:
+    notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(TUTORIALS)}})
+    client.execute(env={**os.environ, "KDLAB_CACHE": cache_folder, "KDLAB_PROFILE": "fast"})
+
+
+def _student(widths: tuple[int, ...]) -> StudentCNN:
+    torch.manual_seed(0)
+    return StudentCNN(CLASSES, widths)
+
+
+def _distiller(student: nn.Module, teacher: nn.Module) -> Distiller:
+    kd = Term("kd", KDLoss(TEMPERATURE), student=LOGITS, teacher=LOGITS, weight=ALPHA)
+    return Distiller(student, teacher, [kd], task=nn.CrossEntropyLoss(), task_weight=1 - ALPHA)
+
+
+def _loader(train: Dataset) -> DataLoader:
+    return DataLoader(train, BATCH, shuffle=True, drop_last=True)
+
+
+def _fit(distiller: Distiller, loader: DataLoader, epochs: int) -> Run:
+    optimizer = AdamW(distiller.parameters(), LR)
+    return partial(
+        fit, distiller, loader, epochs=epochs, optimizer=optimizer, evaluate=lambda student: {"accuracy": 0.0}
+    )
+
+
+PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
+    "step": (step, 15), "cache": (cache, 5), "kdloss": (kdloss, 200), "import": (imports, 10), "slider": (slider, 5),
+    "chapters": (chapters, 1),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all", help="what to measure")
+    parser.add_argument("--repeats", type=int, help="timed rounds of every part, instead of its own number")
+    parser.add_argument("--write", action="store_true", help="keep the tables of all parts in benchmarks/RESULTS.md")
+    arguments = parser.parse_args()
+    chosen = list(PARTS) if "all" in arguments.parts else arguments.parts
+    if arguments.repeats is not None and arguments.repeats < 1:
+        parser.error(f"--repeats is {arguments.repeats}; wanted: at least 1")
+    if arguments.write and set(chosen) != set(PARTS):
+        parser.error("--write replaces the whole section, so it wants all parts: name none")
+    os.environ["TQDM_DISABLE"] = "1"
+    blocks = [machine(PACKAGES)]
+    print(blocks[0], flush=True)
+    for name in chosen:
+        measure, repeats = PARTS[name]
+        rows = measure(arguments.repeats or repeats)
+        blocks.append(f"### {name}\n\n{measure.__doc__}\n\n{table(rows)}")
+        print(f"\n{blocks[-1]}", flush=True)
+    if arguments.write:
+        write_section("response", "\n\n".join(blocks))
+
+
+if __name__ == "__main__":
+    main()

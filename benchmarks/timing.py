@@ -1,0 +1,120 @@
+"""Time variants of the same work side by side, and write what came out as markdown."""
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from timeit import timeit
+
+import numpy as np
+import torch
+
+from kdlab.files import write_whole
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table, as it is printed. ``met`` is "yes", "no", or empty where there is no goal."""
+
+    what: str
+    ours: str = ""
+    other: str = ""
+    ratio: str = ""
+    goal: str = ""
+    met: str = ""
+
+
+def seconds(run: Run, calls: int = 1) -> float:
+    """How long a call takes, the mean over so many in a row."""
+    return timeit(run, number=calls) / calls
+
+
+def interleave(variants: Mapping[str, Callable[[], Run]], repeats: int, calls: int = 1) -> dict[str, np.ndarray]:
+    """Seconds a call of each variant, in the order A B A B ..., after one round that does not count.
+
+    What else the machine does then slows all variants alike.
+
+    Args:
+        variants: by name, what prepares a run; only the run itself is timed.
+        repeats: rounds that count.
+        calls: of a run in a row, for one so short that the clock would not see it.
+    """
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(1 + repeats):
+        for name, prepare in variants.items():
+            times[name].append(seconds(prepare(), calls))
+    return {name: np.array(taken[1:]) for name, taken in times.items()}
+
+
+def compare(what: str, ours: np.ndarray, other: np.ndarray, at_most: float) -> Row:
+    """The ratio of the medians, beside the quartiles of the ratios of each round, against its goal."""
+    ratio = np.median(ours) / np.median(other)
+    low, high = np.percentile(ours / other, [25, 75])
+    shown = f"{ratio:.3f} ({low:.3f} to {high:.3f})"
+    return Row(what, spread(ours), spread(other), shown, f"at most {at_most:g}", yes(ratio <= at_most))
+
+
+def spread(times: np.ndarray) -> str:
+    """The median and, in brackets, the quartiles."""
+    low, middle, high = np.percentile(times, [25, 50, 75])
+    unit, scale = ("s", 1) if middle >= 1 else ("ms", 1e3) if middle >= 1e-3 else ("µs", 1e6)
+    return f"{middle * scale:.4g} {unit} ({low * scale:.4g} to {high * scale:.4g})"
+
+
+def yes(met: bool) -> str:
+    """The word for a goal that is met or not."""
+    return "yes" if met else "no"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a markdown table."""
+    names = [field.name for field in fields(Row)]
+    lines = [names, ["---"] * len(names), *(astuple(row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(packages: Sequence[str]) -> str:
+    """Date, commit, machine, how busy it is, and versions, as a markdown list."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+    )
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"  # Windows has none
+    versions = [f"Python {platform.python_version()}", *(f"{package} {_version(package)}" for package in packages)]
+    lines = [
+        f"Date {date.today()}, commit {git.stdout.strip()}",
+        f"{_processor()}, cores: {os.cpu_count()}, threads of PyTorch: {torch.get_num_threads()}; all on the CPU",
+        f"Load of the machine in the minute before: {load}",
+        f"{platform.system()} {platform.machine()}, {', '.join(versions)}",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def write_section(name: str, text: str) -> None:
+    """Put the text between the two markers of that name in RESULTS.md, or at its end where it has none."""
+    start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    section = f"{start}\n{text}\n{end}"
+    whole = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
+    whole, found = re.subn(f"{start}.*?{end}", lambda _: section, whole, flags=re.DOTALL)
+    write_whole(RESULTS, (whole if found else f"{whole}\n{section}\n").encode())
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux platform.processor() is empty or only "x86_64"
+    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1] if found else platform.processor()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

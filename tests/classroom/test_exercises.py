@@ -1,0 +1,115 @@
+"""Exercises: every folded solution passes its check, every placeholder does not, and known slips get their hint."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+
+from kdlab.classroom import check
+from kdlab.losses import KDLoss
+from kdlab.models import StudentCNN
+
+TUTORIALS = Path(__file__).parents[2] / "tutorials"
+SOLUTION = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
+
+
+def exercises():
+    """(notebook, solution, the cell that it answers)"""
+    for path in sorted(TUTORIALS.glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        for place, cell in enumerate(cells):
+            if cell.cell_type == "markdown" and (found := SOLUTION.search(cell.source)):
+                yield pytest.param(found.group(1), cells[place + 1].source, id=f"{path.stem[:2]}-{place}")
+
+
+def names():
+    """What the notebooks have in scope where the exercises begin."""
+
+    def soften(logits, T):
+        return torch.softmax(logits / T, dim=-1)
+
+    def entropy(p):
+        return -(p * p.clamp(min=1e-12).log()).sum(dim=-1)
+
+    teacher, student = StudentCNN(10), StudentCNN(10, (8, 16, 32, 64))
+    scope = {"torch": torch, "KDLoss": KDLoss, "check": check, "soften": soften, "entropy": entropy}
+    return scope | {"teacher": teacher, "student": student}
+
+
+def outcome(cell, capsys, solution=None):
+    """What the check of an exercise's cell says, with the learner's part as it stands or solved."""
+    call = next(line for line in cell.splitlines() if line.startswith("check."))
+    before, _, _ = cell.partition(call)
+    scope = names()
+    exec(before, scope)
+    if solution is not None:
+        exec(solution, scope)
+    capsys.readouterr()
+    result = eval(call.rstrip(";"), scope)
+    return result, capsys.readouterr().out
+
+
+def test_there_are_exercises():
+    assert len(list(exercises())) >= 6
+
+
+@pytest.mark.parametrize(("solution", "cell"), list(exercises()))
+def test_the_solution_passes_and_the_placeholder_does_not(solution, cell, capsys):
+    assert outcome(cell, capsys, solution) == (True, "✓ Right.\n")
+    result, said = outcome(cell, capsys)
+    assert result is False
+    assert said.startswith("✗ Not yet: ")
+    assert "raised" not in said  # a placeholder is valid, and wrong
+
+
+LOG = torch.log_softmax
+SLIPS = {
+    "multiplied by T": (check.softened, lambda z, T: torch.softmax(z * T, 1), "must soften"),
+    "wrong dimension": (check.softened, lambda z, T: torch.softmax(z / T, 0), "a row is an image"),
+    "overflow": (check.softened, lambda z, T: z.exp() / z.exp().sum(1, keepdim=True), "not finite"),
+    "logarithms": (check.softened, lambda z, T: LOG(z / T, 1), "sign"),
+    "one number": (check.softened, lambda z, T: z.sum(), r"shape: yours is \(\), wanted \(2, 3\)"),
+    "nothing yet": (check.softened, lambda z, T: None, "no answer yet"),
+    "a string": (check.softened, lambda z, T: "soft", "you gave a str"),
+    "an error": (check.softened, lambda z, T: z / 0 + missing, "raised NameError"),
+    "no T squared": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) / T**2, "T² is missing"),
+    "one T": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) / T, "T squared"),
+    "a sum": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) * len(s), "summed over the images"),
+    "element mean": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) / 5, "over images and classes"),
+    "direction": (check.kd_loss, lambda s, t, T: KDLoss(T)(t, s), "this is KL"),
+    "scaled": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) * 7, "scale: your answer is 7"),
+    "not detached": (
+        check.kd_loss,
+        lambda s, t, T: T**2 * (LOG(t / T, 1).exp() * (LOG(t / T, 1) - LOG(s / T, 1))).sum(1).mean(),
+        "detach",
+    ),
+    "alpha exchanged": (
+        check.total_loss,
+        lambda s, t, y, T, a: (1 - a) * KDLoss(T)(s, t) + a * torch.nn.functional.cross_entropy(s, y),
+        "exchanged",
+    ),
+    "both better": (check.best_epoch, lambda history: 2, "loses the two"),
+    "first of equals": (check.best_epoch, lambda history: int(history.val_accuracy.idxmax()) + 1, "equally accurate"),
+    "lowest loss": (check.best_epoch, lambda history: int(history.epoch.iloc[-1]), "most accurate"),
+}
+
+
+@pytest.mark.parametrize(("graded", "answer", "hint"), SLIPS.values(), ids=SLIPS)
+def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
+    assert graded(answer) is False
+    assert re.search(hint, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("answer", "hint"), [(0.5, "must be higher"), (40.0, "must be lower"), (-1.0, "above 0")])
+def test_a_wrong_temperature_is_told_which_way_to_go(answer, hint, capsys):
+    assert check.temperature_for(answer, torch.tensor([5.0, 2.0, 0.0, -1.0]), 0.8) is False
+    assert hint in capsys.readouterr().out
+
+
+def test_the_history_of_the_checkpoint_exercise_is_a_data_frame():
+    seen = []
+    check.best_epoch(lambda history: seen.append(history) or 4)
+    assert isinstance(seen[0], pd.DataFrame)

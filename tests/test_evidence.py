@@ -1,0 +1,51 @@
+"""The statistics behind the evidence tables, and the committed tables themselves."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "evidence.py"
+spec = importlib.util.spec_from_file_location("evidence", PATH)
+evidence = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(evidence)
+
+
+def test_the_interval_is_students_t():
+    values = np.array([0.8, 0.9, 0.85, 0.95, 0.75])
+    assert evidence.half_interval(values) == pytest.approx(2.776445 * values.std(ddof=1) / 5**0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gains", "word"),
+    [([0.1, 0.11, 0.09, 0.1, 0.12], "beats"), ([-0.1, -0.12, -0.1], "worse"), ([0.1, -0.1, 0.02], "no difference")],
+)
+def test_the_verdict_is_on_whether_the_interval_leaves_out_zero(gains, word):
+    assert evidence.verdict(np.array(gains)) == word
+
+
+def test_gains_are_paired_by_labels_and_seed():
+    rows = [("alone", 50, seed, 0.5 + seed / 10) for seed in range(3)] + [
+        ("alone", 100, seed, 0.0) for seed in range(3)
+    ]
+    rows += [("kd", 50, seed, 0.5 + seed / 10 + 0.02) for seed in (2, 0, 1)]
+    runs = pd.DataFrame(rows, columns=["method", "labels", "seed", "accuracy"])
+    runs = runs.assign(temperature=4.0, alpha=0.7, loss=0.0, calibration_error=0.0)
+    row = evidence.summarise(runs).query("method == 'kd'").iloc[0]
+    assert row.gain == pytest.approx(0.02)
+    assert row.verdict == "beats"  # the spread between the seeds is no spread of the gain
+
+
+def test_the_committed_table_is_the_summary_of_the_committed_runs():
+    table = pd.read_csv(evidence.FOLDER / "response.csv", comment="#")
+    runs = pd.read_csv(evidence.FOLDER / "response_runs.csv")
+    pd.testing.assert_frame_equal(table, evidence.summarise(runs))
+    assert len(runs) == len(list(evidence.response()))
+    assert (table.seeds == 5).all()
+
+
+def test_the_committed_table_says_where_it_comes_from():
+    head = (evidence.FOLDER / "response.csv").read_text().splitlines()[:4]
+    assert [line.split(":")[0] for line in head] == ["# date", "# commit", "# machine", "# command"]

@@ -1,0 +1,583 @@
+"""The training loop: what it records, when it ends, that it resumes to the same bits, and what it refuses."""
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from kdlab import InputError
+from kdlab.errors import NonFiniteLossError
+from kdlab.files import save_tensors
+from kdlab.models import StudentCNN
+from kdlab.training import ModelCard, Supervised, fit, load_model
+
+IMAGES = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(20) % 3
+STEPS = 5  # of four images: an epoch
+COLUMNS = ["epoch", "lr", "task", "total", "val_accuracy", "val_loss", "seconds"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def judge(student):
+    logits = student.eval()(IMAGES[:9])
+    accuracy = (logits.argmax(dim=1) == LABELS[:9]).float().mean().item()
+    return {"accuracy": accuracy, "loss": F.cross_entropy(logits, LABELS[:9]).item()}
+
+
+def scripted(**metrics):
+    """An evaluation that reads its metrics from lists, a value an epoch."""
+    rows = [dict(zip(metrics, values, strict=True)) for values in zip(*metrics.values(), strict=True)]
+    return lambda student, rows=iter(rows): next(rows)
+
+
+def card(**recipe):
+    architecture = StudentCNN(3, (4, 4, 4, 4)).architecture
+    return ModelCard(architecture, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, size=8, recipe=recipe)
+
+
+def one_cycle(optimizer, epochs=4):
+    return lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=epochs * STEPS)
+
+
+def build(data=None, *, objective=Supervised, optimizer=torch.optim.Adam, scheduler=one_cycle, generator=None):
+    """Everything that a training moves: the same at every call."""
+    torch.manual_seed(7)
+    student = StudentCNN(3, (4, 4, 4, 4), drop_rate=0.3)
+    whole = objective(student, nn.CrossEntropyLoss())
+    steps = optimizer(whole.parameters(), lr=1e-2)
+    loader = DataLoader(data or TensorDataset(IMAGES, LABELS), 4, shuffle=True, generator=generator)
+    return SimpleNamespace(objective=whole, loader=loader, optimizer=steps, scheduler=scheduler and scheduler(steps))
+
+
+def train(run=None, *, epochs=4, evaluate=judge, **options):
+    run = run or build()
+    done = fit(
+        run.objective, run.loader, epochs=epochs, optimizer=run.optimizer, scheduler=run.scheduler, evaluate=evaluate,
+        **options,
+    )  # fmt: skip
+    return SimpleNamespace(**vars(run), student=run.objective.student, done=done)
+
+
+def bits(run):
+    """All numbers that a training leaves, but not how long it took."""
+    state = run.optimizer.state_dict()
+    return {
+        "student": run.student.state_dict(),
+        "optimizer": {index: dict(entries) for index, entries in state["state"].items()},
+        "groups": [{name: list(v) if name == "betas" else v for name, v in g.items()} for g in state["param_groups"]],
+        "scheduler": run.scheduler and run.scheduler.state_dict(),
+        "history": run.done.history.drop(columns="seconds").to_dict("records"),
+    }
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+# --- what it records -------------------------------------------------------------------------------------------------
+
+
+def test_a_row_an_epoch_with_losses_metrics_rate_and_time():
+    history = train(epochs=3).done.history
+    assert list(history.columns) == COLUMNS
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert (history["seconds"] > 0).all()
+    assert history["task"].tolist() == history["total"].tolist()
+
+
+def test_the_losses_are_means_over_the_steps():
+    class Counting(Supervised):
+        steps = 0
+
+        def forward(self, images, labels):
+            self.steps += 1
+            return {"counted": torch.tensor(float(self.steps)), **super().forward(images, labels)}
+
+    history = train(build(objective=Counting), epochs=2).done.history
+    assert history["counted"].tolist() == [3.0, 8.0]  # of 1 to 5, and of 6 to 10
+
+
+def test_the_scheduler_steps_with_the_optimiser():
+    run = train(epochs=3)
+    reference = build()
+    rates = []
+    for _ in range(3 * STEPS):
+        rates.append(reference.scheduler.get_last_lr()[0])
+        reference.optimizer.step()
+        reference.scheduler.step()
+    assert run.done.history["lr"].tolist() == rates[::STEPS]  # each epoch's first
+    assert run.scheduler.get_last_lr() == reference.scheduler.get_last_lr()
+
+
+def test_it_is_the_step_written_by_hand():
+    run = train(build(scheduler=None), epochs=1, seed=3)
+    hand = build(scheduler=None)
+    torch.manual_seed(3)
+    hand.objective.train()
+    for images, labels in hand.loader:
+        hand.optimizer.zero_grad()
+        F.cross_entropy(hand.objective.student(images), labels).backward()
+        hand.optimizer.step()
+    assert same(run.student.state_dict(), hand.objective.student.state_dict())
+
+
+def test_the_files_of_a_run(tmp_path):
+    run = train(out=tmp_path, card=card(), evaluate=scripted(accuracy=[0.5, 0.9, 0.6, 0.7], loss=[4.0, 3.0, 2.0, 1.0]))
+    names = {"best.safetensors", "last.safetensors", "resume.safetensors", "history.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    last, last_card = load_model(tmp_path / "last.safetensors")
+    assert same(last.state_dict(), run.student.state_dict())
+    assert last_card.metrics == {"accuracy": 0.7, "loss": 1.0, "epoch": 4}
+    best, best_card = load_model(tmp_path)
+    assert best_card.metrics == {"accuracy": 0.9, "loss": 3.0, "epoch": 2}
+    assert not same(best.state_dict(), last.state_dict())
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), run.done.history)
+
+
+def test_the_best_file_holds_the_best_epochs_weights(tmp_path):
+    train(out=tmp_path, card=card(), evaluate=scripted(accuracy=[0.5, 0.9, 0.6, 0.7], loss=[1.0] * 4))
+    two = train(epochs=2)
+    assert same(load_model(tmp_path)[0].state_dict(), two.student.state_dict())
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(epochs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- which epoch is best, and when it ends ---------------------------------------------------------------------------
+
+
+def best(**options):
+    return train(**options).done.best["epoch"]
+
+
+def test_the_best_epoch_is_the_highest_of_the_monitored_metric():
+    metrics = {"accuracy": [0.5, 0.9, 0.6, 0.7], "loss": [4.0, 3.0, 2.0, 1.0], "kappa": [0.1, 0.2, 0.4, 0.3]}
+    assert best(evaluate=scripted(**metrics)) == 2
+    assert best(evaluate=scripted(**metrics), monitor="kappa") == 3
+
+
+def test_a_tie_goes_to_the_lower_loss_and_then_to_the_earlier_epoch():
+    assert best(evaluate=scripted(accuracy=[0.9, 0.9, 0.9, 0.8], loss=[3.0, 1.0, 2.0, 0.5])) == 2
+    assert best(evaluate=scripted(accuracy=[0.8, 0.9, 0.9, 0.9], loss=[1.0, 1.0, 1.0, 1.0])) == 2
+    assert best(evaluate=scripted(accuracy=[0.8, 0.9, 0.9, 0.8])) == 2  # an evaluation without a loss
+
+
+def test_of_the_loss_the_lowest_is_best():
+    metrics = {"accuracy": [0.5, 0.9, 0.6, 0.7], "loss": [4.0, 3.0, 1.0, 2.0]}
+    assert best(evaluate=scripted(**metrics), monitor="loss") == 3
+
+
+def test_a_better_metric_with_a_worse_loss_is_still_saved(tmp_path):
+    train(epochs=2, out=tmp_path, card=card(), evaluate=scripted(accuracy=[0.5, 0.9], loss=[1.0, 2.0]))
+    assert load_model(tmp_path)[1].metrics["epoch"] == 2
+
+
+def test_patience_ends_it_after_so_many_epochs_without_a_better_one(tmp_path):
+    accuracy, loss = [0.5, 0.9, 0.8, 0.9, 0.7, 1.0], [1.0] * 6
+    run = train(epochs=6, patience=3, evaluate=scripted(accuracy=accuracy, loss=loss), out=tmp_path, card=card())
+    assert (run.done.ended, len(run.done.history), run.done.best["epoch"]) == ("patience", 5, 2)
+    assert load_model(tmp_path / "last.safetensors")[1].metrics["epoch"] == 5
+    better_loss = scripted(accuracy=accuracy, loss=[1.0, 1.0, 1.0, 0.9, 1.0, 1.0])  # the tie of epoch 4 is a better one
+    run = train(epochs=6, patience=3, evaluate=better_loss)
+    assert (run.done.ended, run.done.best["epoch"]) == ("epochs", 6)
+
+
+def test_all_epochs_without_patience():
+    run = train(evaluate=scripted(accuracy=[0.9, 0.5, 0.5, 0.5], loss=[1.0] * 4))
+    assert (run.done.ended, len(run.done.history)) == ("epochs", 4)
+
+
+def test_after_epoch_sees_each_row_and_stops(tmp_path):
+    seen = []
+    run = train(after_epoch=lambda row: seen.append(dict(row)) or len(seen) == 2, out=tmp_path, card=card())
+    assert run.done.ended == "stopped"
+    pd.testing.assert_frame_equal(pd.DataFrame(seen), run.done.history)
+    assert load_model(tmp_path / "last.safetensors")[1].metrics["epoch"] == 2  # the epoch that was stopped after
+
+
+# --- random numbers --------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before():
+    first = train(seed=5)
+    second = build()
+    torch.manual_seed(99)
+    second = train(second, seed=5)
+    assert same(bits(first), bits(second))
+
+
+def test_another_seed_gives_other_bits():
+    assert not same(train(seed=5, epochs=1).student.state_dict(), train(seed=6, epochs=1).student.state_dict())
+
+
+def test_each_epoch_draws_its_own_numbers():
+    class Drawing(Supervised):
+        def forward(self, images, labels):
+            return {"drawn": torch.rand(()), **super().forward(images, labels)}
+
+    history = train(build(objective=Drawing)).done.history
+    assert history["drawn"].nunique() == 4
+
+
+def test_what_an_evaluation_draws_changes_nothing():
+    def drawing(student):
+        torch.rand(3), np.random.rand(3), random.random()
+        return judge(student)
+
+    assert same(bits(train()), bits(train(evaluate=drawing)))
+
+
+class Noisy(Dataset):
+    """Augmented by all three sources of random numbers."""
+
+    def __len__(self):
+        return len(LABELS)
+
+    def __getitem__(self, index):
+        noise = random.random() + np.random.rand() + torch.rand(())
+        return IMAGES[index] + noise, LABELS[index]
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def adam(parameters, lr):
+    return torch.optim.AdamW(parameters, lr, amsgrad=True)
+
+
+def momentum(parameters, lr):
+    return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True)
+
+
+def warm_up(optimizer):
+    parts = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(optimizer, 20)]
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[7])
+
+
+def by_function(optimizer):
+    return lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+
+
+RUNS = {
+    "Adam, one cycle": dict,
+    "AdamW, warm-up and cosine": lambda: {"optimizer": adam, "scheduler": warm_up},
+    "SGD with momentum, by a function": lambda: {"optimizer": momentum, "scheduler": by_function},
+    "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
+    "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
+    "augmented images": lambda: {"data": Noisy()},
+}
+
+
+@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, settings):
+    whole = train(build(**settings()), seed=2, out=tmp_path / "whole", card=card())
+    for epoch in (1, 3):
+        out = tmp_path / f"stopped after {epoch}"
+        stop = {"after_epoch": lambda row, epoch=epoch: row["epoch"] == epoch}
+        stopped = train(build(**settings()), seed=2, out=out, card=card(), **stop)
+        assert stopped.done.ended == "stopped"
+        resumed = train(build(**settings()), seed=2, out=out, card=card(), resume=True)
+        assert resumed.done.ended == "epochs"
+        assert same(bits(resumed), bits(whole))
+        for name in ("best.safetensors", "last.safetensors"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("step", [2, STEPS + 1, 3 * STEPS - 1])
+def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(tmp_path, step):
+    class Interrupted(Supervised):
+        steps = 0
+
+        def forward(self, images, labels):
+            self.steps += 1
+            if self.steps == step:
+                raise KeyboardInterrupt
+            return super().forward(images, labels)
+
+    whole = train()
+    with pytest.raises(KeyboardInterrupt):
+        train(build(objective=Interrupted), out=tmp_path, card=card())
+    assert same(bits(train(out=tmp_path, card=card(), resume=True)), bits(whole))
+
+
+class Learnable(nn.Module):
+    """A loss with a parameter and a buffer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, logits, labels):
+        self.seen += 1
+        return F.cross_entropy(logits * self.scale, labels)
+
+
+def test_what_a_loss_learns_is_resumed_too(tmp_path):
+    def learning(student, task):
+        return Supervised(student, Learnable())
+
+    whole = train(build(objective=learning))
+    train(build(objective=learning), out=tmp_path, card=card(), after_epoch=lambda row: row["epoch"] == 2)
+    resumed = train(build(objective=learning), out=tmp_path, card=card(), resume=True)
+    assert same(resumed.objective.state_dict(), whole.objective.state_dict())
+    assert resumed.objective.task.seen == 4 * STEPS
+
+
+def test_resuming_a_finished_run_trains_nothing_and_returns_the_same(tmp_path):
+    first = train(out=tmp_path, card=card())
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    run = build()
+    run.objective.forward = None  # it must not run
+    again = train(run, out=tmp_path, card=card(), resume=True, evaluate=None)
+    pd.testing.assert_frame_equal(again.done.history, first.done.history)
+    assert again.done.best == first.done.best
+    assert again.done.ended == "epochs"
+    assert same(again.student.state_dict(), first.student.state_dict())
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+
+
+def test_resuming_a_run_that_ran_out_of_patience_trains_nothing(tmp_path):
+    metrics = {"accuracy": [0.9, 0.5, 0.5, 0.5], "loss": [1.0] * 4}
+    first = train(patience=2, evaluate=scripted(**metrics), out=tmp_path, card=card())
+    again = train(patience=2, evaluate=None, out=tmp_path, card=card(), resume=True)
+    assert (first.done.ended, again.done.ended) == ("patience", "patience")
+    pd.testing.assert_frame_equal(again.done.history, first.done.history)
+
+
+def test_resuming_where_nothing_is_starts_from_the_beginning(tmp_path):
+    run = train(out=tmp_path / "new", card=card(), resume=True)
+    assert same(bits(run), bits(train()))
+
+
+def test_another_recipe_is_not_resumed_and_the_setting_is_named(tmp_path):
+    train(epochs=1, out=tmp_path, card=card(temperature=4.0, widths=(8, 16), old=1))
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"temperature was 4.0, now 2.0.*same settings.*another folder") as refused:
+        train(out=tmp_path, card=card(temperature=2.0, widths=(8, 16), new=2), resume=True)
+    assert "old was 1, now None" in str(refused.value)
+    assert "new was None, now 2" in str(refused.value)
+    assert "widths" not in str(refused.value)  # a tuple comes back from JSON as a list and is no change
+    assert contents(tmp_path) == before
+
+
+def test_another_model_or_optimiser_is_not_resumed(tmp_path):
+    train(epochs=1, out=tmp_path, card=card())
+    other = build()
+    other.objective.student.classifier[3] = nn.Linear(2, 5)
+    with pytest.raises(InputError, match=r"resume\.safetensors does not fit this model or optimiser.*another folder"):
+        train(other, out=tmp_path, card=card(), resume=True)
+    fewer = build(scheduler=None)
+    fewer.optimizer = torch.optim.Adam(fewer.objective.student.classifier.parameters())
+    with pytest.raises(InputError, match="does not fit this model or optimiser"):
+        train(fewer, out=tmp_path, card=card(), resume=True)
+
+
+@pytest.mark.parametrize("before", [None, one_cycle])
+def test_a_schedule_that_came_or_went_is_not_resumed(tmp_path, before):
+    train(build(scheduler=before), epochs=1, out=tmp_path, card=card())
+    after = None if before else one_cycle
+    with pytest.raises(InputError, match="schedule"):
+        train(build(scheduler=after), out=tmp_path, card=card(), resume=True)
+
+
+@pytest.mark.parametrize("content", ["a model", "other tensors", "truncated", "text"])
+def test_a_file_that_is_no_resume_file_is_named(tmp_path, content):
+    train(epochs=1, out=tmp_path, card=card())
+    path = tmp_path / "resume.safetensors"
+    if content == "a model":
+        path.write_bytes((tmp_path / "last.safetensors").read_bytes())
+    elif content == "other tensors":
+        save_tensors(path, {"classifier": torch.zeros(3)}, {"fingerprint": "1234"})
+    else:
+        path.write_bytes(path.read_bytes()[:1000] if content == "truncated" else b"notes to myself")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"resume\.safetensors"):
+        train(out=tmp_path, card=card(), resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_an_earlier_run_is_not_overwritten(tmp_path):
+    train(epochs=1, out=tmp_path, card=card())
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="holds an earlier run. Resume it, delete the folder, or choose another one"):
+        train(out=tmp_path, card=card())
+    assert contents(tmp_path) == before
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+def test_bf16_computes_the_forward_pass_in_half_precision_and_agrees_roughly():
+    class Watching(Supervised):
+        dtypes = frozenset()
+
+        def forward(self, images, labels):
+            logits = self.student(images)
+            self.dtypes |= {logits.dtype}
+            loss = self.task(logits, labels)
+            return {"task": loss, "total": loss}
+
+    full, half = (train(build(objective=Watching), precision=name) for name in ("fp32", "bf16"))
+    assert full.objective.dtypes == {torch.float32}
+    assert half.objective.dtypes == {torch.bfloat16}
+    assert {parameter.dtype for parameter in half.student.parameters()} == {torch.float32}
+    losses = (run.done.history[["total", "val_loss"]] for run in (full, half))
+    pd.testing.assert_frame_equal(*losses, rtol=0.05)
+    assert not same(half.student.state_dict(), full.student.state_dict())
+
+
+# --- a loss that is not finite ---------------------------------------------------------------------------------------
+
+
+class Breaking(Supervised):
+    """A second term that has a value of one's choice at one step."""
+
+    steps, at, value = 0, 0, float("nan")
+
+    def forward(self, images, labels):
+        self.steps += 1
+        losses = super().forward(images, labels)
+        extra = torch.tensor(self.value if self.steps == self.at else 0.0)
+        return {"task": losses["task"], "extra": extra, "total": losses["total"] + extra}
+
+
+def breaking(at, value=float("nan")):
+    """Thirteen steps an epoch: a look within it, and one at its end."""
+    data = TensorDataset(IMAGES.repeat(3, 1, 1, 1)[:52], LABELS.repeat(3)[:52])
+    run = build(data, objective=Breaking, scheduler=None)
+    assert len(run.loader) == 13
+    run.objective.at, run.objective.value = at, value
+    return run
+
+
+@pytest.mark.parametrize("step", [1, 7, 10, 11, 13, 14, 20, 23, 25, 26])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_it_stops_and_names_the_step_and_the_term(step, value):
+    run = breaking(step, value)
+    with pytest.raises(NonFiniteLossError, match=rf"no longer finite at step {step}: extra = {value}\. Training stop"):
+        train(run, epochs=3)
+    assert run.objective.steps - step < 10  # it does not go on for long
+
+
+@pytest.mark.parametrize("step", [14, 17, 23, 26])
+def test_what_was_saved_before_stays_as_it_was(tmp_path, step):
+    train(breaking(0), epochs=1, out=tmp_path, card=card())
+    before = contents(tmp_path)
+    run = breaking(step - 13)  # it counts from the second epoch on
+    with pytest.raises(NonFiniteLossError, match=f"at step {step}: extra = nan"):
+        train(run, epochs=3, out=tmp_path, card=card(), resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_all_terms_that_broke_at_that_step_are_named():
+    class Both(Supervised):
+        def forward(self, images, labels):
+            loss = super().forward(images, labels)["total"]
+            return {"task": loss, "one": loss / 0, "two": loss * float("nan"), "total": loss / 0}
+
+    with pytest.raises(NonFiniteLossError, match="at step 1: one = inf, two = nan. "):
+        train(build(objective=Both))
+
+
+def test_a_sum_that_overflows_though_its_terms_do_not_is_named_as_the_total():
+    class Overflowing(Supervised):
+        def forward(self, images, labels):
+            loss = super().forward(images, labels)["total"]
+            return {"task": loss, "total": loss * 1e38 * 1e38}
+
+    with pytest.raises(NonFiniteLossError, match="at step 1: total = inf"):
+        train(build(objective=Overflowing))
+
+
+def test_weights_that_broke_in_the_last_step_of_an_epoch_are_not_saved(tmp_path):
+    """The loss is finite, its gradient is not: only the weights show it, and the epoch has no further step."""
+
+    class Steep(Supervised):
+        steps = 0
+
+        def forward(self, images, labels):
+            self.steps += 1
+            losses = super().forward(images, labels)
+            wall = (losses["total"] - losses["total"].detach()).sqrt() if self.steps == 2 * STEPS else 0.0
+            return {"task": losses["task"], "total": losses["total"] + wall}
+
+    run = build(objective=Steep)
+    with pytest.raises(NonFiniteLossError):
+        train(run, out=tmp_path, card=card())
+    assert load_model(tmp_path / "last.safetensors")[1].metrics["epoch"] == 1
+    for name in ("best.safetensors", "last.safetensors"):
+        assert all(value.isfinite().all() for value in load_model(tmp_path / name)[0].state_dict().values())
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+
+REFUSED = {
+    "no epochs": ({"epochs": 0}, "epochs is 0 and patience None; both must be at least 1"),
+    "no patience": ({"patience": 0}, "patience 0; both must be at least 1"),
+    "unknown precision": ({"precision": "fp16"}, "precision is 'fp16'; wanted: 'fp32' or 'bf16'"),
+    "a folder without a card": ({"out": "folder"}, "out was given without a card"),
+    "a folder that is a file": ({"out": "file", "card": card()}, "file could not be written|file is a file"),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_refused_before_any_work(options, said, tmp_path, shapes_unchecked):
+    (tmp_path / "file").write_text("something of mine")
+    if "out" in options:
+        options = options | {"out": tmp_path / options["out"]}
+    run = build()
+    run.objective.forward = None  # it must not run
+    with pytest.raises(InputError, match=said):
+        train(run, **options)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["something of mine"]
+
+
+@pytest.mark.parametrize("images", [0, 3])
+def test_a_loader_without_a_batch_is_refused(images):
+    run = build()
+    run.loader = DataLoader(TensorDataset(IMAGES[:images], LABELS[:images]), 4, drop_last=True)
+    with pytest.raises(InputError, match="the loader yields no batch: fewer samples than one batch"):
+        train(run)
+
+
+def test_an_unknown_monitor_is_named_with_what_there_is(tmp_path):
+    with pytest.raises(InputError, match="monitor is 'acuracy', but evaluate gives accuracy, loss"):
+        train(monitor="acuracy", out=tmp_path, card=card())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"epochs": 4, "patience": 2}])
+def test_an_unknown_monitor_is_named_when_resuming_too(tmp_path, options):
+    train(epochs=1, out=tmp_path, card=card())
+    with pytest.raises(InputError, match="monitor is 'acuracy'"):
+        train(monitor="acuracy", out=tmp_path, card=card(), resume=True, **options)
