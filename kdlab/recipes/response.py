@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from sklearn.model_selection import train_test_split
@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 
+import kdlab
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, TeacherCache, Term, weights_hash
 from kdlab.errors import InputError
@@ -23,6 +24,7 @@ from kdlab.training import Fit, ModelCard, Supervised, classification_metrics, f
 from kdlab.training.checkpoints import LAST, RESUME
 
 LOGITS = "classifier"  # the tap of the logits, in the teacher and in the student
+Objective = TypeVar("Objective", Supervised, Distiller)
 AfterEpoch = Callable[[dict[str, float]], bool]
 CPU = torch.device("cpu")
 NARROW = (8, 16, 32, 64)  # the student's widths in the fast profile
@@ -94,8 +96,7 @@ def teach(
     teacher = densenet121(len(data.classes), "none" if earlier else weights)
     used = earlier.weights if earlier else str(teacher.weights_used)
     recipe = {"task": "teach", "weights": weights}
-    teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
-    objective = Supervised(teacher, LabelledCrossEntropy()).to(device)
+    objective = _place(Supervised(teacher, LabelledCrossEntropy()), device)
     return _run(objective, data.train, data, settings, out, recipe, resume, weights=used)
 
 
@@ -118,13 +119,19 @@ def distil(
     """
     torch.manual_seed(settings.seed)
     student = StudentCNN(len(data.classes), widths, drop_rate)
-    objective = distillation.distiller(student, teacher).to(device)
+    objective = _place(distillation.distiller(student, teacher), device)
     train = data.train
     if data.deterministic:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
     recipe = {"task": "distil", "teacher": weights_hash(teacher)[:16], **asdict(distillation)}
     recipe |= {"widths": list(widths), "drop_rate": drop_rate}
     return _run(objective, train, data, settings, out, recipe, resume, after_epoch=after_epoch)
+
+
+def _place(objective: Objective, device: torch.device) -> Objective:
+    """On the device, with the convolutions' weights in the order that is a third faster on a CPU."""
+    objective.to(device)
+    return objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
 
 
 def _run(
@@ -174,7 +181,8 @@ def digits_teacher(data: ImageSplits, device: torch.device = CPU) -> tuple[nn.Mo
 
 def cached(name: str, recipe: dict[str, Any]) -> Path:
     """The folder in kdlab's cache for what this recipe trains."""
-    digest = hashlib.sha256(json.dumps([torch.__version__, recipe], sort_keys=True).encode()).hexdigest()
+    versions = [kdlab.__version__, torch.__version__]
+    digest = hashlib.sha256(json.dumps([versions, recipe], sort_keys=True).encode()).hexdigest()
     return cache_dir() / "trained" / f"{name}-{digest[:16]}"
 
 

@@ -35,7 +35,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A running JupyterLab: ``with lab.open(path) as notebook: ...``."""
-    with Lab(tmp_path_factory.mktemp("lab"), browser) as lab:
-        yield lab
+def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory, users_cache: str | None) -> Iterator[Lab]:
+    """A running JupyterLab: ``with lab.open(path) as notebook: ...``.
+
+    Its kernels use the user's own cache, so that the teacher is trained once, here or in the notebooks' own test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("KDLAB_CACHE")
+        if users_cache is not None:
+            patch.setenv("KDLAB_CACHE", users_cache)
+        with Lab(tmp_path_factory.mktemp("lab"), browser) as lab:
+            yield lab

@@ -1,0 +1,120 @@
+"""Every widget of the course, moved by hand in a browser: what it shows must change, and change rightly."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def chapter(lab, tutorials):
+    with lab.open(tutorials / "01_response_distillation.ipynb") as notebook:
+        notebook.run_all(timeout=400)
+        yield notebook
+
+
+def number(text, pattern):
+    found = re.search(pattern, text)
+    assert found, f"{pattern!r} not in {text!r}"
+    return float(found.group(1))
+
+
+def test_the_first_notebook_runs(lab, tutorials):
+    with lab.open(tutorials / "00_start_here.ipynb") as notebook:
+        notebook.run_all(timeout=200)
+        assert notebook.page.locator(".jp-OutputArea img[alt]").count() >= 2
+
+
+class TestTemperature:
+    @pytest.fixture
+    def panel(self, chapter):
+        return chapter.within(".widget-vbox:has(> .kdlab-temperature)")
+
+    def test_dragging_t_softens_both_answers(self, chapter, panel):
+        view = ".kdlab-temperature"
+        panel.slider("Temperature T").press("Home")
+        chapter.wait_until(lambda: "T = 0.25" in panel.text_of(view), "T is at its lowest")
+        cold = panel.text_of(view)
+        panel.slider("Temperature T").drag_to(0.9)
+        hot = chapter.wait_for_change(lambda: panel.text_of(view), cold)
+        assert number(hot, r"T = ([\d.]+)") > 15
+        entropy = r"entropy of the teacher ([\d.]+)"
+        assert number(hot, entropy) > number(cold, entropy) + 1
+        assert number(hot, r"KL = ([\d.]+)") < number(cold, r"KL = ([\d.]+)")
+
+    def test_the_bars_are_drawn_anew_and_stay_probabilities(self, chapter, panel):
+        view = ".kdlab-temperature"
+        before = panel.html_of(view)
+        panel.slider("Temperature T").press("ArrowLeft", times=8)
+        after = chapter.wait_for_change(lambda: panel.html_of(view), before)
+        values = [float(value) for value in re.findall(r"teacher, \d: ([\d.]+)", after)]
+        assert len(values) == 10
+        assert sum(values) == pytest.approx(1, abs=0.01)
+
+    def test_choosing_an_image_shows_another_picture(self, chapter, panel):
+        view = ".kdlab-temperature"
+        before = panel.html_of(view)
+        options = chapter.page.locator(".widget-vbox:has(> .kdlab-temperature) select option").all_inner_texts()
+        panel.dropdown("Image").choose(options[3])
+        after = chapter.wait_for_change(lambda: panel.html_of(view), before)
+        picture = r'src="data:image/png;base64,([^"]+)"'
+        assert re.search(picture, after).group(1) != re.search(picture, before).group(1)
+
+
+class TestAlpha:
+    @pytest.fixture
+    def panel(self, chapter):
+        return chapter.within(".widget-vbox:has(> .kdlab-alpha)")
+
+    def test_alpha_moves_the_weight_from_the_labels_to_the_teacher(self, chapter, panel):
+        view = ".kdlab-alpha"
+        panel.slider("Alpha").press("Home")
+        chapter.wait_until(lambda: "1.00 × cross-entropy" in panel.text_of(view), "alpha is 0")
+        assert "0.00 × KD" in panel.text_of(view)
+        assert set(re.findall(r"from the teacher, \d: (-?[\d.]+)", panel.html_of(view))) <= {"0.000", "-0.000"}
+        panel.slider("Alpha").drag_to(1.0)
+        chapter.wait_until(lambda: "1.00 × KD" in panel.text_of(view), "alpha is 1")
+        assert set(re.findall(r"from the label, \d: (-?[\d.]+)", panel.html_of(view))) <= {"0.000", "-0.000"}
+
+    def test_the_parts_add_up_at_every_setting(self, chapter, panel):
+        view = ".kdlab-alpha"
+        before = panel.text_of(view)
+        panel.slider("Alpha").drag_to(0.3)
+        text = chapter.wait_for_change(lambda: panel.text_of(view), before)
+        parts = re.search(r"loss = ([\d.]+) × cross-entropy ([\d.]+) \+ ([\d.]+) × KD ([\d.]+) = ([\d.]+)", text)
+        hard, ce, soft, kd, total = map(float, parts.groups())
+        assert hard + soft == pytest.approx(1)
+        assert total == pytest.approx(hard * ce + soft * kd, rel=0.01, abs=0.002)
+
+    def test_temperature_and_image_change_the_pull(self, chapter, panel):
+        view = ".kdlab-alpha"
+        before = panel.html_of(view)
+        panel.slider("Temperature T").drag_to(0.05)
+        cool = chapter.wait_for_change(lambda: panel.html_of(view), before)
+        options = chapter.page.locator(".widget-vbox:has(> .kdlab-alpha) select option").all_inner_texts()
+        panel.dropdown("Image").choose(options[5])
+        assert chapter.wait_for_change(lambda: panel.html_of(view), cool) != before
+
+
+class TestLive:
+    @pytest.fixture
+    def panel(self, chapter):
+        return chapter.within(".widget-vbox:has(> .kdlab-live)")
+
+    def test_a_run_draws_its_curve_and_says_how_it_ended(self, chapter, panel):
+        view = ".kdlab-live"
+        panel.slider("Temperature T").drag_to(0.4)
+        panel.dropdown("Labelled images").choose("100")
+        panel.button("Distil with these settings").click()
+        chapter.wait_until(lambda: "Done after 10 epochs" in panel.text_of(view), "the run ends", timeout=90)
+        assert "100 labels" in panel.text_of(view)
+        assert panel.html_of(view).count("<polyline") == 2  # the run of the notebook's own cell, and this one
+        assert panel.button("Distil with these settings").is_enabled()
+
+    def test_the_stop_button_is_heard(self, chapter, panel):
+        view = ".kdlab-live"
+        panel.button("Distil with these settings").click()
+        chapter.wait_until(lambda: "epoch 1 of 10" in panel.text_of(view), "the first epoch", timeout=60)
+        panel.button("Stop").click()
+        chapter.wait_until(lambda: "Stopped after" in panel.text_of(view), "the run stops", timeout=60)
+        assert number(panel.text_of(view), r"Stopped after (\d+) epochs") < 10
+        assert not panel.button("Stop").is_enabled()
