@@ -23,6 +23,10 @@ EXECUTE := --execute --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.sto
 # macOS has no timeout command; there nbval's limit on each cell is the only one.
 LIMIT := $(if $(shell command -v timeout 2>/dev/null),timeout 1500)
 
+# Threads that wait for each other sleep instead of spinning: beside any other load (a browser, say) a training step is
+# many times faster so, and on an idle machine as fast.
+export OMP_WAIT_POLICY := PASSIVE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:

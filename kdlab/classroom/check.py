@@ -88,9 +88,8 @@ def best_epoch(answer: Answer) -> bool:
         [(1, 0.80, 0.50), (2, 0.90, 0.45), (3, 0.92, 0.60), (4, 0.92, 0.55), (5, 0.91, 0.40)], columns=columns
     )
     known = {
-        2.0: "this is the last epoch that bettered both at once; it loses the two that are more accurate.",
         3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
-        5.0: "this is the epoch of the lowest loss, or the last one; wanted: the most accurate.",
+        5.0: "the last epoch, of the lowest loss, the last to better both; wanted: the most accurate.",
     }
     return _say(_ask(answer, (history,), 4, known))
 

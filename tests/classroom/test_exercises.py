@@ -91,7 +91,6 @@ SLIPS = {
         lambda s, t, y, T, a: (1 - a) * KDLoss(T)(s, t) + a * torch.nn.functional.cross_entropy(s, y),
         "exchanged",
     ),
-    "both better": (check.best_epoch, lambda history: 2, "loses the two"),
     "first of equals": (check.best_epoch, lambda history: int(history.val_accuracy.idxmax()) + 1, "equally accurate"),
     "lowest loss": (check.best_epoch, lambda history: int(history.epoch.iloc[-1]), "most accurate"),
 }
