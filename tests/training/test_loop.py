@@ -494,6 +494,14 @@ def test_it_stops_and_names_the_step_and_the_term(step, value):
     assert run.objective.steps - step < 10  # it does not go on for long
 
 
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_it_names_the_step_in_short_epochs_too(step):
+    run = build(objective=Breaking)
+    run.objective.at = step
+    with pytest.raises(NonFiniteLossError, match=f"no longer finite at step {step}: extra = nan"):
+        train(run)
+
+
 @pytest.mark.parametrize("step", [14, 17, 23, 26])
 def test_what_was_saved_before_stays_as_it_was(tmp_path, step):
     train(breaking(0), epochs=1, out=tmp_path, card=card())
