@@ -45,9 +45,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} cannot be read as safetensors ({error}): it is truncated, damaged or of another format. "
             "Take another copy, or make it again."
         ) from error
-    if "kdlab" not in header:
-        raise InputError(f"{path} is a safetensors file, but not one of kdlab's: its header says nothing of the model.")
-    return tensors, json.loads(header["kdlab"])
+    try:
+        return tensors, dict(json.loads(header["kdlab"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is a safetensors file, but not one of kdlab's: its header says nothing of the model."
+        ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -52,8 +52,8 @@ def load_digits(
     val, test = train_test_split(rest, train_size=VAL, stratify=data.target[rest], random_state=0)
     raw = ImageTransform(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     images = torch.stack([raw(image.convert("RGB")) for image in grey])
-    mean = three_numbers("mean", mean or [images[train].mean().item()] * 3)
-    std = three_numbers("std", std or [images[train].std().item()] * 3)
+    mean = three_numbers("mean", [images[train].mean().item()] * 3 if mean is None else mean)
+    std = three_numbers("std", [images[train].std().item()] * 3 if std is None else std)
     ImageTransform(size, mean, std)  # refuses a std of 0
     images = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 

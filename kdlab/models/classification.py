@@ -1,7 +1,9 @@
 """Classifiers: the large teacher and the small student of response distillation."""
 
+import pickle
 import socket
 from collections.abc import Sequence
+from http.client import HTTPException
 from typing import Literal
 
 import torchvision
@@ -12,6 +14,8 @@ from kdlab.errors import InputError
 
 FEATURES = 1024  # channels of DenseNet121's last map
 Weights = Literal["auto", "imagenet", "none"]
+# No network, a refused or broken download; a damaged file in the cache.
+UNAVAILABLE = (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
 class StudentCNN(nn.Module):
@@ -85,7 +89,7 @@ def densenet121(classes: int = 1000, weights: Weights = "none") -> nn.Module:
         try:
             model = _imagenet_densenet121()
             used = "imagenet"
-        except (OSError, RuntimeError) as error:  # no network, a refused or broken download
+        except UNAVAILABLE as error:
             if weights == "imagenet":
                 raise InputError(
                     "the ImageNet weights of DenseNet121 are not in torch's cache and could not be downloaded "

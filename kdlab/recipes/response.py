@@ -55,6 +55,10 @@ class Settings:
                 raise InputError(f"{name} is {getattr(self, name)}; wanted: a whole number from 1 up.")
         if self.workers < 0:
             raise InputError(f"workers is {self.workers}; wanted: 0 (load in this process) or more.")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"patience is {self.patience}; wanted: epochs, from 1 up, or None to never end early.")
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"precision is {self.precision!r}; wanted: 'fp32' or 'bf16'.")
         if not 0 < self.lr <= 10:
             raise InputError(f"lr is {self.lr}; wanted: above 0 and at most 10, such as 1e-4.")
 
@@ -150,7 +154,8 @@ def _run(
     steps = settings.epochs * len(loader)
     recipe |= {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
     recipe |= {"augment": not data.deterministic, **asdict(settings)}
-    del recipe["workers"]  # who loads the images changes nothing
+    if data.deterministic:
+        del recipe["workers"]  # who loads the images changes nothing, unless there are random numbers to draw
     student: Any = objective.student
     card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
     return fit(

@@ -55,9 +55,14 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     tensors, meta = load_tensors(path)
     if "card" not in meta:
         raise InputError(f"{path} holds no model but other tensors of kdlab's; wanted: a checkpoint such as {BEST}.")
-    fields: dict[str, Any] = meta["card"]
-    card = ModelCard(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
-    model = build_model(card.architecture)
+    try:
+        fields: dict[str, Any] = meta["card"]
+        card = ModelCard(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
+        model = build_model(card.architecture)
+    except (KeyError, TypeError, InputError) as error:  # written by another version of kdlab, or damaged
+        raise InputError(
+            f"the model card in {path} cannot be used ({error}). Take another copy, or train again."
+        ) from error
     _load(model, tensors, path)
     return model.eval(), card
 
@@ -84,7 +89,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     for wrapper in ("state_dict", "model"):
         if isinstance(weights, Mapping) and isinstance(weights.get(wrapper), Mapping):
             weights = weights[wrapper]
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise InputError(f"{path} holds no state_dict (names and tensors), but {type(weights).__name__}.")
     _load(model, {name.removeprefix("module."): value for name, value in weights.items()}, path)
 

@@ -93,12 +93,15 @@ def fit(
         raise InputError("out was given without a card: a saved model needs one to be used again.")
     if out is not None and not resume and (out / RESUME).exists():
         raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+    if out is not None:
+        _make_folder(out)
 
     student: Any = objective.student
     device = next(objective.parameters()).device
     rows: list[Row] = []
     if resume and out is not None and (out / RESUME).exists():
         rows = _restore(out / RESUME, objective, optimizer, scheduler, _recipe(card))
+        _check_monitor(rows[-1], monitor)
     ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience)
     start = len(rows)
     with progress(total=(epochs - start) * len(loader), desc="training", unit="step") as bar:
@@ -108,10 +111,10 @@ def fit(
             seed_everything(seed + 1_000_003 * epoch, loader)
             row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
             row |= _epoch(objective, loader, optimizer, scheduler, device, precision, epoch, bar)
+            _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))
             validation = evaluate(student)
-            if monitor not in validation:
-                raise InputError(f"monitor is {monitor!r}, but evaluate gives {', '.join(validation)}.")
             row |= {f"val_{name}": value for name, value in validation.items()}
+            _check_monitor(row, monitor)
             row["seconds"] = time.perf_counter() - began
             rows.append(row)
             bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {validation[monitor]:.4g}")
@@ -122,6 +125,15 @@ def fit(
                 _save(out, objective, optimizer, scheduler, rows, card, _best(rows, monitor) == epoch)
     history = pd.DataFrame(rows)
     return Fit(history, rows[_best(rows, monitor)], ended or "epochs")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made a folder ({error.strerror}). Choose another one.") from error
+    for unfinished in out.glob("*.partial"):  # a run was killed while it wrote
+        unfinished.unlink()
 
 
 def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
@@ -175,6 +187,22 @@ def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) ->
             f"the loss is no longer finite at step {first_step + step}: {values}. Training stopped; what was saved "
             "before is untouched. Try a lower learning rate, another weight for that term, or look at the data."
         )
+
+
+def _refuse_non_finite_weights(student: nn.Module, last_step: int) -> None:
+    """A finite loss can have a gradient that is not; without a further step only the weights show it."""
+    for name, weight in student.state_dict().items():
+        if not weight.isfinite().all():
+            raise NonFiniteLossError(
+                f"the loss was finite up to step {last_step}, but the student's {name} no longer is. Training stopped; "
+                "what was saved before is untouched. Try a lower learning rate, or look at the losses' gradients."
+            )
+
+
+def _check_monitor(row: Row, monitor: str) -> None:
+    metrics = [name.removeprefix("val_") for name in row if name.startswith("val_")]
+    if monitor not in metrics:
+        raise InputError(f"monitor is {monitor!r}, but evaluate gives {', '.join(metrics)}.")
 
 
 def _rank(row: Row, monitor: str) -> tuple[float, float]:
@@ -243,6 +271,8 @@ def _restore(
 ) -> list[Row]:
     """Put everything back as it was after the last whole epoch, and return the rows up to there."""
     tensors, meta = load_tensors(path)
+    if "recipe" not in meta:
+        raise InputError(f"{path} is not a file to resume from, but another one of kdlab's. Train into another folder.")
     if meta["recipe"] != recipe:
         names = sorted({*meta["recipe"], *recipe})
         changed = [
@@ -254,6 +284,9 @@ def _restore(
             f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
             "Resume with the same settings, or train into another folder."
         )
+    if (scheduler is None) != (meta["scheduler"] is None):
+        had, has = ("without" if one is None else "with" for one in (meta["scheduler"], scheduler))
+        raise InputError(f"{path} belongs to a run {had} a learning rate schedule, this one is {has}. Train it anew.")
     state: dict[int, dict[str, Any]] = {
         int(index): dict(entries) for index, entries in meta["optimizer"]["state"].items()
     }

@@ -108,7 +108,7 @@ class TestLive:
         chapter.wait_until(lambda: "Done after 10 epochs" in panel.text_of(view), "the run ends", timeout=90)
         assert "100 labels" in panel.text_of(view)
         assert panel.html_of(view).count("<polyline") == 2  # the run of the notebook's own cell, and this one
-        assert panel.button("Distil with these settings").is_enabled()
+        chapter.wait_until(panel.button("Distil with these settings").is_enabled, "the next run may start")
 
     def test_the_stop_button_is_heard(self, chapter, panel):
         view = ".kdlab-live"
@@ -117,4 +117,4 @@ class TestLive:
         panel.button("Stop").click()
         chapter.wait_until(lambda: "Stopped after" in panel.text_of(view), "the run stops", timeout=60)
         assert number(panel.text_of(view), r"Stopped after (\d+) epochs") < 10
-        assert not panel.button("Stop").is_enabled()
+        chapter.wait_until(panel.button("Stop").is_disabled, "there is nothing to stop")
