@@ -155,7 +155,7 @@ def _run(
     recipe |= {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
     recipe |= {"augment": not data.deterministic, **asdict(settings)}
     if data.deterministic:
-        del recipe["workers"]  # who loads the images changes nothing, unless there are random numbers to draw
+        recipe["workers"] = 0  # who loads the images changes nothing, unless there are random numbers to draw
     student: Any = objective.student
     card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
     return fit(
