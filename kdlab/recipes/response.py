@@ -99,7 +99,7 @@ def teach(
     earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
     teacher = densenet121(len(data.classes), "none" if earlier else weights)
     used = earlier.weights if earlier else str(teacher.weights_used)
-    recipe = {"task": "teach", "weights": weights}
+    recipe = _recipe(data, settings, task="teach", weights=weights)
     objective = _place(Supervised(teacher, LabelledCrossEntropy()), device)
     return _run(objective, data.train, data, settings, out, recipe, resume, weights=used)
 
@@ -127,8 +127,9 @@ def distil(
     train = data.train
     if data.deterministic:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
-    recipe = {"task": "distil", "teacher": weights_hash(teacher)[:16], **asdict(distillation)}
-    recipe |= {"widths": list(widths), "drop_rate": drop_rate}
+    shape = {"widths": list(widths), "drop_rate": drop_rate}
+    known = weights_hash(teacher)[:16]
+    recipe = _recipe(data, settings, task="distil", teacher=known, **asdict(distillation), **shape)
     return _run(objective, train, data, settings, out, recipe, resume, after_epoch=after_epoch)
 
 
@@ -136,6 +137,15 @@ def _place(objective: Objective, device: torch.device) -> Objective:
     """On the device, with the convolutions' weights in the order that is a third faster on a CPU."""
     objective.to(device)
     return objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+
+
+def _recipe(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any]:
+    """All that the result depends on, for the model card, for a resume and for the name in the cache."""
+    images = {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
+    recipe = {**what, **images, "augment": not data.deterministic, **asdict(settings)}
+    if data.deterministic:
+        recipe["workers"] = 0  # who loads the images changes nothing, unless there are random numbers to draw
+    return recipe
 
 
 def _run(
@@ -152,10 +162,6 @@ def _run(
     loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
     optimizer = torch.optim.Adam(objective.parameters(), settings.lr)
     steps = settings.epochs * len(loader)
-    recipe |= {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
-    recipe |= {"augment": not data.deterministic, **asdict(settings)}
-    if data.deterministic:
-        recipe["workers"] = 0  # who loads the images changes nothing, unless there are random numbers to draw
     student: Any = objective.student
     card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
     return fit(
@@ -178,7 +184,7 @@ TEACHER = Settings(epochs=6, lr=3e-3, one_cycle=True, batch_size=64)
 
 def digits_teacher(data: ImageSplits, device: torch.device = CPU) -> tuple[nn.Module, ModelCard]:
     """DenseNet121 on the digits: trained here, about a minute on two cores, or loaded where that has been done."""
-    out = cached("digits-teacher", asdict(TEACHER))
+    out = cached("digits-teacher", _recipe(data, TEACHER, task="teach", weights="none"))
     teach(data, TEACHER, out=out, weights="none", resume=True, device=device)
     teacher, card = load_model(out)
     return teacher.to(device), card
