@@ -183,7 +183,7 @@ TEACHER = Settings(epochs=6, lr=3e-3, one_cycle=True, batch_size=64)
 
 
 def digits_teacher(data: ImageSplits, device: torch.device = CPU) -> tuple[nn.Module, ModelCard]:
-    """DenseNet121 on the digits: trained here, about a minute on two cores, or loaded where that has been done."""
+    """DenseNet121 on the digits: trained here, one to two minutes on two cores, or loaded where that has been done."""
     out = cached("digits-teacher", _recipe(data, TEACHER, task="teach", weights="none"))
     teach(data, TEACHER, out=out, weights="none", resume=True, device=device)
     teacher, card = load_model(out)
