@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from sklearn.model_selection import train_test_split
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 import kdlab
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, TeacherCache, Term, weights_hash
-from kdlab.errors import InputError
+from kdlab.errors import InputError, unknown
 from kdlab.losses import KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN, densenet121
 from kdlab.paths import cache_dir
@@ -24,7 +24,7 @@ from kdlab.training import Fit, ModelCard, Supervised, classification_metrics, f
 from kdlab.training.checkpoints import LAST, RESUME
 
 LOGITS = "classifier"  # the tap of the logits, in the teacher and in the student
-Objective = TypeVar("Objective", Supervised, Distiller)
+Objective = TypeVar("Objective", bound=Supervised | Distiller)
 AfterEpoch = Callable[[dict[str, float]], bool]
 CPU = torch.device("cpu")
 NARROW = (8, 16, 32, 64)  # the student's widths in the fast profile
@@ -160,7 +160,7 @@ def _run(
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
     loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
-    optimizer = torch.optim.Adam(objective.parameters(), settings.lr)
+    optimizer = torch.optim.Adam(objective.parameters(), settings.lr, fused=True)
     steps = settings.epochs * len(loader)
     student: Any = objective.student
     card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
@@ -223,11 +223,35 @@ class FewLabels:
     batch_size: int = 64
     lr: float = 3e-3
 
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise InputError(unknown("method", self.method, get_args(Method)))
+        if self.steps < EPOCHS or self.steps % EPOCHS:
+            raise InputError(f"steps is {self.steps}; wanted: a multiple of {EPOCHS}, such as 400.")
+
     def run(
-        self, data: ImageSplits, teacher: nn.Module, cache: TeacherCache, after_epoch: AfterEpoch | None = None
+        self,
+        data: ImageSplits,
+        teacher: nn.Module,
+        cache: TeacherCache,
+        *,
+        after_epoch: AfterEpoch | None = None,
+        keep: bool = False,
     ) -> tuple[nn.Module, Fit]:
-        """The student after the last step, on the teacher's device, and how it got there."""
+        """The student after the last step, on the teacher's device, and how it got there.
+
+        Args:
+            keep: save the run in kdlab's cache, and load it from there where it is already.
+
+        Raises:
+            InputError: more labels than images, or fewer than classes.
+        """
         targets = data.train.targets  # type: ignore[attr-defined]  # as ImageSplits says
+        if not len(data.classes) <= self.labels < len(targets):
+            raise InputError(
+                f"labels is {self.labels}; wanted: from {len(data.classes)} (one a class) to {len(targets) - 1}, "
+                f"fewer than the {len(targets)} training images."
+            )
         kept, _ = train_test_split(
             range(len(targets)), train_size=self.labels, stratify=targets, random_state=self.seed
         )
@@ -241,13 +265,16 @@ class FewLabels:
             objective = Distillation(self.temperature, self.alpha).distiller(student, teacher)
             train = cache.attach(data.train)
             train = Subset(train, kept) if self.method == "kd" else HiddenLabels(train, kept)
-        objective.to(next(teacher.parameters()).device)
+        _place(objective, next(teacher.parameters()).device)
         samples = RandomSampler(train, num_samples=self.steps // EPOCHS * self.batch_size)
-        optimizer = torch.optim.AdamW(objective.parameters(), self.lr)
+        optimizer = torch.optim.AdamW(objective.parameters(), self.lr, fused=True)
+        recipe = {**asdict(self), "data": data.name, "teacher": cache.fingerprint[:16]}
         done = fit(
             objective, DataLoader(train, self.batch_size, sampler=samples), epochs=EPOCHS, optimizer=optimizer,
             scheduler=OneCycleLR(optimizer, self.lr, total_steps=self.steps), seed=self.seed,
             evaluate=lambda model: evaluate(model, data.val), after_epoch=after_epoch,
+            out=cached("few-labels", recipe) if keep else None, resume=keep,
+            card=ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, recipe=recipe),
         )  # fmt: skip
         return student, done
 

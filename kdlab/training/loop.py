@@ -306,6 +306,11 @@ def _restore(
         raise InputError(
             f"{path} does not fit this model or optimiser ({reason}). Train into another folder."
         ) from error
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # A fused optimiser walks through memory: its state must lie in the order of the weights.
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
     return meta["rows"]

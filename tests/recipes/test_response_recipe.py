@@ -380,11 +380,11 @@ def fits(monkeypatch):
     return seen
 
 
-def few(method, *, labels=12, seed=0, data=None, teacher=None, **options):
+def few(method, *, labels=12, seed=0, data=None, teacher=None, keep=False, **options):
     data, teacher = data or splits(), teacher or a_teacher()
     cache = TeacherCache.build(teacher, [response.LOGITS], data.train)
     experiment = FewLabels(method, labels, seed, steps=20, batch_size=8, **options)
-    return experiment.run(data, teacher, cache)
+    return experiment.run(data, teacher, cache, keep=keep)
 
 
 def labels_of(dataset):
@@ -407,7 +407,7 @@ def test_the_methods_differ_in_the_teacher_and_in_the_images_and_in_nothing_else
         assert one["optimizer"].defaults == alone["optimizer"].defaults
         assert one["scheduler"].total_steps == 20
         assert one["seed"] == 0
-        assert "out" not in one  # nothing is saved: the table keeps the numbers
+        assert one["out"] is None  # nothing is saved: the table keeps the numbers
     for one in (kd, unlabelled):
         (term,) = one["objective"].terms
         assert (term.loss.temperature, term.weight) == (4.0, 0.7)
@@ -441,6 +441,31 @@ def test_the_student_is_the_last_of_the_run_and_the_seed_makes_it():
     assert not same(one.state_dict(), other.state_dict())
     data = splits()
     assert response.evaluate(one, data.val)["loss"] == pytest.approx(done.history["val_loss"].iloc[-1])
+
+
+def test_a_kept_run_is_loaded_the_second_time(monkeypatch):
+    first, done = few("kd", keep=True)
+    monkeypatch.setattr(Distiller, "forward", None)  # a second training would fail
+    again, loaded = few("kd", keep=True)
+    assert same(first.state_dict(), again.state_dict())
+    assert loaded.history.equals(done.history)
+    with pytest.raises(TypeError):
+        few("kd", keep=True, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"labels": 42}, "labels is 42; wanted: from 3 .* to 41"),
+        ({"labels": 2}, "labels is 2; wanted: from 3"),
+        ({"steps": 25}, "steps is 25; wanted: a multiple of 10"),
+        ({"method": "kd_unlabeled"}, "Did you mean 'kd_unlabelled'"),
+    ],
+)
+def test_impossible_few_labels_are_refused(settings, said, shapes_unchecked):
+    data, teacher = splits(), a_teacher()
+    with pytest.raises(InputError, match=said):
+        FewLabels(**{"method": "kd", "labels": 12, "seed": 0, **settings}).run(data, teacher, TeacherCache({}, ""))
 
 
 def test_hidden_labels_keeps_the_given_ones_and_all_images():
