@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from kdlab.errors import InputError
+from kdlab.losses.inputs import at_least_float32, comparable, positive
 
 
 class KDLoss(nn.Module):
@@ -32,21 +32,14 @@ class KDLoss(nn.Module):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        if not 0 < temperature < float("inf"):
-            raise InputError(
-                f"temperature is {temperature}; it must be a finite number above 0. Usual values: 1 to 20."
-            )
+        positive(temperature=temperature)
         self.temperature = temperature
 
     def forward(self, student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
-        if student.shape != teacher.shape:
-            raise InputError(
-                f"student logits are {tuple(student.shape)} and teacher logits {tuple(teacher.shape)}; "
-                "both must be (batch, classes) of the same images and the same classes."
-            )
+        student, teacher = comparable(student, teacher, "n k")
         T = self.temperature
-        log_p_student = F.log_softmax(_at_least_float32(student) / T, dim=1)
-        log_p_teacher = F.log_softmax(_at_least_float32(teacher.detach()) / T, dim=1)
+        log_p_student = F.log_softmax(student / T, dim=1)
+        log_p_teacher = F.log_softmax(teacher / T, dim=1)
         return F.kl_div(log_p_student, log_p_teacher, reduction="batchmean", log_target=True) * T**2
 
     def extra_repr(self) -> str:
@@ -65,9 +58,5 @@ class LabelledCrossEntropy(nn.Module):
     UNLABELLED = -100
 
     def forward(self, logits: Float[Tensor, "n k"], target: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-        total = F.cross_entropy(_at_least_float32(logits), target, ignore_index=self.UNLABELLED, reduction="sum")
+        total = F.cross_entropy(at_least_float32(logits), target, ignore_index=self.UNLABELLED, reduction="sum")
         return total / (target != self.UNLABELLED).sum().clamp(min=1)
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.itemsize < 4 else logits

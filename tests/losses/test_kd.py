@@ -143,7 +143,7 @@ def test_a_temperature_that_makes_no_sense_is_refused(temperature):
 
 
 def test_shapes_that_differ_are_named(shapes_unchecked):
-    with pytest.raises(InputError, match=r"\(4, 5\).*\(4, 6\).*the same classes"):
+    with pytest.raises(InputError, match=r"\(4, 5\).*\(4, 6\).*of the same sizes"):
         KDLoss()(torch.zeros(4, 5), torch.zeros(4, 6))
 
 

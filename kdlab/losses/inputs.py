@@ -1,0 +1,97 @@
+"""What every loss asks of its two inputs."""
+
+from torch import Tensor
+
+from kdlab.errors import InputError
+
+
+def comparable(student: Tensor, teacher: Tensor, dims: str) -> tuple[Tensor, Tensor]:
+    """The two tensors ready to be compared: at least 32 bits wide, the teacher detached.
+
+    Args:
+        dims: the names of the dimensions, such as "n c h w"; both tensors must have these, of the same sizes.
+
+    Raises:
+        InputError: other dimensions, sizes that differ, no element, no floating point numbers, two devices.
+    """
+    for tensor, who in ((student, "student"), (teacher, "teacher")):
+        usable(tensor, who, dims)
+    if student.shape != teacher.shape:
+        raise InputError(
+            f"the student's tensor is {tuple(student.shape)} and the teacher's {tuple(teacher.shape)}; both must be "
+            f"({dims.replace(' ', ', ')}) of the same sizes. Use a connector to make them meet, or tap other layers."
+        )
+    return matched(student, teacher)
+
+
+def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The two at least 32 bits wide and of one dtype, the teacher detached.
+
+    Raises:
+        InputError: they are on two devices.
+    """
+    if student.device != teacher.device:
+        raise InputError(
+            f"the student's tensor is on {student.device} and the teacher's on {teacher.device}; bring both networks "
+            "to one device."
+        )
+    student = at_least_float32(student)
+    return student, teacher.detach().to(student.dtype)
+
+
+def usable(tensor: Tensor, who: str, dims: str) -> None:
+    """Refuse a tensor that a loss cannot take.
+
+    Raises:
+        InputError: other dimensions than ``dims``, no element, no floating point numbers.
+    """
+    names = dims.split()
+    if tensor.ndim != len(names):
+        raise InputError(
+            f"the {who}'s tensor is {tuple(tensor.shape)}; wanted: {len(names)} dimensions ({', '.join(names)}). "
+            "Tap a layer that puts out these, or bring it there with a connector."
+        )
+    if tensor.numel() == 0:
+        raise InputError(f"the {who}'s tensor is {tuple(tensor.shape)}: there is nothing in it to compare.")
+    if not tensor.is_floating_point():
+        raise InputError(f"the {who}'s tensor has dtype {tensor.dtype}; wanted: floating point numbers.")
+
+
+def several(batch: Tensor, loss: str) -> None:
+    """Refuse a batch of one where a loss compares the samples of a batch with each other.
+
+    Raises:
+        InputError: fewer than two samples.
+    """
+    if len(batch) < 2:
+        raise InputError(
+            f"{loss} compares the samples of a batch with each other and got {len(batch)}; wanted: at least 2. "
+            "Raise the batch size, or give the data loader drop_last=True."
+        )
+
+
+def positive(**values: float) -> None:
+    """Refuse hyper-parameters that are not finite numbers above 0.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise InputError(f"{name} is {value}; it must be a finite number above 0.")
+
+
+def not_negative(**values: float) -> None:
+    """Refuse hyper-parameters that are not finite numbers of 0 or above.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            raise InputError(f"{name} is {value}; it must be a finite number, 0 or above.")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision widened; anything wider as it is."""
+    return tensor.float() if tensor.itemsize < 4 else tensor
