@@ -106,8 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("chapter", choices=["response"])
     chapter = parser.parse_args().chapter
+    origin = provenance(chapter)  # before the runs: the code that is loaded now makes them
     table = summarise(run_response())
-    write_whole(FOLDER / f"{chapter}.csv", (provenance(chapter) + table.to_csv(index=False)).encode())
+    write_whole(FOLDER / f"{chapter}.csv", (origin + table.to_csv(index=False)).encode())
     print(table.to_string(index=False, float_format="%.4f"))
 
 
