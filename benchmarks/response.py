@@ -76,7 +76,7 @@ def _compare_steps(what: str, train: Dataset, teacher: nn.Module, widths: tuple[
 
     times = interleave({"ours": through_kdlab, "other": by_hand}, repeats)
     steps = EPOCHS * len(loader)
-    ours, other = (nn.utils.parameters_to_vector(students[name].parameters()) for name in ("ours", "other"))
+    ours, other = (torch.cat([p.flatten() for p in students[name].parameters()]) for name in ("ours", "other"))
     apart = (ours - other).abs().max().item()
     same = Row(f"largest difference of the weights after {steps} of these", f"{apart:.1g}", "", "", "0", yes(not apart))
     return [compare(what, times["ours"] / steps, times["other"] / steps, at_most=1.03), same]
