@@ -58,8 +58,9 @@ course: setup  ## execute all notebooks and write them as web pages to build/cou
 notebooks: setup  ## execute all notebooks in place, ready to commit
 	TQDM_DISABLE=1 $(BIN)/jupyter-nbconvert --to notebook --inplace $(EXECUTE) $(NOTEBOOKS)
 
+# On an idle machine, with the threads as PyTorch has them by default.
 bench: setup  ## measure the speed
-	$(BIN)/python benchmarks/response.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/response.py
 
 clean:  ## remove build/ and the tools' caches; .venv, runs/ and trained checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """Make a chapter's evidence table: every run of its comparison, then means, intervals and verdicts.
 
     python benchmarks/evidence.py response
+    python benchmarks/evidence.py loss_zoo
 
 Runs that are in the file of runs already are not made again, so that an interrupted table goes on where it was.
 """
@@ -8,10 +9,11 @@ Runs that are in the file of runs already are not made again, so that an interru
 import argparse
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +23,14 @@ from kdlab.data import load_digits
 from kdlab.distill import TeacherCache
 from kdlab.files import write_whole
 from kdlab.progress import progress
+from kdlab.recipes.loss_zoo import METHODS, TEACHER_TAPS, ZooRun
 from kdlab.recipes.response import LOGITS, FewLabels, digits_teacher, evaluate
 from kdlab.training import pick_device
 
 FOLDER = Path(__file__).parent / "evidence"
 SEEDS = range(5)
+TUNING_SEED = 100  # none of the table's
+WEIGHTS = (0.1, 1.0, 10.0)  # times the published weight
 METRICS = ["accuracy", "loss", "calibration_error"]
 
 
@@ -41,39 +46,81 @@ def response() -> Iterator[FewLabels]:
 
 
 def run_response() -> pd.DataFrame:
-    """All runs of chapter 01, one a row: its settings and its metrics on the test split after the last step."""
-    path = FOLDER / "response_runs.csv"
-    done = pd.read_csv(path) if path.exists() else pd.DataFrame()
-    rows = done.to_dict("records")
-    settings = [{name: row[name] for name in asdict(next(response()))} for row in rows]
-    device = pick_device()
-    data = load_digits()
-    teacher, _ = digits_teacher(data, device)
+    """The table of chapter 01, on the test split after the last step."""
+    data, teacher = _digits_and_teacher()
     cache = TeacherCache.build(teacher, [LOGITS], data.train)
-    for run in progress([run for run in response() if asdict(run) not in settings], desc="runs"):
-        student, _ = run.run(data, teacher, cache)
-        rows.append(asdict(run) | evaluate(student, data.test))
-        write_whole(path, pd.DataFrame(rows).to_csv(index=False).encode())
+
+    def run(settings: FewLabels) -> dict[str, float]:
+        student, _ = settings.run(data, teacher, cache)
+        return evaluate(student, data.test)
+
+    runs = make(FOLDER / "response_runs.csv", response(), run)
+    return summarise(runs, ["labels", "method", "temperature", "alpha"], ["labels", "seed"], "alone")
+
+
+def run_loss_zoo() -> pd.DataFrame:
+    """The leaderboard of chapter 03: weights chosen on the validation split of one seed, then five other seeds."""
+    data, teacher = _digits_and_teacher()
+    cache = TeacherCache.build(teacher, TEACHER_TAPS, data.train)
+
+    def run(settings: ZooRun) -> dict[str, float]:
+        student, done = settings.run(data, teacher, cache)
+        history = done.history
+        seen = history[["val_accuracy", "val_loss"]].iloc[-1].to_dict()
+        seen |= {"best_val": history.val_accuracy.max(), "seconds": history.seconds.sum()}
+        return evaluate(student, data.test) | seen
+
+    tried = [
+        ZooRun(name, entry.weight * factor, TUNING_SEED)
+        for name, entry in METHODS.items() if entry.weight for factor in WEIGHTS
+    ]  # fmt: skip
+    tuning = make(FOLDER / "loss_zoo_tuning.csv", tried, run)
+    ranked = tuning.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
+    chosen = {"alone": 0.0} | ranked.groupby("method").weight.first().to_dict()
+    seeds = [ZooRun(name, chosen[name], seed) for name in METHODS for seed in SEEDS]
+    runs = make(FOLDER / "loss_zoo_runs.csv", seeds, run)
+    table = summarise(runs, ["method", "weight"], ["seed"], "alone")
+    table.insert(1, "family", [METHODS[name].family for name in table.method])
+    for column in ("val_accuracy", "best_val", "seconds"):
+        table[column] = runs.groupby("method", sort=False)[column].mean().to_numpy()
+    return table
+
+
+def _digits_and_teacher() -> tuple[Any, Any]:
+    data = load_digits()
+    teacher, _ = digits_teacher(data, pick_device())
     print("teacher:", evaluate(teacher, data.test))
-    return pd.DataFrame(rows)
+    return data, teacher
 
 
-def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+def make(path: Path, runs: Iterable[Any], run: Callable[[Any], dict[str, float]]) -> pd.DataFrame:
+    """The runs that are asked for, one a row, its settings and its metrics; those that ``path`` lacks are made."""
+    wanted = list(runs)
+    names = list(asdict(wanted[0]))
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    done = [{name: row[name] for name in names} for row in rows]
+    for settings in progress([settings for settings in wanted if asdict(settings) not in done], desc="runs"):
+        rows.append(asdict(settings) | run(settings))
+        write_whole(path, pd.DataFrame(rows).to_csv(index=False).encode())
+    asked = [asdict(settings) for settings in wanted]
+    return pd.DataFrame([row for row in rows if {name: row[name] for name in names} in asked])
+
+
+def summarise(runs: pd.DataFrame, setting: list[str], pair: list[str], baseline: str) -> pd.DataFrame:
     """One row a setting: mean accuracy, half of its 95% interval (Student's t over the seeds), and the verdict.
 
-    The verdict is on the paired differences to "alone" with the same labels and seed: "beats" or "worse" where their
-    95% interval leaves out 0, else "no difference".
+    The verdict is on the differences to the baseline method, paired by the columns ``pair``: "beats" or "worse" where
+    their 95% interval leaves out 0, else "no difference".
     """
-    alone = runs[runs.method == "alone"].set_index(["labels", "seed"]).accuracy
+    alone = runs[runs.method == baseline].set_index(pair).accuracy
     rows = []
-    for key, group in runs.groupby(["labels", "method", "temperature", "alpha"], sort=False):
+    for key, group in runs.groupby(setting, sort=False):
         accuracy = group.sort_values("seed").accuracy.to_numpy()
-        row = dict(zip(["labels", "method", "temperature", "alpha"], key, strict=True))
+        row = dict(zip(setting, key, strict=True))
         row |= {"seeds": len(group), "accuracy": accuracy.mean(), "interval": half_interval(accuracy)}
         row |= {name: group[name].mean() for name in METRICS[1:]}
-        if row["method"] != "alone":
-            pairs = list(zip(group.labels, group.seed, strict=True))
-            gain = group.accuracy.to_numpy() - alone.loc[pairs].to_numpy()
+        if row["method"] != baseline:
+            gain = group.accuracy.to_numpy() - alone.loc[group.set_index(pair).index].to_numpy()
             row |= {"gain": gain.mean(), "gain_interval": half_interval(gain)}
             row["verdict"] = verdict(gain)
         rows.append(row)
@@ -102,12 +149,15 @@ def provenance(chapter: str) -> str:
     )
 
 
+CHAPTERS = {"response": run_response, "loss_zoo": run_loss_zoo}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("chapter", choices=["response"])
+    parser.add_argument("chapter", choices=CHAPTERS)
     chapter = parser.parse_args().chapter
     origin = provenance(chapter)  # before the runs: the code that is loaded now makes them
-    table = summarise(run_response())
+    table = CHAPTERS[chapter]()
     write_whole(FOLDER / f"{chapter}.csv", (origin + table.to_csv(index=False)).encode())
     print(table.to_string(index=False, float_format="%.4f"))
 

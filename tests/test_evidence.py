@@ -33,19 +33,54 @@ def test_gains_are_paired_by_labels_and_seed():
     rows += [("kd", 50, seed, 0.5 + seed / 10 + 0.02) for seed in (2, 0, 1)]
     runs = pd.DataFrame(rows, columns=["method", "labels", "seed", "accuracy"])
     runs = runs.assign(temperature=4.0, alpha=0.7, loss=0.0, calibration_error=0.0)
-    row = evidence.summarise(runs).query("method == 'kd'").iloc[0]
+    table = evidence.summarise(runs, ["labels", "method"], ["labels", "seed"], "alone")
+    row = table.query("method == 'kd'").iloc[0]
     assert row.gain == pytest.approx(0.02)
     assert row.verdict == "beats"  # the spread between the seeds is no spread of the gain
 
 
-def test_the_committed_table_is_the_summary_of_the_committed_runs():
-    table = pd.read_csv(evidence.FOLDER / "response.csv", comment="#")
-    runs = pd.read_csv(evidence.FOLDER / "response_runs.csv")
-    pd.testing.assert_frame_equal(table, evidence.summarise(runs))
-    assert len(runs) == len(list(evidence.response()))
+@pytest.mark.parametrize(
+    ("chapter", "setting", "pair"),
+    [
+        ("response", ["labels", "method", "temperature", "alpha"], ["labels", "seed"]),
+        ("loss_zoo", ["method", "weight"], ["seed"]),
+    ],
+)
+def test_the_committed_table_is_the_summary_of_the_committed_runs(chapter, setting, pair):
+    table = pd.read_csv(evidence.FOLDER / f"{chapter}.csv", comment="#")
+    runs = pd.read_csv(evidence.FOLDER / f"{chapter}_runs.csv")
+    summary = evidence.summarise(runs, setting, pair, "alone")
+    pd.testing.assert_frame_equal(table[summary.columns], summary)
     assert (table.seeds == 5).all()
 
 
-def test_the_committed_table_says_where_it_comes_from():
-    head = (evidence.FOLDER / "response.csv").read_text().splitlines()[:4]
+def test_the_table_of_chapter_01_has_all_its_runs():
+    assert len(pd.read_csv(evidence.FOLDER / "response_runs.csv")) == len(list(evidence.response()))
+
+
+def test_the_weights_of_the_leaderboard_were_chosen_on_the_validation_split_of_another_seed():
+    table = pd.read_csv(evidence.FOLDER / "loss_zoo.csv", comment="#").set_index("method")
+    tuning = pd.read_csv(evidence.FOLDER / "loss_zoo_tuning.csv")
+    assert set(table.index) == set(evidence.METHODS)
+    assert set(tuning.seed).isdisjoint(evidence.SEEDS)
+    for method, tried in tuning.groupby("method"):
+        assert len(tried) == len(evidence.WEIGHTS)
+        best = tried[tried.val_accuracy == tried.val_accuracy.max()]
+        assert table.weight[method] in set(best.weight)
+
+
+def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path):
+    def made(runs):
+        return evidence.make(tmp_path / "runs.csv", runs, lambda run: seen.append(run) or {"accuracy": run.seed / 10})
+
+    seen, runs = [], [evidence.ZooRun("KD", 1.0, seed) for seed in range(3)]
+    made(runs[:2])
+    table = made(runs[1:])
+    assert seen == runs
+    assert table.seed.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("chapter", ["response", "loss_zoo"])
+def test_the_committed_table_says_where_it_comes_from(chapter):
+    head = (evidence.FOLDER / f"{chapter}.csv").read_text().splitlines()[:4]
     assert [line.split(":")[0] for line in head] == ["# date", "# commit", "# machine", "# command"]

@@ -1,7 +1,42 @@
 """The joint between two networks: read a layer, compare it, train the student."""
 
-from kdlab.distill.cache import TeacherCache, weights_hash
-from kdlab.distill.distiller import Distiller, Term
-from kdlab.distill.taps import Taps
+from kdlab.distill.cache import Indexed, TeacherCache, weights_hash
+from kdlab.distill.connectors import (
+    ConvConnector,
+    Each,
+    Normalize,
+    Paraphraser,
+    Pooled,
+    Resize,
+    ReviewFusion,
+    Translator,
+)
+from kdlab.distill.distiller import Distiller, Teacher
+from kdlab.distill.online import MutualDistiller, SelfDistiller
+from kdlab.distill.schedules import Cosine, Until, WarmUp
+from kdlab.distill.taps import Tap, Taps
+from kdlab.distill.term import Term
 
-__all__ = ["Distiller", "Taps", "TeacherCache", "Term", "weights_hash"]
+__all__ = [
+    "ConvConnector",
+    "Cosine",
+    "Distiller",
+    "Each",
+    "Indexed",
+    "MutualDistiller",
+    "Normalize",
+    "Paraphraser",
+    "Pooled",
+    "Resize",
+    "ReviewFusion",
+    "SelfDistiller",
+    "Tap",
+    "Taps",
+    "Teacher",
+    "TeacherCache",
+    "Term",
+    "Translator",
+    "Until",
+    "WarmUp",
+    "weights_hash",
+]

@@ -1,4 +1,4 @@
-"""A teacher's outputs for a data set, computed once."""
+"""What travels with a sample: a teacher's outputs, computed once, and the sample's place in the data set."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from kdlab.distill.taps import Taps
+from kdlab.distill.taps import Tap, Taps
 from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors
 from kdlab.paths import cache_dir
@@ -40,7 +40,7 @@ class TeacherCache:
     def build(
         cls,
         teacher: nn.Module,
-        taps: Sequence[str],
+        taps: Sequence[str | Tap],
         dataset: Dataset,
         *,
         path: Path | None = None,
@@ -107,24 +107,48 @@ class _WithTeacher(Dataset):
         return image, label, {name: output[index] for name, output in self.outputs.items()}
 
 
+class Indexed(Dataset):
+    """The data set with each sample's index after it, for a loss with a memory: (image, label, observed, index).
+
+    ``observed`` is what a :class:`TeacherCache` has attached, else nothing, and the teacher runs.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return _length(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        image, label, *observed = self.dataset[index]
+        return image, label, observed[0] if observed else {}, index
+
+
 @torch.no_grad()
-def _outputs(teacher: nn.Module, taps: Sequence[str], loader: DataLoader) -> dict[str, Tensor]:
+def _outputs(teacher: nn.Module, taps: Sequence[str | Tap], loader: DataLoader) -> dict[str, Tensor]:
     device = next(teacher.parameters()).device
     training = teacher.training
     teacher.eval()
-    batches: dict[str, list[Tensor]] = {name: [] for name in taps}
+    batches: dict[str, list[Tensor]] = {str(tap): [] for tap in taps}
     for images, *_ in progress(loader, desc="teacher outputs"):
-        with Taps(teacher, taps) as taps_:
+        with Taps(teacher, taps) as read:
             teacher(images.to(device))
-        for name in taps:
-            batches[name].append(taps_[name].cpu())
+        for tap in taps:
+            batches[str(tap)].append(read[tap].cpu())
     teacher.train(training)
-    return {name: torch.cat(parts) for name, parts in batches.items()}
+    outputs = {name: torch.cat(parts) for name, parts in batches.items()}
+    for name, output in outputs.items():
+        if not output.isfinite().all():
+            raise InputError(
+                f"layer {name!r} of {type(teacher).__name__} put out numbers that are not finite. Check its weights, "
+                "and that the images are normalised as it was trained with."
+            )
+    return outputs
 
 
-def _fingerprint(teacher: nn.Module, taps: Sequence[str], dataset: Dataset) -> str:
+def _fingerprint(teacher: nn.Module, taps: Sequence[str | Tap], dataset: Dataset) -> str:
     """A hash of the weights, the tap names, and the images: a spread of them after the transform, and all files."""
-    digest = hashlib.sha256(repr((list(taps), _length(dataset))).encode())
+    digest = hashlib.sha256(repr((list(map(str, taps)), _length(dataset))).encode())
     digest.update(weights_hash(teacher).encode())
     for path in getattr(dataset, "paths", ()):
         status = path.stat()

@@ -1,158 +1,336 @@
-"""Teacher, student and the terms that compare them, as one module that returns its losses."""
+"""Teachers, student and the terms that compare them, as one module that returns its losses."""
 
-import inspect
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.distill.taps import Taps
-from kdlab.errors import InputError
+from kdlab.distill.reader import Reader
+from kdlab.distill.schedules import Schedule, check_weight
+from kdlab.distill.taps import Tap, Taps
+from kdlab.distill.term import Term, on_side
+from kdlab.errors import InputError, unknown
 
-RESERVED = ("task", "total")
+Chooses = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
-class Term:
-    """One comparison: this loss, between this layer of the student and this layer of the teacher, times a weight.
+class Teacher:
+    """A teacher that sees something else than the student, or speaks only about a part of the batch.
 
     Args:
-        name: how the loss appears in the losses of a step; any name but "task" and "total".
-        loss: a module whose forward takes ``student`` and ``teacher`` and, where it needs the labels, ``target``.
-        student, teacher: dotted names of layers, as ``named_modules()`` gives them.
-        weight: at least 0; 0 reports the loss without training on it.
-
-    Raises:
-        InputError: a reserved name, a negative weight, a loss with other arguments.
+        model: the network.
+        sees: from (images, labels) to its own input, of the same samples; None: the images.
+        part: from (images, labels) to the samples that it speaks about: a mask or indices; None: all.
     """
 
-    name: str
-    loss: nn.Module
-    student: str
-    teacher: str
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.name in RESERVED or not self.name.isidentifier():
-            raise InputError(f"a term is called {self.name!r}; wanted: an identifier other than 'task' and 'total'.")
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise InputError(f"term {self.name!r} has weight {self.weight}; wanted: a finite number, 0 or above.")
-        arguments = inspect.signature(self.loss.forward).parameters
-        required = {n for n, a in arguments.items() if a.default is a.empty and a.kind is a.POSITIONAL_OR_KEYWORD}
-        if not {"student", "teacher"} <= set(arguments) or required - {"student", "teacher", "target"}:
-            raise InputError(
-                f"term {self.name!r}: the loss {type(self.loss).__name__} takes ({', '.join(arguments)}); "
-                "wanted: forward(student, teacher) or forward(student, teacher, target)."
-            )
-
-    @property
-    def needs_target(self) -> bool:
-        return "target" in inspect.signature(self.loss.forward).parameters
+    model: nn.Module
+    sees: Chooses | None = None
+    part: Chooses | None = None
 
 
 class Distiller(nn.Module):
-    """A student that learns from a task loss and from a frozen teacher.
+    """A student that learns from a task loss and from one frozen teacher or several.
 
-    ``parameters()`` and ``state_dict()`` hold the student and every learnable part of a loss, and nothing of the
-    teacher, which is frozen, always in eval mode (dropout and stochastic depth too) and moves along in ``to()``.
+    ``parameters()`` and ``state_dict()`` hold the student, the connectors and every learnable part of a loss, and
+    nothing of a teacher, which is frozen, always in eval mode (dropout and stochastic depth too) and moves along in
+    ``to()``. A teacher's forward pass ends after its last tapped layer.
 
     >>> distiller = Distiller(student, teacher, task=nn.CrossEntropyLoss(), task_weight=0.3,
     ...                       terms=[Term("kd", KDLoss(4.0), student="classifier", teacher="classifier", weight=0.7)])
     >>> losses = distiller(images, labels)          # {"task": ..., "kd": ..., "total": ...}
     >>> losses["total"].backward()
 
+    ``torch.save(distiller.student.state_dict(), path)`` keeps the student alone. To compile the student, call
+    ``student.compile()``, which leaves its layers their names; on several processes wrap the whole distiller in
+    ``DistributedDataParallel``.
+
     Args:
-        student, teacher: two modules that take the same images.
+        student: takes the images.
+        teacher: a module that takes the images, a :class:`Teacher`, or a mapping of several of these by name.
         terms: what is compared; at least one.
         task: the loss between the student's output and the labels.
-        task_weight: its weight, at least 0.
-        example: (images, labels) for one dry run now, so that a wrong shape is found here and not at step one.
+        task_weight: its weight, at least 0, or a schedule.
+        example: (images, labels) for one dry run now, so that a wrong shape is found here and not at step one. It
+            leaves weights, statistics and random numbers as they were.
 
     Raises:
-        InputError: no terms, two of one name, an unknown layer, a negative weight, shapes that do not meet.
+        InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, shapes that do not meet.
     """
 
-    teacher: nn.Module
+    teachers: dict[str, Teacher]
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: nn.Module | Teacher | Mapping[str, nn.Module | Teacher],
         terms: Sequence[Term],
         task: nn.Module,
-        task_weight: float = 1.0,
-        example: tuple[Tensor, Tensor] | None = None,
+        task_weight: float | Schedule = 1.0,
+        example: tuple[Any, ...] | None = None,
     ) -> None:
         super().__init__()
-        if not terms:
-            raise InputError("a distiller without terms would not distil; give at least one Term.")
-        names = [term.name for term in terms]
-        if len(set(names)) < len(names):
-            raise InputError(f"terms are called {', '.join(names)}; every term needs a name of its own.")
-        if not (math.isfinite(task_weight) and task_weight >= 0):
-            raise InputError(f"task_weight is {task_weight}; wanted: a finite number, 0 or above.")
-        if not task_weight and not any(term.weight for term in terms):
-            raise InputError("task_weight and every term's weight are 0: there is nothing to learn from.")
+        if not callable(task_weight):
+            check_weight("task_weight", task_weight)
+        _check_terms(terms, task_weight)
         self.student = student
         self.task = task
         self.task_weight = task_weight
         self.terms = tuple(terms)
         self.losses = nn.ModuleDict({term.name: term.loss for term in terms})
+        self.student_connectors = _by_term(terms, "student_connector")
+        self.teacher_connectors = _by_term(terms, "teacher_connector")
+        self.reconstructions = _by_term(terms, "reconstruction")
         # Past nn.Module's registration: a teacher is no part of what is trained or saved.
-        self.__dict__["teacher"] = teacher.requires_grad_(False).eval()
-        self.student_taps = tuple(dict.fromkeys(term.student for term in terms))
-        self.teacher_taps = tuple(dict.fromkeys(term.teacher for term in terms))
-        Taps(student, self.student_taps)  # an unknown layer is an error here
-        Taps(teacher, self.teacher_taps)
+        self.__dict__["teachers"] = {name: _as_teacher(one) for name, one in _named(teacher).items()}
+        for one in self.teachers.values():
+            one.model.requires_grad_(False).eval()
+        self._now: tuple[float, int] | None = None
+        self._student_reader = Reader(tap for term in terms for tap in term.student_taps)
+        self._teacher_readers = {name: Reader(self._taps_of(name), stops=True) for name in self.teachers}
+        Taps(student, self._student_reader.taps)  # an unknown layer is an error here
+        for name, reader in self._teacher_readers.items():
+            Taps(self.teachers[name].model, reader.taps)
+        self.train()
         if example is not None:
             self._dry_run(*example)
 
+    @property
+    def teacher(self) -> nn.Module:
+        """The only teacher's network.
+
+        Raises:
+            InputError: there are several.
+        """
+        if len(self.teachers) > 1:
+            raise InputError(f"there are several teachers: {', '.join(self.teachers)}. Take one from `teachers`.")
+        return next(iter(self.teachers.values())).model
+
+    @property
+    def teacher_taps(self) -> tuple[Tap, ...]:
+        """What is read of the only teacher."""
+        return self._teacher_readers[next(iter(self.teachers))].taps
+
+    def set_epoch(self, epoch: float, epochs: int) -> None:
+        """Say where the run is, for weights that have a schedule; :func:`kdlab.training.fit` does it at each step.
+
+        Args:
+            epoch: from 0; the part after the point is how far the epoch has got.
+            epochs: of the whole run.
+        """
+        self._now = (epoch, epochs)
+
     @torch.no_grad()
-    def observe_teacher(self, images: Tensor) -> dict[str, Tensor]:
-        """What the teacher's tapped layers put out for these images, without gradient."""
-        with Taps(self.teacher, self.teacher_taps) as taps:
-            self.teacher(images)
-        return {name: taps[name] for name in self.teacher_taps}
+    def observe_teacher(self, images: Any, labels: Any = None) -> dict[str, Any]:
+        """What the tapped layers of the teachers put out for these images, without gradient.
+
+        With several teachers each name is that of the teacher, a slash, and the tap.
+        """
+        observed: dict[str, Any] = {}
+        for name in self.teachers:
+            observed |= self._observe(name, images, labels)
+        return observed
 
     def forward(
-        self, images: Tensor, labels: Tensor, observed: Mapping[str, Tensor] | None = None
+        self, images: Any, labels: Any, observed: Mapping[str, Any] | None = None, index: Tensor | None = None
     ) -> dict[str, Tensor]:
         """The losses of one batch: "task", each term by its name (unweighted), and "total", their weighted sum.
 
+        A term that learns a connector on the teacher's side reports its reconstruction error as
+        "NAME_reconstruction". A term whose schedule has come to 0 is not computed and reports 0.
+
         Args:
-            images: what both networks take.
+            images: what the student takes.
             labels: what the task loss takes.
             observed: the teacher's tapped outputs for these images where they are known already, as
-                :class:`TeacherCache` supplies them; the teacher then does not run.
-        """
-        if observed is None:
-            observed = self.observe_teacher(images)
-        with Taps(self.student, self.student_taps) as taps:
-            output = self.student(images)
-        losses = {"task": self.task(output, labels)}
-        total = self.task_weight * losses["task"] if self.task_weight else losses["task"].new_zeros(())
-        for term in self.terms:
-            target: dict[str, Any] = {"target": labels} if term.needs_target else {}
-            try:
-                losses[term.name] = term.loss(taps[term.student], observed[term.teacher], **target)
-            except InputError as error:
-                layers = f"student {term.student!r} against teacher {term.teacher!r}"
-                raise InputError(f"term {term.name!r} ({layers}): {error}") from error
-            if term.weight:
-                total = total + term.weight * losses[term.name]
-        return losses | {"total": total}
+                :class:`TeacherCache` supplies them; a teacher whose taps are all among them does not run.
+            index: the samples' places in the data set, for a loss that asks for them; :class:`Indexed` supplies it.
 
-    def _dry_run(self, images: Tensor, labels: Tensor) -> None:
-        training = self.training
-        self.eval()  # leaves BatchNorm's running statistics alone
-        with torch.no_grad():
-            self(images, labels)
-        self.train(training)
+        Raises:
+            InputError: a schedule without :meth:`set_epoch`; a loss that wants an index and gets none; shapes that do
+                not meet; networks on two devices.
+        """
+        weights = {term.name: self._weight(term.weight_at) for term in self.terms}
+        active = [term for term in self.terms if weights[term.name] or not callable(term.weight)]
+        known = self._observed_for(active, images, labels, observed or {})
+        output, read = self._run_student(images)
+        losses = {"task": self.task(output, labels)}
+        task_weight = self._weight(self.task_weight) if callable(self.task_weight) else self.task_weight
+        parts = [task_weight * losses["task"]] if task_weight else []
+        for term in self.terms:
+            if term not in active:
+                losses[term.name] = losses["task"].new_zeros(())
+                continue
+            mine = self._compare(term, read, known, images, labels, index)
+            losses |= mine
+            if weights[term.name]:
+                parts.append(weights[term.name] * mine[term.name])
+                if term.reconstruction is not None:
+                    parts.append(term.reconstruction_weight * mine[f"{term.name}_reconstruction"])
+        return losses | {"total": sum(parts[1:], parts[0]) if parts else losses["task"].new_zeros(())}
+
+    def train(self, mode: bool = True) -> "Distiller":
+        """Training mode for the student, the losses and what learns; not for a frozen connector of a teacher."""
+        super().train(mode)
+        for connector in self.teacher_connectors.values():
+            if not any(p.requires_grad for p in connector.parameters()):
+                connector.eval()
+        return self
+
+    def _compare(
+        self, term: Term, read: Mapping[str, Any], known: Mapping[str, Any], images: Any, labels: Any, index: Any
+    ) -> dict[str, Tensor]:
+        """The term's loss by its name, and the reconstruction error where it has one."""
+        name = self._teacher_of(term)
+        teacher_side = [known[self._key(name, tap)] for tap in term.teacher_taps]
+        student_side = [read[str(tap)] for tap in term.student_taps]
+        part = self.teachers[name].part
+        rows = part(images, labels) if part is not None else None
+        if rows is not None:
+            student_side = [tensor[rows] for tensor in student_side]
+        extra: dict[str, Any] = {}
+        for argument, value in (("target", labels), ("index", index)):
+            if argument in term.asks_for:
+                if value is None:
+                    raise InputError(
+                        f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
+                        "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
+                    )
+                extra[argument] = value if rows is None else value[rows]
+        with _told(term, student_side, teacher_side):
+            student = on_side(term.student, student_side)
+            teacher = raw = on_side(term.teacher, teacher_side)
+            if term.student_connector is not None:
+                student = term.student_connector(student)
+            if term.teacher_connector is not None:
+                teacher = term.teacher_connector(teacher)
+            losses = {term.name: term.loss(student, teacher, **extra)}
+            if term.reconstruction is not None:
+                losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
+        return losses
+
+    def _run_student(self, images: Any) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self._student_reader(self.student, images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                "the student's BatchNorm cannot train on a batch of one sample. Raise the batch size, or give the data "
+                "loader drop_last=True."
+            ) from error
+
+    def _observed_for(
+        self, terms: Sequence[Term], images: Any, labels: Any, observed: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """The tapped outputs of the teachers that these terms need: those known already, the rest computed."""
+        known = dict(observed)
+        for name in dict.fromkeys(self._teacher_of(term) for term in terms):
+            if not all(self._key(name, tap) in known for tap in self._taps_of(name)):
+                with torch.no_grad():
+                    known |= self._observe(name, images, labels)
+        return known
+
+    def _observe(self, name: str, images: Any, labels: Any) -> dict[str, Any]:
+        teacher = self.teachers[name]
+        self._check_devices(name, teacher.model)
+        seen = images if teacher.sees is None else teacher.sees(images, labels)
+        if teacher.part is not None:
+            seen = seen[teacher.part(images, labels)]
+        _, read = self._teacher_readers[name](teacher.model, seen)
+        return {self._key(name, tap): value for tap, value in read.items()}
+
+    def _check_devices(self, name: str, teacher: nn.Module) -> None:
+        devices = [next((p.device for p in net.parameters()), None) for net in (self.student, teacher)]
+        if None not in devices and devices[0] != devices[1]:
+            who = f"teacher {name!r}" if name else "the teacher"
+            raise InputError(
+                f"the student is on {devices[0]} and {who} on {devices[1]}. Bring both to one device: "
+                f"distiller.to({str(devices[0])!r})."
+            )
+
+    def _taps_of(self, name: str) -> tuple[Tap, ...]:
+        terms = [term for term in self.terms if self._teacher_of(term) == name]
+        return tuple(dict.fromkeys(tap for term in terms for tap in term.teacher_taps))
+
+    def _teacher_of(self, term: Term) -> str:
+        if term.of is None and len(self.teachers) == 1:
+            return next(iter(self.teachers))
+        if term.of not in self.teachers:
+            raise InputError(f"term {term.name!r}: " + unknown("teacher", str(term.of), self.teachers))
+        return term.of
+
+    def _key(self, name: str, tap: Tap | str) -> str:
+        return f"{name}/{tap}" if len(self.teachers) > 1 else str(tap)
+
+    def _weight(self, schedule: Schedule) -> float:
+        if self._now is None:
+            if callable(self.task_weight) or any(callable(term.weight) for term in self.terms):
+                raise InputError(
+                    "a weight has a schedule, and the distiller does not know where the run is. In a loop of your own "
+                    "call distiller.set_epoch(epoch, epochs) before each step; fit does."
+                )
+            return schedule(0, 1)
+        return schedule(*self._now)
+
+    def _dry_run(self, *batch: Any) -> None:
+        """One forward pass in training mode, after which everything is as it was."""
+        buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        now, self._now = self._now, (0.0, 1)
+        devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices), torch.no_grad():
+            self(*batch)
+            for name, buffer in self.named_buffers():
+                buffer.copy_(buffers[name])
+        self._now = now
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
-        """All that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teacher along."""
-        self.teacher._apply(fn, recurse)
+        """All that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teachers along."""
+        for teacher in self.teachers.values():
+            teacher.model._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+def _check_terms(terms: Sequence[Term], task_weight: float | Schedule) -> None:
+    if not terms:
+        raise InputError("a distiller without terms would not distil; give at least one Term.")
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise InputError(f"terms are called {', '.join(names)}; every term needs a name of its own.")
+    if not task_weight and not any(term.weight for term in terms):
+        raise InputError("task_weight and every term's weight are 0: there is nothing to learn from.")
+
+
+def _named(teacher: Any) -> dict[str, nn.Module | Teacher]:
+    if isinstance(teacher, nn.Module | Teacher):
+        return {"": teacher}
+    if not isinstance(teacher, Mapping) or not teacher:
+        raise InputError(f"teacher is {type(teacher).__name__}; wanted: a module, a Teacher, or several by name.")
+    return dict(teacher)
+
+
+def _as_teacher(teacher: nn.Module | Teacher) -> Teacher:
+    return teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+
+
+def _by_term(terms: Sequence[Term], part: str) -> nn.ModuleDict:
+    return nn.ModuleDict({term.name: getattr(term, part) for term in terms if getattr(term, part) is not None})
+
+
+@contextmanager
+def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterator[None]:
+    """Say of an error in a connector or a loss in which term, between which layers, on which shapes it happened."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        sides = []
+        for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
+            shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
+            sides.append(" and ".join(f"{str(tap)!r} {shape}" for tap, shape in zip(taps, shapes, strict=True)))
+        raise InputError(
+            f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {error}"
+        ) from error

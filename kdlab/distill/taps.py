@@ -1,67 +1,204 @@
 """Read the layers of a network by name, without editing it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from kdlab.errors import InputError, unknown
 
 
+@dataclass(frozen=True)
+class Tap:
+    """What to read of a network, where the plain name of a layer does not say enough.
+
+    Args:
+        layer: dotted name as ``model.named_modules()`` gives it, "" for the model itself; for a parameter as
+            ``model.named_parameters()`` gives it.
+        what: "output" or "input" of the layer, or "parameter".
+        call: which of its calls, from 0, where one forward pass calls the layer several times.
+        item: which tensor, where the layer puts out several: the index in a tuple or list, the key of a dict. For an
+            input the position (by default the first) or the keyword.
+
+    Raises:
+        InputError: another ``what``; a negative call; call or item of a parameter.
+    """
+
+    layer: str
+    what: Literal["output", "input", "parameter"] = "output"
+    call: int | None = None
+    item: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.what not in ("output", "input", "parameter"):
+            raise InputError(unknown("kind of tap", str(self.what), ("output", "input", "parameter")))
+        if self.call is not None and self.call < 0:
+            raise InputError(f"tap {self.layer!r} asks for call {self.call}; calls are counted from 0.")
+        if self.what == "parameter" and (self.call, self.item) != (None, None):
+            raise InputError(f"tap {self.layer!r} is a parameter: it has neither calls nor items.")
+
+    def __str__(self) -> str:
+        """The layer's name alone for its output; otherwise with what is special about it, such as "block:input"."""
+        what = "" if self.what == "output" else f":{self.what}"
+        call = "" if self.call is None else f" call {self.call}"
+        item = "" if self.item is None else f"[{self.item!r}]"
+        return self.layer + what + item + call
+
+
+def as_tap(tap: str | Tap) -> Tap:
+    """A plain name is the output of that layer."""
+    return tap if isinstance(tap, Tap) else Tap(tap)
+
+
 class Taps:
-    """Record what the named layers put out in the forward passes inside a ``with`` block.
+    """Record what the named layers put out in the forward pass inside a ``with`` block.
 
     >>> with Taps(model, ["features.denseblock4", "classifier"]) as taps:
     ...     model(images)
     >>> taps["classifier"]
 
-    The hooks leave with the block; the records stay until the block is entered again. A layer that is called several
-    times keeps its last output.
+    The hooks leave with the block; the records stay until the block is entered again. A record is a copy, so that a
+    layer that works in place afterwards (``nn.ReLU(inplace=True)``, ``x += y``) does not write into it; the gradient
+    flows through it.
 
     Args:
         model: any module.
-        names: dotted names as ``model.named_modules()`` gives them; "" is the model itself.
+        taps: names of layers, or :class:`Tap` for inputs, parameters, one of several calls or tensors.
+        copied: the taps that need a copy; all of them if None. ``overwritten`` says which do.
+        calls: how many calls each layer gets in one forward pass, where that is known: the pass is then stopped as
+            soon as the last of them is recorded, and leaves the block. What ``calls`` said after a whole pass.
 
     Raises:
-        InputError: a name that the model does not have, with near names; reading a layer that no forward reached.
+        InputError: a name that the model does not have, with near names; reading a layer that no forward reached, one
+            of several calls without saying which, or an item that is not there.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        self._modules = {name: _layer(model, name) for name in names}
-        self._records: dict[str, Any] = {}
+    def __init__(
+        self,
+        model: nn.Module,
+        taps: Iterable[str | Tap],
+        *,
+        copied: Collection[str] | None = None,
+        calls: Mapping[str, int] | None = None,
+    ) -> None:
+        # torch.compile(model) wraps; its layers keep the names that they have in the model.
+        model = getattr(model, "_orig_mod", model)
+        self._taps = {str(tap): tap for tap in map(as_tap, taps)}
+        self._found: dict[str, Any] = {name: _find(model, tap) for name, tap in self._taps.items()}
+        self._copied = copied
+        self._awaited = sum(calls[name] for name in self._hooked) if calls is not None else None
+        self._records: dict[str, list[Any]] = {}
+        self._originals: list[tuple[str, Tensor, int]] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Taps":
-        self._records.clear()
-        self._handles = [
-            module.register_forward_hook(partial(self._record, name)) for name, module in self._modules.items()
-        ]
+        self._records = {name: [] for name in self._hooked}
+        self._originals = []
+        for name in self._hooked:
+            module = self._found[name]
+            if self._taps[name].what == "input":
+                handle = module.register_forward_pre_hook(partial(self._record_input, name), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(partial(self._record_output, name))
+            self._handles.append(handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        return kind is _Stopped
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._modules:
-            raise InputError(unknown("tap", name, self._modules))
-        if name not in self._records:
-            raise InputError(f"layer {name!r} was not reached: no forward pass inside the `with` block called it.")
-        return self._records[name]
+    def __getitem__(self, tap: str | Tap) -> Any:
+        name = str(tap)
+        if name not in self._taps:
+            raise InputError(unknown("tap", name, self._taps))
+        wanted = self._taps[name]
+        if wanted.what == "parameter":
+            return self._found[name]
+        records = self._records.get(name, [])
+        if not records:
+            raise InputError(
+                f"layer {wanted.layer!r} was not reached: no forward pass inside the `with` block called it. Tap a "
+                "layer that the forward pass calls, or a layer inside it."
+            )
+        if wanted.call is None and len(records) > 1:
+            raise InputError(
+                f"layer {wanted.layer!r} was called {len(records)} times inside the `with` block. Say which call you "
+                f"mean, as in Tap({wanted.layer!r}, call=0), or enter the block anew for each forward pass."
+            )
+        if (wanted.call or 0) >= len(records):
+            raise InputError(f"tap {name!r}: the layer was called {len(records)} times; wanted: call {wanted.call}.")
+        return _item(records[wanted.call or 0], wanted)
 
-    def _record(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._records[name] = output
+    @property
+    def calls(self) -> dict[str, int]:
+        """How many calls of each layer are recorded."""
+        return {name: len(records) for name, records in self._records.items()}
+
+    @property
+    def overwritten(self) -> set[str]:
+        """The taps whose layer's tensor was changed in place after it had been recorded."""
+        return {name for name, tensor, version in self._originals if tensor._version != version}
+
+    @property
+    def _hooked(self) -> list[str]:
+        return [name for name, tap in self._taps.items() if tap.what != "parameter"]
+
+    def _record_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._record(name, output)
+
+    def _record_input(self, name: str, module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self._record(name, {**dict(enumerate(inputs)), **keywords})
+
+    def _record(self, name: str, value: Any) -> None:
+        if self._copied is None or name in self._copied:
+            self._originals += [(name, t, t._version) for t in tree_leaves(value) if _has_version(t)]
+            value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
+        self._records[name].append(value)
+        if self._awaited is not None and sum(map(len, self._records.values())) == self._awaited:
+            raise _Stopped
 
 
-def _layer(model: nn.Module, name: str) -> nn.Module:
+class _Stopped(BaseException):
+    """Ends a forward pass after its last tap. No Exception: a model that catches those must not catch this."""
+
+
+def _has_version(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and not leaf.is_inference() and not torch.compiler.is_compiling()
+
+
+def _find(model: nn.Module, tap: Tap) -> nn.Module | nn.Parameter:
+    if tap.what == "parameter":
+        parameters = dict(model.named_parameters())
+        if tap.layer not in parameters:
+            raise InputError(unknown(f"parameter of {type(model).__name__}", tap.layer, parameters))
+        return parameters[tap.layer]
     try:
-        return model.get_submodule(name)
+        return model.get_submodule(tap.layer)
     except AttributeError:
         names = [known for known, _ in model.named_modules() if known]
-        raise InputError(unknown(f"layer of {type(model).__name__}", name, names)) from None
+        raise InputError(unknown(f"layer of {type(model).__name__}", tap.layer, names)) from None
+
+
+def _item(record: Any, tap: Tap) -> Any:
+    item = 0 if tap.item is None and tap.what == "input" else tap.item
+    if item is None:
+        return record
+    if isinstance(record, Mapping):
+        known = list(record)
+    elif isinstance(record, tuple | list):
+        known = list(range(len(record)))
+    else:
+        raise InputError(f"tap {str(tap)!r}: the layer puts out one {type(record).__name__}, which has no items.")
+    if item not in known:
+        raise InputError(f"tap {str(tap)!r}: there is no item {item!r}. Known: {', '.join(map(repr, known))}.")
+    return record[item]

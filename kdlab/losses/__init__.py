@@ -1,5 +1,30 @@
-"""Distillation losses: ``Loss(hyper-parameters)(student, teacher) -> scalar``, pure tensor mathematics."""
+"""Distillation losses: ``Loss(hyper-parameters)(student, teacher[, target]) -> scalar``, pure tensor mathematics."""
 
-from kdlab.losses.response import KDLoss, LabelledCrossEntropy
+from kdlab.losses.contrastive import CRDLoss
+from kdlab.losses.dense import CWDLoss, MGDLoss
+from kdlab.losses.feature import ABLoss, ATLoss, FTLoss, HintLoss, OFDLoss, ReviewKDLoss, VIDLoss, ofd_margin
+from kdlab.losses.relation import FSPLoss, PKTLoss, RKDLoss, SPLoss
+from kdlab.losses.response import DISTLoss, DKDLoss, DMLLoss, KDLoss, LabelledCrossEntropy
 
-__all__ = ["KDLoss", "LabelledCrossEntropy"]
+__all__ = [
+    "ABLoss",
+    "ATLoss",
+    "CRDLoss",
+    "CWDLoss",
+    "DISTLoss",
+    "DKDLoss",
+    "DMLLoss",
+    "FSPLoss",
+    "FTLoss",
+    "HintLoss",
+    "KDLoss",
+    "LabelledCrossEntropy",
+    "MGDLoss",
+    "OFDLoss",
+    "PKTLoss",
+    "RKDLoss",
+    "ReviewKDLoss",
+    "SPLoss",
+    "VIDLoss",
+    "ofd_margin",
+]

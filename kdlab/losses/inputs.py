@@ -1,5 +1,6 @@
 """What every loss asks of its two inputs."""
 
+import torch
 from torch import Tensor
 
 from kdlab.errors import InputError
@@ -95,3 +96,19 @@ def not_negative(**values: float) -> None:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision widened; anything wider as it is."""
     return tensor.float() if tensor.itemsize < 4 else tensor
+
+
+def whole_numbers(values: Tensor, name: str, n: int, below: int) -> Tensor:
+    """One number a sample, of 0 to ``below`` - 1, as int64: class indices, or places in a data set.
+
+    Raises:
+        InputError: another shape than (n), no integers, a number outside.
+    """
+    if values.shape != (n,):
+        raise InputError(f"{name} is {tuple(values.shape)}; wanted: ({n}), one number for each sample of the batch.")
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{name} has dtype {values.dtype}; wanted: integers, such as torch.int64.")
+    least, greatest = (int(value) for value in values.aminmax())
+    if least < 0 or greatest >= below:
+        raise InputError(f"{name} has numbers from {least} to {greatest}; all must be of 0 to {below - 1}.")
+    return values.long()

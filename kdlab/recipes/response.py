@@ -24,7 +24,7 @@ from kdlab.training import Fit, ModelCard, Supervised, classification_metrics, f
 from kdlab.training.checkpoints import LAST, RESUME
 
 LOGITS = "classifier"  # the tap of the logits, in the teacher and in the student
-Objective = TypeVar("Objective", bound=Supervised | Distiller)
+Objective = TypeVar("Objective", bound=nn.Module)
 AfterEpoch = Callable[[dict[str, float]], bool]
 CPU = torch.device("cpu")
 NARROW = (8, 16, 32, 64)  # the student's widths in the fast profile
@@ -100,7 +100,7 @@ def teach(
     teacher = densenet121(len(data.classes), "none" if earlier else weights)
     used = earlier.weights if earlier else str(teacher.weights_used)
     recipe = _recipe(data, settings, task="teach", weights=weights)
-    objective = _place(Supervised(teacher, LabelledCrossEntropy()), device)
+    objective = place(Supervised(teacher, LabelledCrossEntropy()), device)
     return _run(objective, data.train, data, settings, out, recipe, resume, weights=used)
 
 
@@ -123,7 +123,7 @@ def distil(
     """
     torch.manual_seed(settings.seed)
     student = StudentCNN(len(data.classes), widths, drop_rate)
-    objective = _place(distillation.distiller(student, teacher), device)
+    objective = place(distillation.distiller(student, teacher), device)
     train = data.train
     if data.deterministic:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
@@ -133,7 +133,7 @@ def distil(
     return _run(objective, train, data, settings, out, recipe, resume, after_epoch=after_epoch)
 
 
-def _place(objective: Objective, device: torch.device) -> Objective:
+def place(objective: Objective, device: torch.device) -> Objective:
     """On the device, with the convolutions' weights in the order that is a third faster on a CPU."""
     objective.to(device)
     return objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
@@ -243,18 +243,8 @@ class FewLabels:
         Args:
             keep: save the run in kdlab's cache, and load it from there where it is already.
 
-        Raises:
-            InputError: more labels than images, or fewer than classes.
         """
-        targets = data.train.targets  # type: ignore[attr-defined]  # as ImageSplits says
-        if not len(data.classes) <= self.labels < len(targets):
-            raise InputError(
-                f"labels is {self.labels}; wanted: from {len(data.classes)} (one a class) to {len(targets) - 1}, "
-                f"fewer than the {len(targets)} training images."
-            )
-        kept, _ = train_test_split(
-            range(len(targets)), train_size=self.labels, stratify=targets, random_state=self.seed
-        )
+        kept = labelled(data, self.labels, self.seed)
         torch.manual_seed(self.seed)
         student = StudentCNN(len(data.classes), NARROW)
         objective: Supervised | Distiller
@@ -265,18 +255,60 @@ class FewLabels:
             objective = Distillation(self.temperature, self.alpha).distiller(student, teacher)
             train = cache.attach(data.train)
             train = Subset(train, kept) if self.method == "kd" else HiddenLabels(train, kept)
-        _place(objective, next(teacher.parameters()).device)
-        samples = RandomSampler(train, num_samples=self.steps // EPOCHS * self.batch_size)
-        optimizer = torch.optim.AdamW(objective.parameters(), self.lr, fused=True)
+        place(objective, next(teacher.parameters()).device)
         recipe = {**asdict(self), "data": data.name, "teacher": cache.fingerprint[:16]}
-        done = fit(
-            objective, DataLoader(train, self.batch_size, sampler=samples), epochs=EPOCHS, optimizer=optimizer,
-            scheduler=OneCycleLR(optimizer, self.lr, total_steps=self.steps), seed=self.seed,
-            evaluate=lambda model: evaluate(model, data.val), after_epoch=after_epoch,
-            out=cached("few-labels", recipe) if keep else None, resume=keep,
-            card=ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, recipe=recipe),
+        done = fit_few(
+            objective, train, data, steps=self.steps, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
+            recipe=recipe, keep="few-labels" if keep else None, after_epoch=after_epoch,
         )  # fmt: skip
         return student, done
+
+
+def labelled(data: ImageSplits, labels: int, seed: int) -> list[int]:
+    """Which training images keep their label: so many, stratified by class and drawn by the seed.
+
+    Raises:
+        InputError: more labels than images, or fewer than classes.
+    """
+    targets = data.train.targets  # type: ignore[attr-defined]  # as ImageSplits says
+    if not len(data.classes) <= labels < len(targets):
+        raise InputError(
+            f"labels is {labels}; wanted: from {len(data.classes)} (one a class) to {len(targets) - 1}, "
+            f"fewer than the {len(targets)} training images."
+        )
+    kept, _ = train_test_split(range(len(targets)), train_size=labels, stratify=targets, random_state=seed)
+    return kept
+
+
+def fit_few(
+    objective: nn.Module,
+    train: Dataset,
+    data: ImageSplits,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    recipe: dict[str, Any],
+    keep: str | None = None,
+    after_epoch: AfterEpoch | None = None,
+) -> Fit:
+    """The budget that all methods of a comparison share: AdamW, one cycle, so many steps on images drawn at random.
+
+    Args:
+        recipe: all that the run depends on.
+        keep: a name under which the run is saved in kdlab's cache, and loaded where it is there already.
+    """
+    student: Any = objective.student
+    samples = RandomSampler(train, num_samples=steps // EPOCHS * batch_size)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(objective.parameters(), lr, fused=True)
+    return fit(
+        objective, DataLoader(train, batch_size, sampler=samples), epochs=EPOCHS, optimizer=optimizer,
+        scheduler=OneCycleLR(optimizer, lr, total_steps=steps), seed=seed,
+        evaluate=lambda model: evaluate(model, data.val), after_epoch=after_epoch,
+        out=cached(keep, recipe) if keep else None, resume=keep is not None,
+        card=ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, recipe=recipe),
+    )  # fmt: skip
 
 
 class HiddenLabels(Dataset):

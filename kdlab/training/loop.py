@@ -110,7 +110,7 @@ def fit(
             epoch = len(rows)
             seed_everything(seed + 1_000_003 * epoch, loader)
             row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
-            row |= _epoch(objective, loader, optimizer, scheduler, device, precision, epoch, bar)
+            row |= _epoch(objective, loader, optimizer, scheduler, device, precision, epoch, epochs, bar)
             _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))
             validation = evaluate(student)
             row |= {f"val_{name}": value for name, value in validation.items()}
@@ -154,13 +154,17 @@ def _epoch(
     device: torch.device,
     precision: str,
     epoch: int,
+    epochs: int,
     bar: tqdm,
 ) -> Row:
     """One pass over the loader; the mean of each loss over its steps."""
     objective.train()
+    set_epoch: Callable[[float, int], None] | None = getattr(objective, "set_epoch", None)  # a Distiller has schedules
     names: list[str] = []
     seen: list[Tensor] = []
     for step, batch in enumerate(loader, start=1):
+        if set_epoch is not None:
+            set_epoch(epoch + (step - 1) / len(loader), epochs)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             losses = objective(*to_device(batch, device))
         optimizer.zero_grad(set_to_none=True)
@@ -179,8 +183,8 @@ def _epoch(
 
 def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
     bad = ~losses.isfinite()
-    if bad.any():
-        step = int(bad.any(dim=1).nonzero()[0])
+    if bad[:, names.index("total")].any():  # a loss of weight 0 is only reported
+        step = int(bad[:, names.index("total")].nonzero()[0])
         terms = [name for name, is_bad in zip(names, bad[step].tolist(), strict=True) if is_bad and name != "total"]
         values = ", ".join(f"{name} = {losses[step, names.index(name)].item()}" for name in terms or ["total"])
         raise NonFiniteLossError(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kdlab import InputError
-from kdlab.distill import Taps
+from kdlab.distill import Tap, Taps
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def test_the_records_are_the_layers_outputs(model):
     with Taps(model, ["0", "2", ""]) as taps:
         out = model(x)
     assert torch.equal(taps["0"], model[0](x))
-    assert taps["2"] is out
-    assert taps[""] is out
+    assert torch.equal(taps["2"], out)
+    assert torch.equal(taps[""], out)
 
 
 def test_the_gradient_flows_through_a_record(model):
@@ -62,3 +62,128 @@ def test_reading_what_was_not_tapped_names_what_was(model):
         model(torch.randn(5, 4))
     with pytest.raises(InputError, match="unknown tap '1'. Known: '0'"):
         taps["1"]
+
+
+class Branches(nn.Module):
+    """A layer called twice, with keywords, that puts out several tensors; one that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Pair()
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, x):
+        first = self.block(x, scale=torch.tensor(2.0))
+        return self.block(first["sum"], scale=torch.tensor(3.0))["sum"]
+
+
+class Pair(nn.Module):
+    def forward(self, x, scale):
+        return {"sum": x + scale, "both": (x, scale)}
+
+
+def test_inputs_parameters_calls_and_items():
+    model, x = Branches(), torch.zeros(2, 4)
+    wanted = [
+        Tap("block", call=0, item="sum"), Tap("block", call=1, item="sum"), Tap("block", "input", call=1),
+        Tap("block", "input", call=0, item="scale"), Tap("unused.weight", "parameter"),
+    ]  # fmt: skip
+    with Taps(model, wanted) as taps:
+        model(x)
+    values = [taps[tap] for tap in wanted]
+    assert [value.flatten()[0].item() for value in values[:4]] == [2.0, 5.0, 2.0, 2.0]
+    assert values[4] is model.unused.weight
+    assert len({str(tap) for tap in wanted}) == 5
+
+
+REFUSED = {
+    "which call": (Tap("block"), "called 2 times.*Say which.*call=0"),
+    "no such call": (Tap("block", call=2), "called 2 times; wanted: call 2"),
+    "no such item": (Tap("block", call=0, item="product"), "no item 'product'. Known: 'sum', 'both'"),
+    "no such position": (Tap("block", "input", call=0, item=1), "no item 1. Known: 0, 'scale'"),
+    "item of one tensor": (Tap("", item=0), "one Tensor, which has no items"),
+    "never reached": (Tap("unused"), "'unused' was not reached"),
+}
+
+
+@pytest.mark.parametrize(("tap", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_said_when_it_is_read(tap, said):
+    model = Branches()
+    with Taps(model, [tap]) as taps:
+        model(torch.zeros(2, 4))
+    with pytest.raises(InputError, match=said):
+        taps[tap]
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: Tap("a", "outputs"), "Did you mean 'output'"),
+        (lambda: Tap("a", call=-1), "counted from 0"),
+        (lambda: Tap("a", "parameter", call=0), "neither calls nor items"),
+        (lambda: Taps(nn.Linear(2, 2), [Tap("wieght", "parameter")]), "unknown parameter.*Did you mean 'weight'"),
+    ],
+)
+def test_a_tap_that_makes_no_sense_is_refused_at_once(build, said, shapes_unchecked):
+    with pytest.raises(InputError, match=said):
+        build()
+
+
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        out = self.relu(self.linear(x))
+        out += 1
+        return out
+
+
+def test_a_record_survives_what_works_in_place_after_it():
+    model, x = InPlace(), torch.randn(5, 4)
+    with Taps(model, ["linear", "relu", ""]) as taps:
+        model(x)
+    expected = model.linear(x)
+    assert torch.equal(taps["linear"], expected)
+    assert torch.equal(taps["relu"], expected.relu())
+    assert taps.overwritten == {"linear", "relu"}
+    taps["linear"].sum().backward()
+    assert model.linear.weight.grad is not None
+
+
+def test_without_its_copy_the_record_is_the_layers_own_tensor():
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), torch.randn(5, 4)
+    with Taps(model, ["0", "1"], copied=()) as taps:
+        out = model(x)
+    assert taps["1"] is out
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+def test_the_pass_stops_after_the_last_tap_when_the_calls_are_known():
+    model = nn.Sequential(nn.Linear(4, 4), Counting(), nn.Linear(4, 4), Counting())
+    x = torch.randn(2, 4)
+    with Taps(model, ["0", "2"]) as whole:
+        model(x)
+    with Taps(model, ["0", "2"], calls=whole.calls) as taps:
+        model(x)
+        pytest.fail("the block should have been left")
+    assert torch.equal(taps["2"], whole["2"])
+    assert [model[1].calls, model[3].calls] == [2, 1]
+    assert hooks(model) == 0
+
+
+def test_an_error_inside_the_block_is_not_swallowed():
+    model = nn.Sequential(nn.Linear(4, 4))
+    with pytest.raises(ZeroDivisionError), Taps(model, ["0"], calls={"0": 1}):
+        raise ZeroDivisionError

@@ -315,7 +315,7 @@ def test_what_makes_no_sense_is_refused_when_it_is_said(build, said, shapes_unch
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path, shapes_unchecked):
-    with pytest.raises(InputError, match=r"term 'kd' .*\(8, 3\) and teacher logits \(8, 5\).*the same classes"):
+    with pytest.raises(InputError, match=r"term 'kd' .*\(8, 3\) and the teacher's \(8, 5\).*of the same sizes"):
         distilled(tmp_path / "student", teacher=StudentCNN(5, WIDTHS))
     assert list((tmp_path / "student").glob("*")) == []
 

@@ -24,12 +24,7 @@ STEPS = 5  # of four images: an epoch
 COLUMNS = ["epoch", "lr", "task", "total", "val_accuracy", "val_loss", "seconds"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @torch.no_grad()

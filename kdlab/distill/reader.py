@@ -1,0 +1,70 @@
+"""Run a network and read its tapped layers, with no more copies and no more layers than that takes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from kdlab.distill.taps import Tap, Taps
+from kdlab.errors import InputError
+
+
+class Reader:
+    """Reads the same taps at each step; the first pass shows what the next can leave out.
+
+    A tapped tensor is copied only where the network overwrites it in place. Where ``stops``, the forward pass ends
+    after its last tap.
+
+    Args:
+        taps: what to read.
+        stops: for a network whose output nobody needs. A tap on the output itself ("") and a compiled network, whose
+            forward cannot be left half-way, run to the end.
+    """
+
+    def __init__(self, taps: Iterable[Tap], stops: bool = False) -> None:
+        self.taps = tuple(dict.fromkeys(taps))
+        self.stops = stops
+        # By training mode: in another mode a network may take another way.
+        self._learnt: dict[bool, tuple[set[str] | None, dict[str, int] | None]] = {}
+
+    def __call__(self, network: nn.Module, images: Any) -> tuple[Any, dict[str, Any]]:
+        """The network's output (None if it was stopped) and what was read, by ``str(tap)``.
+
+        Raises:
+            InputError: a tap that the pass did not reach, or that holds a number that is not finite in the first pass.
+        """
+        first = network.training not in self._learnt
+        copied, calls = self._learnt.get(network.training, (None, None))
+        output = None
+        with Taps(network, self.taps, copied=copied, calls=calls) as taps:
+            output = network(images)
+        read = {str(tap): taps[tap] for tap in self.taps}
+        if first:
+            for name, value in read.items():
+                _refuse_non_finite(network, name, value)
+            compiled = _is_compiled(network)
+            stops = self.stops and not compiled and bool(taps.calls)
+            self._learnt[network.training] = (
+                None if compiled else taps.overwritten, taps.calls if stops else None
+            )  # fmt: skip
+        return output, read
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    return hasattr(network, "_orig_mod") or any(m._compiled_call_impl is not None for m in network.modules())
+
+
+def _refuse_non_finite(network: nn.Module, name: str, value: Any) -> None:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.is_meta and not _is_finite(leaf):
+            raise InputError(
+                f"layer {name!r} of {type(network).__name__} holds numbers that are not finite. Check its weights, and "
+                "that the images are normalised as it was trained with; in half precision, try float32."
+            )
+
+
+@torch.no_grad()
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())

@@ -1,0 +1,94 @@
+"""Connectors: the shapes they make, and what they leave alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from kdlab import InputError
+from kdlab.distill import ConvConnector, Each, Normalize, Paraphraser, Pooled, Resize, ReviewFusion, Translator
+
+MAPS = torch.randn(2, 6, 8, 8)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_convolution_keeps_the_size_and_the_sign(kernel_size, norm):
+    connector = ConvConnector(6, 10, kernel_size, norm)
+    out = connector(MAPS)
+    assert out.shape == (2, 10, 8, 8)
+    assert (out < 0).any()  # no activation unless one is asked for
+    assert (ConvConnector(6, 10, kernel_size, norm, nn.ReLU())(MAPS) >= 0).all()
+
+
+def test_resizing_has_nothing_to_learn_and_keeps_a_constant():
+    for mode in ("bilinear", "nearest", "area"):
+        resize = Resize((4, 3), mode)
+        assert not list(resize.parameters())
+        torch.testing.assert_close(resize(torch.full((1, 2, 8, 6), 3.0)), torch.full((1, 2, 4, 3), 3.0))
+    torch.testing.assert_close(Resize(1, "area")(MAPS)[..., 0, 0], MAPS.mean(dim=(2, 3)))
+
+
+def test_pooling_to_a_vector_and_to_another_width():
+    torch.testing.assert_close(Pooled()(MAPS), MAPS.mean(dim=(2, 3)))
+    assert Pooled(6, 4)(MAPS).shape == (2, 4)
+
+
+def test_normalising_makes_unit_vectors_and_leaves_zero():
+    out = Normalize()(MAPS)
+    torch.testing.assert_close(out.flatten(1).norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(out * MAPS.flatten(1).norm(dim=1).view(2, 1, 1, 1), MAPS)
+    assert (Normalize()(torch.zeros(2, 3)) == 0).all()
+
+
+def test_a_paraphraser_learns_to_give_the_map_back():
+    torch.manual_seed(0)
+    paraphraser, maps = Paraphraser(6, rate=0.5), torch.randn(8, 6, 4, 4).relu()
+    assert paraphraser(maps).shape == (8, 3, 4, 4)
+    optimizer = torch.optim.Adam(paraphraser.parameters(), 1e-2)
+    errors = []
+    for _ in range(60):
+        error = (paraphraser.reconstruct(maps) - maps).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_the_translator_makes_as_many_factors():
+    assert Translator(4, 3)(torch.randn(2, 4, 8, 8)).shape == (2, 3, 8, 8)
+
+
+def test_the_fusion_lets_each_stage_hear_the_deeper_ones_only():
+    torch.manual_seed(0)
+    fusion = ReviewFusion([4, 8, 8], [6, 10, 12], mid=5).eval()
+    maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4), torch.randn(2, 8, 1, 1)]
+    out = fusion(maps)
+    assert [tuple(o.shape) for o in out] == [(2, 6, 8, 8), (2, 10, 4, 4), (2, 12, 1, 1)]
+    changed = fusion([maps[0], maps[1] + 1, maps[2]])
+    assert [torch.equal(a, b) for a, b in zip(out, changed, strict=True)] == [False, False, True]
+
+
+def test_each_connector_gets_its_own_tensor():
+    out = Each(nn.Identity(), Pooled())([MAPS, MAPS])
+    assert [o.ndim for o in out] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: ConvConnector(0, 4), "student_channels is 0"),
+        (lambda: ConvConnector(4, 4, 5), "kernel_size is 5; wanted: 1 or 3"),
+        (lambda: Resize(0), "size is 0"),
+        (lambda: Resize(4, "cubic"), "mode is 'cubic'"),
+        (lambda: Pooled(out=4), "needs the channels"),
+        (lambda: Paraphraser(4, rate=0.0), "rate is 0.0"),
+        (lambda: Translator(4, 0), "factors is 0"),
+        (lambda: ReviewFusion([4], [4, 8]), "1 stages and teacher_channels 2"),
+        (lambda: ReviewFusion([4], [4])([MAPS, MAPS]), "2 maps were given to a fusion of 1 stages"),
+        (lambda: Each(Pooled())([MAPS, MAPS]), "2 tensors were given to 1 connectors"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(build, said, shapes_unchecked):
+    with pytest.raises(InputError, match=said):
+        build()

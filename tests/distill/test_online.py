@@ -1,0 +1,97 @@
+"""Students that teach each other, and a network that teaches itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdlab import InputError
+from kdlab.distill import MutualDistiller, SelfDistiller
+from kdlab.distill.online import Exit
+from kdlab.models import StudentCNN
+
+IMAGES, LABELS = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+
+
+def student():
+    return StudentCNN(3, (4, 6, 8, 10))
+
+
+def kl(teacher, mine):
+    return F.kl_div(mine.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+
+
+def test_each_student_hears_the_mean_of_its_peers():
+    d = MutualDistiller({"a": student(), "b": student(), "c": student()}, nn.CrossEntropyLoss(), weight=2.0).eval()
+    losses = d(IMAGES, LABELS)
+    a, b, c = (one(IMAGES) for one in d.students.values())
+    torch.testing.assert_close(losses["mutual_a"], (kl(b, a) + kl(c, a)) / 2)
+    tasks, mutual = (sum(losses[f"{part}_{n}"] for n in "abc") for part in ("task", "mutual"))
+    torch.testing.assert_close(losses["total"], tasks + 2 * mutual)
+    assert d.student is d.students["a"]
+
+
+def test_a_peer_is_not_pulled_by_what_it_teaches():
+    d = MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss())
+    d(IMAGES, LABELS)["mutual_a"].backward()
+    assert all(p.grad is None for p in d.students["b"].parameters())
+    assert any(p.grad is not None for p in d.students["a"].parameters())
+
+
+def test_mutual_learning_brings_the_students_together():
+    def gap(weight):
+        torch.manual_seed(0)
+        d = MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss(), weight=weight)
+        optimizer = torch.optim.Adam(d.parameters(), 1e-2)
+        for _ in range(30):
+            optimizer.zero_grad()
+            d(IMAGES, LABELS)["total"].backward()
+            optimizer.step()
+        return d.eval()(IMAGES, LABELS)["mutual_a"].item()
+
+    assert gap(weight=5.0) < 0.3 * gap(weight=0.0)
+
+
+def byot(**options):
+    exits = {"features.1": Exit(6, 10, 3), "features.2": Exit(8, 10, 3)}
+    return SelfDistiller(student(), exits, "features.3", nn.CrossEntropyLoss(), **options)
+
+
+def test_the_exits_learn_from_the_labels_and_from_the_end():
+    d = byot(alpha=0.3, temperature=2.0, feature_weight=0.01).eval()
+    losses = d(IMAGES, LABELS)
+    maps = [d.student.features[:stage](IMAGES) for stage in (2, 3)]
+    (f1, z1), (f2, z2) = (classify(m) for classify, m in zip(d.exits, maps, strict=True))
+    end, z = d.student.features(IMAGES).flatten(1), d.student(IMAGES)
+    torch.testing.assert_close(losses["task"], sum(F.cross_entropy(x, LABELS) for x in (z, z1, z2)))
+    torch.testing.assert_close(losses["kd"], 4 * (kl(z / 2, z1 / 2) + kl(z / 2, z2 / 2)))
+    masked = sum(((f - end) ** 2)[(f > 0) | (end > 0)].sum() for f in (f1, f2))
+    torch.testing.assert_close(losses["feature"], masked)
+    torch.testing.assert_close(losses["total"], 0.7 * losses["task"] + 0.3 * losses["kd"] + 0.01 * losses["feature"])
+
+
+def test_the_end_is_not_pulled_by_what_it_teaches():
+    d = byot()
+    losses = d(IMAGES, LABELS)
+    (losses["kd"] + losses["feature"]).backward()
+    assert all(p.grad is None for p in d.student.classifier.parameters())
+    assert all(p.grad is not None for p in d.exits.parameters())
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: MutualDistiller({"a": student()}, nn.CrossEntropyLoss()), "1 students.*at least two"),
+        (lambda: MutualDistiller(dict.fromkeys("ab", student()), nn.CrossEntropyLoss()), "a network of its own"),
+        (lambda: MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss(), weight=-1), "weight is -1"),
+        (lambda: SelfDistiller(student(), {}, "features.3", nn.CrossEntropyLoss()), "without exits"),
+        (lambda: byot(alpha=1.5), "alpha is 1.5"),
+        (lambda: SelfDistiller(student(), {"featurs.1": Exit(6, 10, 3)}, "features.3", nn.CrossEntropyLoss()),
+         "Did you mean 'features.1'"),
+        (lambda: SelfDistiller(student(), {"features.1": Exit(6, 9, 3)}, "features.3", nn.CrossEntropyLoss())(
+            IMAGES, LABELS), "give the exit a width of 10"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(build, said):
+    with pytest.raises(InputError, match=said):
+        build()
