@@ -7,6 +7,8 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from kdlab.classroom import check
 from kdlab.losses import KDLoss
@@ -35,7 +37,7 @@ def names():
         return -(p * p.clamp(min=1e-12).log()).sum(dim=-1)
 
     teacher, student = StudentCNN(10), StudentCNN(10, (8, 16, 32, 64))
-    scope = {"torch": torch, "KDLoss": KDLoss, "check": check, "soften": soften, "entropy": entropy}
+    scope = {"torch": torch, "nn": nn, "F": F, "KDLoss": KDLoss, "check": check, "soften": soften, "entropy": entropy}
     return scope | {"teacher": teacher, "student": student}
 
 

@@ -1,23 +1,19 @@
-"""The exercises' checks: each says the first thing that is wrong with an answer, from shape to value."""
-
-from collections.abc import Callable, Mapping
-from typing import Any
+"""The checks of chapters 00 and 01."""
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdlab.classroom.check.grading import Answer, ask, compare, say
 from kdlab.classroom.response import soften
 from kdlab.losses import KDLoss
-
-Answer = Callable[..., Any]
 
 
 def times_smaller(answer: float, teacher: torch.nn.Module, student: torch.nn.Module) -> bool:
     """00: how many times fewer parameters the student has."""
     large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
-    return _say(_compare(answer, large / small, {small / large: "you divided the small number by the large one."}))
+    return say(compare(answer, large / small, {small / large: "you divided the small number by the large one."}))
 
 
 def softened(answer: Answer) -> bool:
@@ -29,7 +25,7 @@ def softened(answer: Answer) -> bool:
         torch.softmax(logits, dim=1): "the temperature has no effect yet.",
         torch.softmax(logits / 4.0, dim=0): "each column sums to 1; wanted: each row, because a row is an image.",
     }
-    return _say(_ask(answer, (logits, 4.0), want, known))
+    return say(ask(answer, (logits, 4.0), want, known))
 
 
 def kd_loss(answer: Answer) -> bool:
@@ -46,12 +42,12 @@ def kd_loss(answer: Answer) -> bool:
         want / 5: "you took the mean over images and classes; wanted: the sum over classes, then the mean over images.",
         KDLoss(T)(teacher, student): "this is KL(student ‖ teacher); wanted: KL(teacher ‖ student).",
     }
-    problem = _ask(answer, (student, teacher, T), want, known)
+    problem = ask(answer, (student, teacher, T), want, known)
     if problem is None and answer(student.requires_grad_(), teacher, T).requires_grad:
         (gradient,) = torch.autograd.grad(answer(student, teacher, T), teacher, allow_unused=True)
         if gradient is not None:
             problem = "the value is right, but a gradient reaches the teacher: detach its logits."
-    return _say(problem)
+    return say(problem)
 
 
 def total_loss(answer: Answer) -> bool:
@@ -67,18 +63,18 @@ def total_loss(answer: Answer) -> bool:
         0.8 * kd
         + 0.2 * F.cross_entropy(student / 2, labels): "the labels' cross-entropy takes the plain logits, T = 1.",
     }
-    return _say(_ask(answer, (student, teacher, labels, 2.0, 0.8), 0.8 * kd + 0.2 * task, known))
+    return say(ask(answer, (student, teacher, labels, 2.0, 0.8), 0.8 * kd + 0.2 * task, known))
 
 
 def temperature_for(answer: float, logits: Tensor, entropy: float) -> bool:
     """01, exercise 4: the temperature at which these logits (k) have this entropy, in nats, to 0.02."""
     if not answer > 0:
-        return _say(f"you gave {answer}; a temperature is above 0.")
+        return say(f"you gave {answer}; a temperature is above 0.")
     got = soften(logits, logits, answer).teacher_entropy
     if abs(got - entropy) <= 0.02:
-        return _say(None)
+        return say(None)
     way = "higher" if got < entropy else "lower"
-    return _say(f"at T = {answer:g} the entropy is {got:.3f}, wanted {entropy:.3f}: the temperature must be {way}.")
+    return say(f"at T = {answer:g} the entropy is {got:.3f}, wanted {entropy:.3f}: the temperature must be {way}.")
 
 
 def best_epoch(answer: Answer) -> bool:
@@ -91,47 +87,4 @@ def best_epoch(answer: Answer) -> bool:
         3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
         5.0: "the last epoch, of the lowest loss, the last to better both; wanted: the most accurate.",
     }
-    return _say(_ask(answer, (history,), 4, known))
-
-
-def _ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[Any, str]) -> str | None:
-    try:
-        got = answer(*arguments)
-    except Exception as error:  # whatever a learner's code raises is part of the answer
-        return f"your code raised {type(error).__name__}: {error}"
-    return _compare(got, want, known)
-
-
-def _compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
-    """The first thing wrong: type, shape, NaN, sign, a known slip, scale, value; None if nothing is."""
-    if got is None or got is ...:
-        return "no answer yet."
-    try:
-        got = torch.as_tensor(got, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError):
-        return f"you gave a {type(got).__name__}; wanted: a number or a tensor."
-    want = torch.as_tensor(want, dtype=torch.float64).detach()
-    if got.shape != want.shape:
-        return f"shape: yours is {tuple(got.shape)}, wanted {tuple(want.shape)}."
-    if not got.isfinite().all():
-        return "your answer is not finite: softmax by exp alone overflows; subtract the largest logit, or use torch's."
-    if _close(got, want):
-        return None
-    for slip, hint in known.items():
-        if _close(got, torch.as_tensor(slip, dtype=torch.float64).detach()):
-            return hint
-    if (want >= 0).all() and (got < 0).any():
-        return "sign: part of your answer is below 0; nothing here can be."
-    ratio = (got.sum() / want.sum()).item()
-    if _close(got, want * ratio):
-        return f"scale: your answer is {ratio:.4g} times what it should be."
-    return f"value: yours begins with {got.flatten()[0]:.4g}, wanted {want.flatten()[0]:.4g}."
-
-
-def _close(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-6)
-
-
-def _say(problem: str | None) -> bool:
-    print("✓ Right." if problem is None else f"✗ Not yet: {problem}")
-    return problem is None
+    return say(ask(answer, (history,), 4, known))

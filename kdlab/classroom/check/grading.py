@@ -1,0 +1,59 @@
+"""How an answer is graded: the first thing that is wrong with it, from shape to value."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Answer = Callable[..., Any]
+
+
+def ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[Any, str]) -> str | None:
+    """What is wrong with what the answer returns for these arguments, or raises; None if nothing is.
+
+    Args:
+        want: the right value.
+        known: from the value of a frequent slip to the hint for it.
+    """
+    try:
+        got = answer(*arguments)
+    except Exception as error:  # whatever a learner's code raises is part of the answer
+        return f"your code raised {type(error).__name__}: {error}"
+    return compare(got, want, known)
+
+
+def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
+    """The first thing wrong: type, shape, NaN, sign, a known slip, scale, value; None if nothing is."""
+    if got is None or got is ...:
+        return "no answer yet."
+    try:
+        got = torch.as_tensor(got, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        return f"you gave a {type(got).__name__}; wanted: a number or a tensor."
+    want = torch.as_tensor(want, dtype=torch.float64).detach()
+    if got.shape != want.shape:
+        return f"shape: yours is {tuple(got.shape)}, wanted {tuple(want.shape)}."
+    if not got.isfinite().all():
+        return "your answer is not finite: softmax by exp alone overflows; subtract the largest logit, or use torch's."
+    if _close(got, want):
+        return None
+    for slip, hint in known.items():
+        if _close(got, torch.as_tensor(slip, dtype=torch.float64).detach()):
+            return hint
+    if (want >= 0).all() and (got < 0).any():
+        return "sign: part of your answer is below 0; nothing here can be."
+    ratio = (got.sum() / want.sum()).item()
+    if _close(got, want * ratio):
+        return f"scale: your answer is {ratio:.4g} times what it should be."
+    return f"value: yours begins with {got.flatten()[0]:.4g}, wanted {want.flatten()[0]:.4g}."
+
+
+def _close(got: Tensor, want: Tensor) -> bool:
+    return got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-6)
+
+
+def say(problem: str | None) -> bool:
+    """Tell the learner; True where nothing is wrong."""
+    print("✓ Right." if problem is None else f"✗ Not yet: {problem}")
+    return problem is None
