@@ -27,7 +27,7 @@ class CRDLoss(nn.Module):
 
     After the loss of a batch, the rows of its samples move towards its embeddings: momentum times the row and
     1 - momentum times the embedding, l2-normalised. This happens in training mode only; in evaluation mode neither
-    banks nor Z change. Both are buffers, so that a checkpoint has them.
+    banks nor Z change. Both are buffers (Z as its logarithm), so that a checkpoint has them.
 
     Both linear maps learn, as in the official code, so the parameters of this module belong to the optimiser. On the
     teacher's side the gradient ends there; the teacher is detached.
@@ -55,7 +55,7 @@ class CRDLoss(nn.Module):
     EPS = 1e-7
     student_bank: Tensor
     teacher_bank: Tensor
-    z: Tensor
+    log_z: Tensor
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class CRDLoss(nn.Module):
         bound = 1 / math.sqrt(dim / 3)
         for side in ("student", "teacher"):
             self.register_buffer(f"{side}_bank", torch.empty(samples, dim).uniform_(-bound, bound))
-        self.register_buffer("z", torch.zeros(2))  # 0: not yet set
+        self.register_buffer("log_z", torch.full((2,), math.inf))  # infinite: not yet set
 
     def forward(
         self, student: Float[Tensor, "n d_s"], teacher: Float[Tensor, "n d_t"], index: Int[Tensor, " n"]
@@ -104,14 +104,15 @@ class CRDLoss(nn.Module):
             of_student = self._similarities(v_student, self.teacher_bank, drawn)
             of_teacher = self._similarities(v_teacher, self.student_bank, drawn)
             with torch.no_grad():
-                z = self.samples * torch.stack([of_student.exp().mean(), of_teacher.exp().mean()])
-                z = torch.where(self.z > 0, self.z, z)
+                log_means = torch.stack(
+                    [x.flatten().logsumexp(0) - math.log(x.numel()) for x in (of_student, of_teacher)]
+                )
+                log_z = torch.where(self.log_z.isfinite(), self.log_z, log_means + math.log(self.samples))
                 if self.training:
-                    self.z = z.to(self.z.dtype)
+                    self.log_z = log_z.to(self.log_z.dtype)
                     # New tensors, not changed ones: the graph still needs the old banks for the backward pass.
                     self.student_bank = self._moved(self.student_bank, index, v_student)
                     self.teacher_bank = self._moved(self.teacher_bank, index, v_teacher)
-            log_z = z.log()
             return self._contrast(of_student - log_z[0]) + self._contrast(of_teacher - log_z[1])
 
     def extra_repr(self) -> str:

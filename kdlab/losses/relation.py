@@ -116,7 +116,7 @@ class SPLoss(nn.Module):
 
     Shapes: features (n, ...) with everything after n flattened; sizes beyond n may differ. n at least 2. Returns a
     scalar, the mean over the pairs of the batch. The teacher is detached. Half precision is compared in float32, under
-    autocast too. An image whose features are all 0 has similarity 0 to all, and no gradient.
+    autocast too. An image whose features are all 0 has similarity 0 to all.
 
     Raises:
         InputError: fewer than two dimensions; batches that differ; a batch of one.
@@ -198,15 +198,16 @@ def _unit_rows(x: Tensor, eps: float = 0.0) -> Tensor:
 def _distances(x: Tensor) -> Tensor:
     """Euclidean (n, n); 0, without gradient, between points nearer than a millionth of their norms.
 
-    From the Gram matrix, whose differences lose half of the digits: so centred, and in float64 where the device has it.
+    From a product of matrices, whose differences lose half of the digits: so centred, and in float64. Where a device
+    has none, from the differences of the points, which loses no digits but takes longer.
     """
-    wide = x.to(torch.float32 if x.device.type == "mps" else torch.float64)
-    size = wide.detach().square().sum(1)
-    centred = wide - wide.mean(0)
-    gram = centred @ centred.mT
-    squares = gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
-    apart = squares > max(1e-12, 16 * torch.finfo(wide.dtype).eps) * (size[:, None] + size)
-    return torch.where(apart, torch.where(apart, squares, 1).sqrt(), 0).to(x.dtype)
+    norms = x.detach().norm(dim=1)
+    if x.device.type == "mps":
+        d = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    else:
+        centred = x.double() - x.double().mean(0)
+        d = torch.cdist(centred, centred, compute_mode="use_mm_for_euclid_dist").to(x.dtype)
+    return torch.where(d > 1e-6 * (norms[:, None] + norms), d, 0)
 
 
 def _relative(d: Tensor) -> Tensor:

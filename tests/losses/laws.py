@@ -79,20 +79,23 @@ def check_half_precision(loss, student, teacher, *rest):
 
 
 def check_finite(loss, student, teacher, *rest):
-    """Value and gradient to the student are finite. Returns both: a number and the gradients' list."""
-    student = mapped(lambda x: x.detach().clone().requires_grad_(), student)
+    """Value and gradient to the student are finite. Returns both: a number and the gradients' list.
+
+    A gradient to float16 is float16, and infinite where it is above 65504; it may not be NaN.
+    """
+    student = mapped(lambda x: x.detach().clone().requires_grad_(x.is_floating_point()), student)
     value = fresh(loss, student, teacher, *rest)
     value.backward()
     assert value.isfinite()
-    assert all(x.grad.isfinite().all() for x in flat(student))
+    assert all((x.grad.isfinite() | (x.grad.isinf() & (x.dtype == torch.float16))).all() for x in flat(student))
     return value.item(), [x.grad for x in flat(student)]
 
 
 def check_any(loss, student, teacher, *rest, least=0.0):
-    """A finite value not below ``least`` and finite gradients, or a refusal in words: nothing else."""
+    """A finite value not below ``least`` and finite gradients, or a refusal; for integers a refusal alone."""
+    refused = False
     try:
         value, _ = check_finite(loss, student, teacher, *rest)
-    except (InputError, TypeError) as refusal:
-        assert str(refusal)
-    else:
-        assert value >= least
+    except (InputError, TypeError):  # jaxtyping's is a TypeError
+        refused = True
+    assert refused or (value >= least and all(x.is_floating_point() for x in flat((student, teacher))))

@@ -51,7 +51,7 @@ def probabilities_as_logits(p, T):
 
 
 def test_a_sign_flipped_relation_scores_the_most():
-    """p -> 2/k - p turns every correlation to -1; with the sign of a relation wrong it would score like a perfect one."""
+    """p -> 2/k - p turns every correlation to -1; with a relation's sign wrong it scores like a perfect one."""
     p = 0.2 + 0.05 * torch.tanh(logits(1)).softmax(1)
     p = p / p.sum(1, keepdim=True)
     student, teacher = probabilities_as_logits(2 / 5 - p, 1.0), probabilities_as_logits(p, 1.0)
