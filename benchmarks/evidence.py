@@ -1,6 +1,7 @@
 """Make a chapter's evidence table: every run of its comparison, then means, intervals and verdicts.
 
     python benchmarks/evidence.py response
+    python benchmarks/evidence.py layers
     python benchmarks/evidence.py loss_zoo
 
 Runs that are in the file of runs already are not made again, so that an interrupted table goes on where it was.
@@ -9,7 +10,7 @@ Runs that are in the file of runs already are not made again, so that an interru
 import argparse
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -20,9 +21,10 @@ import pandas as pd
 from scipy import stats
 
 from kdlab.data import load_digits
-from kdlab.distill import TeacherCache
+from kdlab.distill import Tap, TeacherCache
 from kdlab.files import write_whole
 from kdlab.progress import progress
+from kdlab.recipes.layers import LAYER_TAPS, PAIRS, WEIGHT, LayerRun
 from kdlab.recipes.loss_zoo import METHODS, TEACHER_TAPS, ZooRun
 from kdlab.recipes.response import LOGITS, FewLabels, digits_teacher, evaluate
 from kdlab.training import pick_device
@@ -30,7 +32,7 @@ from kdlab.training import pick_device
 FOLDER = Path(__file__).parent / "evidence"
 SEEDS = range(5)
 TUNING_SEED = 100  # none of the table's
-WEIGHTS = (0.1, 1.0, 10.0)  # times the published weight
+WEIGHTS = (0.1, 1.0, 10.0)  # times the published weight, where there is one
 METRICS = ["accuracy", "loss", "calibration_error"]
 
 
@@ -59,28 +61,48 @@ def run_response() -> pd.DataFrame:
 
 
 def run_loss_zoo() -> pd.DataFrame:
-    """The leaderboard of chapter 03: weights chosen on the validation split of one seed, then five other seeds."""
-    data, teacher = _digits_and_teacher()
-    cache = TeacherCache.build(teacher, TEACHER_TAPS, data.train)
+    """The leaderboard of chapter 03."""
+    weights = {name: entry.weight for name, entry in METHODS.items()}
+    table = _tuned_table("loss_zoo", ZooRun, weights, TEACHER_TAPS)
+    table.insert(1, "family", [METHODS[name].family for name in table.method])
+    return table
 
-    def run(settings: ZooRun) -> dict[str, float]:
-        student, done = settings.run(data, teacher, cache)
+
+def run_layers() -> pd.DataFrame:
+    """Chapter 02: the same hint loss at each pair of layers."""
+    return _tuned_table("layers", LayerRun, {"alone": 0.0} | dict.fromkeys(PAIRS, WEIGHT), LAYER_TAPS)
+
+
+def _tuned_table(
+    chapter: str, settings: Callable[[str, float, int], Any], weights: dict[str, float], taps: Sequence[str | Tap]
+) -> pd.DataFrame:
+    """Methods beside each other: weights chosen on the validation split of one seed, then five other seeds.
+
+    Args:
+        settings: from method, weight and seed to a run.
+        weights: of each method the one that the grid is spread around; 0 for one without a weight.
+        taps: what the runs read of the teacher.
+    """
+    data, teacher = _digits_and_teacher()
+    cache = TeacherCache.build(teacher, taps, data.train)
+
+    def run(one: Any) -> dict[str, float]:
+        student, done = one.run(data, teacher, cache)
         history = done.history
         seen = history[["val_accuracy", "val_loss"]].iloc[-1].to_dict()
         seen |= {"best_val": history.val_accuracy.max(), "seconds": history.seconds.sum()}
         return evaluate(student, data.test) | seen
 
     tried = [
-        ZooRun(name, entry.weight * factor, TUNING_SEED)
-        for name, entry in METHODS.items() if entry.weight for factor in WEIGHTS
+        settings(name, weight * factor, TUNING_SEED)
+        for name, weight in weights.items() if weight for factor in WEIGHTS
     ]  # fmt: skip
-    tuning = make(FOLDER / "loss_zoo_tuning.csv", tried, run)
+    tuning = make(FOLDER / f"{chapter}_tuning.csv", tried, run)
     ranked = tuning.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
-    chosen = {"alone": 0.0} | ranked.groupby("method").weight.first().to_dict()
-    seeds = [ZooRun(name, chosen[name], seed) for name in METHODS for seed in SEEDS]
-    runs = make(FOLDER / "loss_zoo_runs.csv", seeds, run)
+    chosen = dict.fromkeys(weights, 0.0) | ranked.groupby("method").weight.first().to_dict()
+    seeds = [settings(name, chosen[name], seed) for name in weights for seed in SEEDS]
+    runs = make(FOLDER / f"{chapter}_runs.csv", seeds, run)
     table = summarise(runs, ["method", "weight"], ["seed"], "alone")
-    table.insert(1, "family", [METHODS[name].family for name in table.method])
     for column in ("val_accuracy", "best_val", "seconds"):
         table[column] = runs.groupby("method", sort=False)[column].mean().to_numpy()
     return table
@@ -149,7 +171,7 @@ def provenance(chapter: str) -> str:
     )
 
 
-CHAPTERS = {"response": run_response, "loss_zoo": run_loss_zoo}
+CHAPTERS = {"response": run_response, "layers": run_layers, "loss_zoo": run_loss_zoo}
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ def test_gains_are_paired_by_labels_and_seed():
     ("chapter", "setting", "pair"),
     [
         ("response", ["labels", "method", "temperature", "alpha"], ["labels", "seed"]),
+        ("layers", ["method", "weight"], ["seed"]),
         ("loss_zoo", ["method", "weight"], ["seed"]),
     ],
 )
@@ -58,10 +59,13 @@ def test_the_table_of_chapter_01_has_all_its_runs():
     assert len(pd.read_csv(evidence.FOLDER / "response_runs.csv")) == len(list(evidence.response()))
 
 
-def test_the_weights_of_the_leaderboard_were_chosen_on_the_validation_split_of_another_seed():
-    table = pd.read_csv(evidence.FOLDER / "loss_zoo.csv", comment="#").set_index("method")
-    tuning = pd.read_csv(evidence.FOLDER / "loss_zoo_tuning.csv")
-    assert set(table.index) == set(evidence.METHODS)
+@pytest.mark.parametrize(
+    ("chapter", "methods"), [("layers", {"alone", *evidence.PAIRS}), ("loss_zoo", set(evidence.METHODS))]
+)
+def test_the_weights_were_chosen_on_the_validation_split_of_another_seed(chapter, methods):
+    table = pd.read_csv(evidence.FOLDER / f"{chapter}.csv", comment="#").set_index("method")
+    tuning = pd.read_csv(evidence.FOLDER / f"{chapter}_tuning.csv")
+    assert set(table.index) == methods
     assert set(tuning.seed).isdisjoint(evidence.SEEDS)
     for method, tried in tuning.groupby("method"):
         assert len(tried) == len(evidence.WEIGHTS)
@@ -80,7 +84,7 @@ def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path
     assert table.seed.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("chapter", ["response", "loss_zoo"])
+@pytest.mark.parametrize("chapter", ["response", "layers", "loss_zoo"])
 def test_the_committed_table_says_where_it_comes_from(chapter):
     head = (evidence.FOLDER / f"{chapter}.csv").read_text().splitlines()[:4]
     assert [line.split(":")[0] for line in head] == ["# date", "# commit", "# machine", "# command"]

@@ -38,7 +38,7 @@ class CRDLoss(nn.Module):
         dim: width of the embeddings; the official 128.
         negatives: K for each sample; the official 16384. May be more than M.
         temperature: tau > 0; the official 0.07.
-        momentum: of the banks, 0 to 1; the official 0.5. At 1 they never change.
+        momentum: of the banks, 0 to 1; the official 0.5. At 1 they are only normalised.
 
     Shapes: features (n, student_dim) and (n, teacher_dim), such as pooled maps, and index (n), the samples' places in
     the training set; n may be 1. Returns a scalar in nats, a sum over directions and negatives and a mean over the

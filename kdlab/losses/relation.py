@@ -73,8 +73,8 @@ class RKDLoss(nn.Module):
 
     Shapes: embeddings (n, d_s) and (n, d_t), whose widths may differ; n at least 2. Returns a scalar, the weighted
     means. The teacher is detached. Half precision is compared in float32, under autocast too. Two points nearer than a
-    millionth of their norms coincide: distance 0, cosine 0, no gradient, not counted in mu. The official code lifts
-    such a distance to 1e-6 and divides by it in the gradient.
+    millionth of their norms, or than 1e-12, coincide: distance 0, cosine 0, no gradient, not counted in mu. The
+    official code lifts a distance of 0 to 1e-6 and divides by it in the gradient.
 
     Raises:
         InputError: weights out of range; not two dimensions; batches that differ; a batch of one.
@@ -196,7 +196,7 @@ def _unit_rows(x: Tensor, eps: float = 0.0) -> Tensor:
 
 
 def _distances(x: Tensor) -> Tensor:
-    """Euclidean (n, n); 0, without gradient, between points nearer than a millionth of their norms.
+    """Euclidean (n, n); 0, without gradient, between points nearer than a millionth of their norms, or than 1e-12.
 
     From a product of matrices, whose differences lose half of the digits: so centred, and in float64. Where a device
     has none, from the differences of the points, which loses no digits but takes longer.
@@ -207,7 +207,7 @@ def _distances(x: Tensor) -> Tensor:
     else:
         centred = x.double() - x.double().mean(0)
         d = torch.cdist(centred, centred, compute_mode="use_mm_for_euclid_dist").to(x.dtype)
-    return torch.where(d > 1e-6 * (norms[:, None] + norms), d, 0)
+    return torch.where(d > 1e-6 * (norms[:, None] + norms) + 1e-12, d, 0)
 
 
 def _relative(d: Tensor) -> Tensor:

@@ -1,0 +1,272 @@
+"""All losses on whatever they may be given: a finite value with finite gradients, or a sentence that says what is wrong.
+
+Each loss gets 250 examples. For a thorough search:
+
+    KDLAB_FUZZ=5000 python -m pytest tests/losses/test_fuzz.py
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jaxtyping import config
+from torch import nn
+
+import kdlab.losses
+from kdlab import InputError
+from kdlab.losses import (
+    ABLoss,
+    ATLoss,
+    CRDLoss,
+    CWDLoss,
+    DISTLoss,
+    DKDLoss,
+    DMLLoss,
+    FSPLoss,
+    FTLoss,
+    HintLoss,
+    KDLoss,
+    LabelledCrossEntropy,
+    MGDLoss,
+    OFDLoss,
+    PKTLoss,
+    ReviewKDLoss,
+    RKDLoss,
+    SPLoss,
+    VIDLoss,
+    ofd_margin,
+)
+
+EXAMPLES = int(os.environ.get("KDLAB_FUZZ", 250))
+FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+LAYOUTS = ["contiguous", "channels last", "every second", "transposed", "expanded"]
+SPOILS = ["size", "empty", "more dimensions", "fewer dimensions", "int64", "bool", "not the classes"]
+VALUES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "normal": lambda x: x,
+    "zero": torch.zeros_like,
+    "equal": torch.ones_like,
+    "tiny": lambda x: x * 1e-30,
+    "large": lambda x: x * 1e4,
+    "negative": lambda x: -x.abs(),
+    "far from zero": lambda x: x + 1e3,
+    "duplicates": lambda x: x[:1].expand_as(x),
+    "nearly duplicates": lambda x: x[:1] + x * 1e-7,
+    "half zero": lambda x: torch.where(x > 0, x, 0),
+    "peaked": lambda x: torch.where(x == x.amax(tuple(range(x.ndim))[1:], keepdim=True), 1e4, 0),
+}
+
+
+@dataclass
+class Given:
+    """One tensor before it is made."""
+
+    shape: tuple[int, ...]
+    values: str
+    layout: str
+    dtype: torch.dtype
+    seed: int
+
+    def leaf(self) -> torch.Tensor:
+        """Contiguous, and what the gradient is read from; :meth:`laid_out` brings it to its shape."""
+        shape = list(self.shape)
+        if self.layout == "every second" and shape:
+            shape[-1] *= 2
+        if self.layout == "transposed":
+            shape.reverse()
+        if self.layout == "expanded" and shape:
+            shape[0] = min(shape[0], 1)
+        numbers = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
+        if numbers.numel() and numbers.ndim > 1:
+            numbers = VALUES[self.values](numbers)
+        leaf = numbers.clamp(-6e4, 6e4).to(self.dtype).contiguous()
+        return leaf.requires_grad_(leaf.is_floating_point())
+
+    def laid_out(self, leaf: torch.Tensor) -> torch.Tensor:
+        if self.layout == "channels last" and leaf.ndim == 4:
+            return leaf.contiguous(memory_format=torch.channels_last)
+        if self.layout == "every second" and leaf.ndim:
+            return leaf[..., ::2]
+        if self.layout == "transposed":
+            return leaf.permute(*reversed(range(leaf.ndim)))
+        return leaf.expand(self.shape)
+
+
+@dataclass
+class Sizes:
+    """What shapes are made of; a second layer or network has its own channels, height and width."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+    c2: int
+    h2: int
+    w2: int
+
+    @property
+    def map(self) -> tuple[int, ...]:
+        return self.n, self.c, self.h, self.w
+
+    @property
+    def map2(self) -> tuple[int, ...]:
+        return self.n, self.c2, self.h2, self.w2
+
+    @property
+    def least(self) -> int:
+        """Positions of the smaller of the two in each direction."""
+        return min(self.h, self.h2) * min(self.w, self.w2)
+
+
+class Pick:
+    """Hyper-parameters, most of them good ones; ``good`` says whether all were."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy], Any]) -> None:
+        self.draw = draw
+        self.good = True
+
+    def of(self, *good: Any, bad: tuple[Any, ...] = ()) -> Any:
+        if bad and self.draw(st.integers(0, 29)) == 29:
+            self.good = False
+            return self.draw(st.sampled_from(bad))
+        return self.draw(st.sampled_from(good))
+
+    def positive(self, *more: float) -> float:
+        return self.of(1.0, 4.0, 0.5, 20.0, *more, bad=(0.0, -1.0, math.inf, math.nan))
+
+    def temperature(self) -> float:
+        return self.positive(0.01, 1e3)
+
+    def weight(self) -> float:
+        return self.of(1.0, 0.0, 8.0, 1e3, bad=(-1.0, math.inf, math.nan))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss: how to make it, the shapes that it takes, and which sizes it must accept."""
+
+    make: Callable[[Pick, Sizes], nn.Module]
+    shapes: Callable[[Pick, Sizes], list[Any]]
+    accepts: Callable[[Sizes], bool] = lambda s: True
+    classes: Callable[[Sizes], int] | None = None  # of a last argument: class indices, or places in a data set
+    unlabelled: bool = False  # whether these may be -100
+
+
+def logits(pick: Pick, s: Sizes) -> list[Any]:
+    return [(s.n, s.c)] * 2
+
+
+def embeddings(pick: Pick, s: Sizes) -> list[Any]:
+    return [(s.n, s.c), (s.n, s.c2)]
+
+
+def one_map(pick: Pick, s: Sizes) -> list[Any]:
+    return [s.map] * 2
+
+
+def one_map_or_row(pick: Pick, s: Sizes) -> list[Any]:
+    return [pick.of((s.n, s.c), s.map)] * 2
+
+
+def two_maps(pick: Pick, s: Sizes) -> list[Any]:
+    return [s.map, s.map2]
+
+
+def any_features(pick: Pick, s: Sizes) -> list[Any]:
+    return [pick.of((s.n, s.c), s.map, s.map[:3]), pick.of((s.n, s.c2), s.map2)]
+
+
+def stages(pick: Pick, s: Sizes) -> list[Any]:
+    return [[s.map, s.map2, (s.n, s.c, 1, 1)][: pick.of(1, 2, 3)]] * 2
+
+
+def pair(pick: Pick, s: Sizes) -> list[Any]:
+    return [[s.map, s.map2], [(s.n, s.c, s.h2, s.w2), (s.n, s.c2, s.h, s.w)]]
+
+
+def ofd(pick: Pick, s: Sizes) -> nn.Module:
+    batchnorm = nn.BatchNorm2d(s.c)
+    with torch.no_grad():
+        batchnorm.weight.fill_(pick.of(1.0, 0.0, -0.5, 1e-30, 1e4))
+        batchnorm.bias.fill_(pick.of(0.0, 1.0, -1.0, 1e4, -1e4))
+    return OFDLoss(ofd_margin(batchnorm))
+
+
+def several_samples(s: Sizes) -> bool:
+    return s.n > 1
+
+
+CASES = {
+    "KDLoss": Case(lambda p, s: KDLoss(p.temperature()), logits),
+    "DMLLoss": Case(lambda p, s: DMLLoss(p.temperature()), logits),
+    "LabelledCrossEntropy": Case(
+        lambda p, s: LabelledCrossEntropy(), lambda p, s: [(s.n, s.c)], classes=lambda s: s.c, unlabelled=True
+    ),
+    "DKDLoss": Case(
+        lambda p, s: DKDLoss(p.weight(), p.weight(), p.temperature()),
+        logits, lambda s: s.c > 1, lambda s: s.c, unlabelled=True,
+    ),
+    "DISTLoss": Case(
+        lambda p, s: DISTLoss(p.weight(), p.weight(), p.temperature()),
+        one_map_or_row, lambda s: s.n > 1 and s.c > 1,
+    ),
+    "HintLoss": Case(lambda p, s: HintLoss(), one_map_or_row),
+    "ATLoss": Case(
+        lambda p, s: ATLoss(p.of(2, 1, 1.5, 4, 20, bad=(0.5, -1, math.inf, math.nan))), two_maps, lambda s: s.least > 1
+    ),
+    "ABLoss": Case(lambda p, s: ABLoss(p.positive(1e-30, 1e4)), one_map),
+    "OFDLoss": Case(ofd, one_map),
+    "FTLoss": Case(lambda p, s: FTLoss(p.of(1, 2, bad=(0, 3))), one_map),
+    "VIDLoss": Case(lambda p, s: VIDLoss(s.c, s.c2, p.positive(2e-5, 1e4)), two_maps),
+    "ReviewKDLoss": Case(lambda p, s: ReviewKDLoss(), stages),
+    "CWDLoss": Case(lambda p, s: CWDLoss(p.temperature()), one_map, lambda s: s.h * s.w > 1),
+    "MGDLoss": Case(
+        lambda p, s: MGDLoss(s.c, s.c2, p.of(0.65, 0.0, 1.0, bad=(-0.1, 1.1, math.nan)), p.of("spatial", "channel")),
+        lambda p, s: [s.map, (s.n, s.c2, s.h, s.w)],
+    ),
+    "FSPLoss": Case(lambda p, s: FSPLoss(), pair),
+    "RKDLoss": Case(lambda p, s: RKDLoss(p.weight(), p.of(50.0, 1e-3, bad=(-1.0,))), embeddings, several_samples),
+    "SPLoss": Case(lambda p, s: SPLoss(), any_features, several_samples),
+    "PKTLoss": Case(lambda p, s: PKTLoss(), embeddings, several_samples),
+    "CRDLoss": Case(
+        lambda p, s: CRDLoss(
+            s.c, s.c2, samples=9, dim=p.of(4, 1), negatives=p.of(5, 1, 20), temperature=p.positive(0.07, 0.01),
+            momentum=p.of(0.5, 0.0, 1.0, bad=(-0.1, 1.1, math.nan)),
+        ),
+        embeddings, classes=lambda s: 9,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_finite_value_or_a_sentence(name, data):
+    case, pick = CASES[name], Pick(data.draw)
+    sizes = Sizes(pick.of(2, 3, 1), *(pick.of(2, 3, 5, 1) for _ in range(6)))
+    inputs = drawn(pick, case.shapes(pick, sizes))
+    fits = case.accepts(sizes)
+    if len(inputs) == 2 and shapes_of(inputs[0]) == shapes_of(inputs[1]) and pick.of(*[False] * 9, True):
+        inputs[1] = deepcopy(inputs[0])  # a perfect match
+    spoilt = pick.of(*[None] * len(SPOILS), *SPOILS)
+    classes = drawn_classes(pick, sizes, case, spoilt)
+    if spoilt and classes is None or spoilt != "classes":
+        spoil(pick, spoilt, inputs)
+    leaves = mapped(Given.leaf, inputs)
+    sides = mapped(lambda pair: pair[0].laid_out(pair[1]), zipped(inputs, leaves))
+    checked = pick.of(*[False] * 9, True)
+    torch.manual_seed(0)
+    with shapes_checked(checked):
+        try:
+            value = case.make(pick, sizes)(*sides, *([] if classes is None else [classes]))
+        except TypeError:
+            assert checked
+            assert spoilt or not pick.good
+            return
