@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kdlab.errors import InputError
-from kdlab.losses.inputs import at_least_float32, comparable, not_negative, positive, several, whole_numbers
+from kdlab.losses.inputs import at_least_float32, comparable, not_negative, positive, several, usable, whole_numbers
 
 
 class KDLoss(nn.Module):
@@ -56,13 +56,19 @@ class LabelledCrossEntropy(nn.Module):
     a training on mostly unlabelled images at its first batch without a label.
 
     Shapes: logits (n, k), targets (n). Returns a scalar in nats, the mean over the labelled images.
+
+    Raises:
+        InputError: other dimensions; a target that is no class.
     """
 
     UNLABELLED = -100
 
     def forward(self, logits: Float[Tensor, "n k"], target: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        usable(logits, "network", "n k")
+        labelled, _ = _classes(target, logits)
+        target = target.long()
         total = F.cross_entropy(at_least_float32(logits), target, ignore_index=self.UNLABELLED, reduction="sum")
-        return total / (target != self.UNLABELLED).sum().clamp(min=1)
+        return total / labelled.sum().clamp(min=1)
 
 
 class DKDLoss(nn.Module):
@@ -109,8 +115,7 @@ class DKDLoss(nn.Module):
         self, student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"], target: Int[Tensor, " n"]
     ) -> Float[Tensor, ""]:
         student, teacher = _comparable_logits(student, teacher, "DKDLoss")
-        labelled = target != LabelledCrossEntropy.UNLABELLED
-        target = whole_numbers(torch.where(labelled, target, 0), "target", *student.shape)
+        labelled, target = _classes(target, student)
         target_student, others_student = _apart(student / self.temperature, target)
         target_teacher, others_teacher = _apart(teacher / self.temperature, target)
         # Of two classes only the difference of the logits counts, and that of target against rest is z_y - lse(others).
@@ -204,6 +209,12 @@ def _comparable_logits(student: Tensor, teacher: Tensor, loss: str, dims: str = 
     if student.shape[1] < 2:
         raise InputError(f"{loss} compares classes with each other and got logits of 1; wanted: at least 2.")
     return student, teacher
+
+
+def _classes(target: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Which samples have a label, and the class of each; 0 where there is none."""
+    labelled = target != LabelledCrossEntropy.UNLABELLED
+    return labelled, whole_numbers(target.masked_fill(~labelled, 0), "target", *logits.shape)
 
 
 def _apart(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

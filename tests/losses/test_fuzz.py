@@ -1,16 +1,18 @@
-"""All losses on whatever they may be given: a finite value with finite gradients, or a sentence that says what is wrong.
+"""All losses on whatever they may be given: a finite value and finite gradients, or a sentence that says what is wrong.
 
 Each loss gets 250 examples. For a thorough search:
 
     KDLAB_FUZZ=5000 python -m pytest tests/losses/test_fuzz.py
 """
 
+import copy
 import math
 import os
 import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jaxtyping import config
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 import kdlab.losses
 from kdlab import InputError
@@ -48,7 +51,7 @@ from kdlab.losses import (
 EXAMPLES = int(os.environ.get("KDLAB_FUZZ", 250))
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = ["contiguous", "channels last", "every second", "transposed", "expanded"]
-SPOILS = ["size", "empty", "more dimensions", "fewer dimensions", "int64", "bool", "not the classes"]
+SPOILS = ["size", "empty", "more dimensions", "fewer dimensions", "int64", "bool", "classes"]
 VALUES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "normal": lambda x: x,
     "zero": torch.zeros_like,
@@ -64,6 +67,29 @@ VALUES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+class Pick:
+    """Hyper-parameters, most of them good ones; ``good`` says whether all were."""
+
+    def __init__(self, draw: Callable[[st.SearchStrategy], Any]) -> None:
+        self.draw = draw
+        self.good = True
+
+    def of(self, *good: Any, bad: tuple[Any, ...] = ()) -> Any:
+        if bad and self.draw(st.integers(0, 29)) == 29:
+            self.good = False
+            return self.draw(st.sampled_from(bad))
+        return self.draw(st.sampled_from(good))
+
+    def positive(self, *more: float) -> float:
+        return self.of(1.0, 4.0, 0.5, 20.0, *more, bad=(0.0, -1.0, math.inf, math.nan))
+
+    def temperature(self) -> float:
+        return self.positive(0.01, 1e3)
+
+    def weight(self) -> float:
+        return self.of(1.0, 0.0, 8.0, 1e3, bad=(-1.0, math.inf, math.nan))
+
+
 @dataclass
 class Given:
     """One tensor before it is made."""
@@ -73,6 +99,10 @@ class Given:
     layout: str
     dtype: torch.dtype
     seed: int
+
+    @classmethod
+    def draw(cls, pick: "Pick", shape: tuple[int, ...]) -> "Given":
+        return cls(shape, pick.of(*VALUES), pick.of(*LAYOUTS), pick.of(*FLOATS), pick.of(*range(1000)))
 
     def leaf(self) -> torch.Tensor:
         """Contiguous, and what the gradient is read from; :meth:`laid_out` brings it to its shape."""
@@ -123,29 +153,6 @@ class Sizes:
     def least(self) -> int:
         """Positions of the smaller of the two in each direction."""
         return min(self.h, self.h2) * min(self.w, self.w2)
-
-
-class Pick:
-    """Hyper-parameters, most of them good ones; ``good`` says whether all were."""
-
-    def __init__(self, draw: Callable[[st.SearchStrategy], Any]) -> None:
-        self.draw = draw
-        self.good = True
-
-    def of(self, *good: Any, bad: tuple[Any, ...] = ()) -> Any:
-        if bad and self.draw(st.integers(0, 29)) == 29:
-            self.good = False
-            return self.draw(st.sampled_from(bad))
-        return self.draw(st.sampled_from(good))
-
-    def positive(self, *more: float) -> float:
-        return self.of(1.0, 4.0, 0.5, 20.0, *more, bad=(0.0, -1.0, math.inf, math.nan))
-
-    def temperature(self) -> float:
-        return self.positive(0.01, 1e3)
-
-    def weight(self) -> float:
-        return self.of(1.0, 0.0, 8.0, 1e3, bad=(-1.0, math.inf, math.nan))
 
 
 @dataclass(frozen=True)
@@ -245,28 +252,92 @@ CASES = {
 }  # fmt: skip
 
 
+def drawn_classes(pick: Pick, s: Sizes, case: Case, spoilt: str | None) -> torch.Tensor | None:
+    if case.classes is None:
+        return None
+    k = case.classes(s)
+    classes = torch.randint(k, (s.n,), generator=torch.Generator().manual_seed(pick.of(*range(9))))
+    if case.unlabelled and pick.of(False, True):
+        classes[pick.of(*range(s.n)) :] = -100
+    if spoilt == "classes":
+        way = pick.of("greater", "negative", "shape", "float", "bool")
+        if way in ("greater", "negative"):
+            classes[0] = k if way == "greater" else -1
+        elif way == "shape":
+            classes = classes[None]
+        else:
+            classes = classes.to(torch.float32 if way == "float" else torch.bool)
+    return classes
+
+
+def spoil(pick: Pick, spoilt: str, tensor: Given) -> None:
+    if spoilt in ("int64", "bool"):
+        tensor.dtype = getattr(torch, spoilt)
+    elif spoilt == "more dimensions":
+        tensor.shape += (2,)
+    elif spoilt == "fewer dimensions":
+        tensor.shape = tensor.shape[:-1]
+    elif spoilt in ("size", "empty"):
+        dim = pick.of(*range(len(tensor.shape)))
+        size = tensor.shape[dim] + 1 if spoilt == "size" else 0
+        tensor.shape = (*tensor.shape[:dim], size, *tensor.shape[dim + 1 :])
+
+
+@contextmanager
+def shapes_checked(checked: bool):
+    config.update("jaxtyping_disable", not checked)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
+def test_every_loss_is_here():
+    assert set(CASES) | {"ofd_margin"} == set(kdlab.losses.__all__)
+
+
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_finite_value_or_a_sentence(name, data):
     case, pick = CASES[name], Pick(data.draw)
     sizes = Sizes(pick.of(2, 3, 1), *(pick.of(2, 3, 5, 1) for _ in range(6)))
-    inputs = drawn(pick, case.shapes(pick, sizes))
-    fits = case.accepts(sizes)
-    if len(inputs) == 2 and shapes_of(inputs[0]) == shapes_of(inputs[1]) and pick.of(*[False] * 9, True):
-        inputs[1] = deepcopy(inputs[0])  # a perfect match
+    shapes = case.shapes(pick, sizes)
+    inputs = tree_map(partial(Given.draw, pick), shapes, is_leaf=lambda x: isinstance(x, tuple))
+    if shapes[0] == shapes[-1] and pick.of(*[False] * 9, True):
+        inputs[-1] = copy.deepcopy(inputs[0])  # a perfect match
     spoilt = pick.of(*[None] * len(SPOILS), *SPOILS)
     classes = drawn_classes(pick, sizes, case, spoilt)
-    if spoilt and classes is None or spoilt != "classes":
-        spoil(pick, spoilt, inputs)
-    leaves = mapped(Given.leaf, inputs)
-    sides = mapped(lambda pair: pair[0].laid_out(pair[1]), zipped(inputs, leaves))
+    givens, structure = tree_flatten(inputs)
+    if spoilt:
+        spoil(pick, spoilt, pick.of(*givens))
+    leaves = [one.leaf() for one in givens]
+    sides = tree_unflatten([one.laid_out(leaf) for one, leaf in zip(givens, leaves, strict=True)], structure)
     checked = pick.of(*[False] * 9, True)
     torch.manual_seed(0)
+
+    value = refusal = None
     with shapes_checked(checked):
         try:
             value = case.make(pick, sizes)(*sides, *([] if classes is None else [classes]))
-        except TypeError:
+        except InputError as error:
+            refusal = str(error)
+        except TypeError:  # jaxtyping's
             assert checked
-            assert spoilt or not pick.good
-            return
+
+    if refusal is not None:
+        assert refusal.endswith(".")
+        assert re.search(r"\d|torch\.|nan|inf", refusal)  # what was given
+
+    if not pick.good or spoilt in ("int64", "bool") or (spoilt == "classes" and classes is not None):
+        assert value is None
+    elif not spoilt and case.accepts(sizes):
+        assert value is not None
+    if value is not None:
+        assert value.shape == ()
+        assert value.isfinite()
+        value.backward()
+        for leaf in leaves[: len(tree_leaves(inputs[0]))]:  # a gradient to float16 is infinite from 65504 on
+            assert not leaf.grad.isnan().any()
+            assert leaf.grad.isfinite().all() or leaf.dtype == torch.float16
+        assert all(leaf.grad is None for leaf in leaves[len(tree_leaves(inputs[0])) :])

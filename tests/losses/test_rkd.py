@@ -101,7 +101,7 @@ def test_duplicates_of_the_teacher_and_a_collapsed_student():
     teacher = randn(6, 4, seed=2)
     teacher[1] = teacher[0]
     check_finite(RKDLoss(), randn(6, 4, seed=1), teacher)
-    for collapsed in (torch.zeros(6, 4), torch.full((6, 4), 3.3)):
+    for collapsed in (torch.zeros(6, 4), torch.full((6, 4), 3.3), randn(6, 4, scale=1e-33, dtype=torch.float32)):
         value, (grad,) = check_finite(RKDLoss(), collapsed, teacher.float())
         assert value > 0
         assert (grad == 0).all()
