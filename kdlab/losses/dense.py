@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdlab.errors import InputError, unknown
-from kdlab.losses.feature import has_channels, several_positions
-from kdlab.losses.inputs import comparable, matched, positive, usable
+from kdlab.losses.inputs import comparable, has_channels, matched, positive, several_positions, usable
 
 Mask = Literal["spatial", "channel"]
 

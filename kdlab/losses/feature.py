@@ -9,7 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdlab.errors import InputError
-from kdlab.losses.inputs import at_least_float32, comparable, matched, positive, usable
+from kdlab.losses.inputs import (
+    at_least_float32,
+    comparable,
+    has_channels,
+    matched,
+    positive,
+    several_positions,
+    usable,
+)
 
 
 class HintLoss(nn.Module):
@@ -374,29 +382,3 @@ def _of_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if teacher.shape[2:] != size:
         teacher = F.adaptive_avg_pool2d(teacher, size)
     return student, teacher
-
-
-def has_channels(maps: Tensor, who: str, channels: int) -> None:
-    """Refuse maps with other channels than a loss was made for.
-
-    Raises:
-        InputError: naming both numbers.
-    """
-    if maps.shape[1] != channels:
-        raise InputError(
-            f"the {who}'s tensor is {tuple(maps.shape)}, with {maps.shape[1]} channels; this loss was made for "
-            f"{channels}. Make it with the channels of the tapped layers."
-        )
-
-
-def several_positions(maps: Tensor, loss: str) -> None:
-    """Refuse maps of one position where a loss compares the positions of a map with each other.
-
-    Raises:
-        InputError: the map is 1x1.
-    """
-    if maps.shape[2:].numel() < 2:
-        raise InputError(
-            f"{loss} compares the positions of a map with each other and got 1 x 1; wanted: at least 2 positions. "
-            "Tap a layer before the pooling, or use larger images."
-        )
