@@ -134,7 +134,7 @@ def _outputs(teacher: nn.Module, taps: Sequence[str | Tap], loader: DataLoader) 
         with Taps(teacher, taps) as read:
             teacher(images.to(device))
         for tap in taps:
-            batches[str(tap)].append(read[tap].cpu())
+            batches[str(tap)].append(_one_a_sample(read[tap], str(tap), len(images)).cpu())
     teacher.train(training)
     outputs = {name: torch.cat(parts) for name, parts in batches.items()}
     for name, output in outputs.items():
@@ -144,6 +144,16 @@ def _outputs(teacher: nn.Module, taps: Sequence[str | Tap], loader: DataLoader) 
                 "and that the images are normalised as it was trained with."
             )
     return outputs
+
+
+def _one_a_sample(value: Any, name: str, samples: int) -> Tensor:
+    if not isinstance(value, Tensor) or len(value) != samples:
+        what = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InputError(
+            f"tap {name!r} gives {what} for {samples} images; wanted: a tensor with one row an image. Name the item "
+            "with Tap(..., item=...), or train without a cache: the teacher then runs at each step."
+        )
+    return value
 
 
 def _fingerprint(teacher: nn.Module, taps: Sequence[str | Tap], dataset: Dataset) -> str:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from kdlab import InputError
-from kdlab.distill import Distiller, TeacherCache, Term
+from kdlab.distill import Distiller, Tap, TeacherCache, Term
 from kdlab.files import save_tensors
 from kdlab.losses import KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN
@@ -111,3 +112,15 @@ def test_a_truncated_or_foreign_file_is_named_and_left_alone(teacher, dataset, p
     save_tensors(path, {"classifier": torch.zeros(20, 3)}, {"something": "else"})
     with pytest.raises(InputError, match="made from other"):
         TeacherCache.build(teacher, TAPS, dataset, path=path)
+
+
+@pytest.mark.parametrize("tap", [Tap("0.weight", "parameter"), Tap("1")])
+def test_what_has_no_row_for_each_image_cannot_be_cached(tap, tmp_path):
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    teacher = nn.Sequential(nn.Linear(3, 2), Two())
+    data = TensorDataset(torch.randn(5, 3), torch.zeros(5))
+    with pytest.raises(InputError, match=r"for 5 images; wanted: a tensor with one row an image.*item="):
+        TeacherCache.build(teacher, [tap], data, path=tmp_path / "cache.safetensors")

@@ -341,3 +341,33 @@ def test_a_finite_value_or_a_sentence(name, data):
             assert not leaf.grad.isnan().any()
             assert leaf.grad.isfinite().all() or leaf.dtype == torch.float16
         assert all(leaf.grad is None for leaf in leaves[len(tree_leaves(inputs[0])) :])
+
+
+# What this search has found.
+
+
+def test_a_target_of_true_and_false_is_no_class():
+    for loss, sides in ((LabelledCrossEntropy(), 1), (DKDLoss(), 2)):
+        with shapes_checked(False), pytest.raises(InputError, match=r"target has dtype torch\.bool"):
+            loss(*[torch.zeros(2, 3)] * sides, torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "sentence"),
+    [
+        (torch.zeros(2, 3), torch.tensor([0, 3]), "target has numbers from 0 to 3; all must be of 0 to 2"),
+        (torch.zeros(2, 3), torch.tensor([0, -1]), "target has numbers from -1 to 0"),
+        (torch.zeros(2, 3), torch.zeros(3).long(), r"target is \(3,\); wanted: \(2\)"),
+        (torch.zeros(2, 3, 4), torch.zeros(2).long(), r"tensor is \(2, 3, 4\); wanted: 2 dimensions"),
+    ],
+)
+def test_cross_entropy_names_a_target_that_does_not_fit(logits, target, sentence):
+    with shapes_checked(False), pytest.raises(InputError, match=sentence):
+        LabelledCrossEntropy()(logits, target)
+
+
+def test_fsp_takes_layers_of_two_precisions():
+    first, last = torch.randn(2, 2, 3, 3), torch.randn(2, 4, 3, 3)
+    teacher = [torch.randn(2, 2, 3, 3), torch.randn(2, 4, 3, 3)]
+    value = FSPLoss()([first, last.double()], teacher)
+    torch.testing.assert_close(value, FSPLoss()([first, last], teacher))

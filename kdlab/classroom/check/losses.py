@@ -14,17 +14,17 @@ def attention_loss(answer: Answer) -> bool:
     want = ATLoss()(student, teacher)
 
     def gap(power: int, normalised: bool) -> Tensor:
-        maps = [x.abs().pow(power).mean(1).flatten(1) for x in (student, teacher)]
-        return F.mse_loss(*(F.normalize(x) if normalised else x for x in maps))
+        mine, its = (x.abs().pow(power).mean(1).flatten(1) for x in (student, teacher))
+        return F.mse_loss(F.normalize(mine), F.normalize(its)) if normalised else F.mse_loss(mine, its)
 
-    by_batch = [F.normalize(x.square().mean(1).flatten(), dim=0) for x in (student, teacher)]
+    mine, its = (F.normalize(x.square().mean(1).flatten(), dim=0) for x in (student, teacher))
     known = {
         gap(2, False): "the maps are not normalised yet: divide each by its l2 norm.",
         gap(1, True): "this is the mean of |F|; wanted: of its square.",
         want * 25: "you summed over the positions; wanted: the mean over images and positions.",
         want * 4: "you summed over the images; wanted: their mean.",
         want * 100: "you summed over images and positions; wanted: the mean over both.",
-        F.mse_loss(*by_batch): "you normalised the whole batch; wanted: the map of each image by itself.",
+        F.mse_loss(mine, its): "you normalised the whole batch; wanted: the map of each image by itself.",
     }
     return say(ask(answer, (student, teacher), want, known))
 
@@ -33,12 +33,16 @@ def similarity_loss(answer: Answer) -> bool:
     """03, exercise 2: ``answer(student (n, d_s), teacher (n, d_t))`` gives the SP loss, a scalar."""
     student, teacher = _random(5, 3), _random(5, 7)
     want = SPLoss()(student, teacher)
-    grams = [x @ x.mT for x in (student, teacher)]
-    cosines = [F.normalize(x) @ F.normalize(x).mT for x in (student, teacher)]
+    mine, its = (x @ x.mT for x in (student, teacher))
+    cosines, its_cosines = (F.normalize(x) @ F.normalize(x).mT for x in (student, teacher))
     known = {
-        F.mse_loss(*grams): "the rows of G are not normalised yet.",
-        F.mse_loss(*cosines): "you normalised the features; wanted: the product first, then the rows of the product.",
-        F.mse_loss(*(F.normalize(g, 1) for g in grams)): "normalize(G, 1) is the l1 norm: its second argument is p.",
+        F.mse_loss(mine, its): "the rows of G are not normalised yet.",
+        F.mse_loss(
+            cosines, its_cosines
+        ): "you normalised the features; wanted: the product first, then the rows of the product.",
+        F.mse_loss(
+            F.normalize(mine, 1), F.normalize(its, 1)
+        ): "normalize(G, 1) is the l1 norm: its second argument is p.",
         want * 25: "you summed over the pairs; wanted: the sum divided by n².",
         want * 5: "you divided by n; wanted: by n².",
     }

@@ -13,10 +13,11 @@ from kdlab.errors import InputError
 
 def recorded(answer: Callable[[nn.Module, nn.Module, Tensor], Tensor]) -> bool:
     """02, exercise 1: ``answer(model, layer, images)`` gives what the layer puts out, and leaves no hook behind."""
-    torch.manual_seed(0)
-    layer = nn.Linear(4, 3)
-    model = nn.Sequential(nn.Linear(5, 4), layer, nn.ReLU(inplace=True), nn.Linear(3, 2))
-    images = torch.randn(6, 5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 3)
+        model = nn.Sequential(nn.Linear(5, 4), layer, nn.ReLU(inplace=True), nn.Linear(3, 2))
+        images = torch.randn(6, 5)
     before = model[0](images)
     want = layer(before).detach()
     known = {
@@ -34,11 +35,11 @@ def connector_parameters(answer: Answer) -> bool:
     """02, exercise 2: ``answer(student_channels, teacher_channels, kernel_size, norm)`` gives a connector's count."""
     for norm in (False, True):
         a, b, k = 16, 64, 3
-        weights = a * b * k * k
+        weights, rest = a * b * k * k, 2 * b if norm else b
         built = ConvConnector(a, b, kernel_size=3, norm=norm)
         known = {
-            float(a * b + (2 * b if norm else b)): "a 3x3 kernel has nine weights for each pair of channels.",
-            float(a * b * k + (2 * b if norm else b)): "the kernel is square: k times k weights for a pair of channels.",
+            float(a * b + rest): "a 3x3 kernel has nine weights for each pair of channels.",
+            float(a * b * k + rest): "the kernel is square: k times k weights for a pair of channels.",
             float(weights): "the weights are right; what else is learnt? A bias, or BatchNorm's scale and shift.",
         }
         if norm:
