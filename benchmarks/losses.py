@@ -114,9 +114,9 @@ class Case:
         """Forward and backward once."""
 
         def both() -> None:
-            for tensor in tree_leaves(self.student):
-                tensor.grad = None
             loss(self.student, self.teacher, *self.rest).backward()
+            for tensor in tree_leaves(self.student):
+                tensor.grad = None  # now, so that the next call starts from the same memory
             if tree_leaves(self.student)[0].is_cuda:
                 torch.cuda.synchronize()
 
