@@ -61,6 +61,7 @@ notebooks: setup  ## execute all notebooks in place, ready to commit
 # On an idle machine, with the threads as PyTorch has them by default.
 bench: setup  ## measure the speed
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/response.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/losses.py
 
 clean:  ## remove build/ and the tools' caches; .venv, runs/ and trained checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,10 +13,18 @@ from kdlab.classroom.panel import Panel, choice, slider
 from kdlab.classroom.svg import bar_chart
 from kdlab.losses import ATLoss, CWDLoss, DISTLoss, DKDLoss, HintLoss, KDLoss, RKDLoss, SPLoss
 
+
+class FlatRKDLoss(RKDLoss):
+    """RKD between maps, each flattened to one vector."""
+
+    def forward(self, student: Float[Tensor, "n *s"], teacher: Float[Tensor, "n *t"]) -> Float[Tensor, ""]:
+        return super().forward(student.flatten(1), teacher.flatten(1))
+
+
 ON_LOGITS: dict[str, nn.Module] = {"KD": KDLoss(), "DKD": DKDLoss(), "DIST": DISTLoss()}
 ELEMENT_BY_ELEMENT: dict[str, nn.Module] = {"FitNets": HintLoss(), "CWD": CWDLoss(temperature=4.0)}
-ON_MAPS: dict[str, nn.Module] = {**ELEMENT_BY_ELEMENT, "AT": ATLoss(), "SP": SPLoss(), "RKD": RKDLoss()}
-Layers = Mapping[str, tuple[Float[Tensor, "n _ h w"], Float[Tensor, "n _ h w"]]]
+ON_MAPS: dict[str, nn.Module] = {**ELEMENT_BY_ELEMENT, "AT": ATLoss(), "SP": SPLoss(), "RKD": FlatRKDLoss()}
+Layers = Mapping[str, tuple[Float[Tensor, "n _ _ _"], Float[Tensor, "n _ _ _"]]]
 
 
 def show_maps(
@@ -33,7 +41,7 @@ def show_maps(
     for ax, (title, values) in zip(axes, maps.items(), strict=True):
         limit = values.abs().max().item()
         around_zero = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if title in signed else {"cmap": "viridis"}
-        ax.imshow(values.detach(), aspect="auto", interpolation="nearest", **around_zero)
+        ax.imshow(values.detach().numpy(), aspect="auto", interpolation="nearest", **around_zero)
         ax.set_title(title, fontsize=9)
         ax.set(xticks=[], yticks=[])
         ax.grid(False)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from kdlab.errors import InputError
 from kdlab.losses.inputs import (
@@ -83,13 +85,34 @@ class ATLoss(nn.Module):
     def _attention(self, features: Tensor) -> Tensor:
         """One map for each sample, (n, h*w), of l2 norm 1; 0 where all features are 0."""
         # The norm cancels the scale, so that the gradient may take it as a constant. The norm's floor is F.normalize's.
-        scale = features.detach().abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30)
-        activity = (features / scale).abs().pow(self.power).mean(1).flatten(1)
+        flat = features.detach().flatten(1)
+        scale = torch.maximum(flat.amax(1), -flat.amin(1)).clamp(min=1e-30)[:, None, None, None]
+        activity = _Activity.apply(features, scale, self.power).flatten(1)
         norm = torch.linalg.vector_norm(activity, dim=1, keepdim=True)
         return activity / torch.maximum(norm, 1e-12 / scale[:, :, 0, 0].pow(self.power))
 
     def extra_repr(self) -> str:
         return f"power={self.power}"
+
+
+class _Activity(torch.autograd.Function):
+    """The mean over channels of abs(features / scale) to a power, with no large tensor made that is not needed."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, scale: Tensor, power: float) -> Tensor:
+        ctx.power = power
+        ctx.save_for_backward(features, scale)
+        scaled = features / scale
+        return (scaled.square_() if power == 2 else scaled.abs_().pow_(power)).mean(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        features, scale = ctx.saved_tensors
+        scaled = features / scale
+        if ctx.power != 2:
+            scaled = scaled.sign() * scaled.abs_().pow_(ctx.power - 1)
+        return scaled.mul_(grad[:, None] * (ctx.power / features.shape[1]) / scale), None, None
 
 
 class ABLoss(nn.Module):
@@ -124,8 +147,10 @@ class ABLoss(nn.Module):
 
     def forward(self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
         student, teacher = comparable(student, teacher, "n c h w")
-        toward = torch.where(teacher > 0, student, -student)
-        return (self.margin - toward).relu().square().sum() / len(student) * (3 / 1000)
+        # The nearest features that cost nothing: to the gradient they are constants.
+        free = student.detach()
+        free = torch.where(teacher > 0, free.clamp(min=self.margin), free.clamp(max=-self.margin))
+        return F.mse_loss(student, free, reduction="sum") / len(student) * (3 / 1000)
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}"

@@ -185,8 +185,9 @@ def one_batch(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 def _flow(first: Tensor, last: Tensor) -> Tensor:
     h, w = (min(sizes) for sizes in zip(first.shape[2:], last.shape[2:], strict=True))
-    first, last = (F.adaptive_avg_pool2d(x, (h, w)).flatten(2) for x in (first, last))
-    return first @ last.to(first.dtype).mT / (h * w)
+    # Pooling to the size that a map has already would copy it, and take most of the time.
+    first, last = (x if x.shape[2:] == (h, w) else F.adaptive_avg_pool2d(x, (h, w)) for x in (first, last))
+    return first.flatten(2) @ last.flatten(2).to(first.dtype).mT / (h * w)
 
 
 def _unit_rows(x: Tensor, eps: float = 0.0) -> Tensor:

@@ -226,11 +226,8 @@ def _apart(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Correlations along ``dim``; 0, without gradient, where a side varies no more than by its rounding."""
-    varies, sides = [], []
-    for x in (a, b):
-        centred = x - x.mean(dim, keepdim=True)
-        varies.append(centred.norm(dim=dim) > 4 * torch.finfo(x.dtype).eps * x.norm(dim=dim))
-        sides.append(centred)
-    a, b = sides
-    correlation = (a * b).sum(dim) / (a.norm(dim=dim) * b.norm(dim=dim) + 1e-8)
-    return torch.where(varies[0] & varies[1], correlation, 0)
+    centred = [x - x.mean(dim, keepdim=True) for x in (a, b)]
+    norms = [x.norm(dim=dim) for x in centred]
+    rounding = [4 * torch.finfo(x.dtype).eps * x.detach().norm(dim=dim) for x in (a, b)]
+    correlation = (centred[0] * centred[1]).sum(dim) / (norms[0] * norms[1] + 1e-8)
+    return torch.where((norms[0] > rounding[0]) & (norms[1] > rounding[1]), correlation, 0)

@@ -104,8 +104,7 @@ class Given:
     def draw(cls, pick: "Pick", shape: tuple[int, ...]) -> "Given":
         return cls(shape, pick.of(*VALUES), pick.of(*LAYOUTS), pick.of(*FLOATS), pick.of(*range(1000)))
 
-    def leaf(self) -> torch.Tensor:
-        """Contiguous, and what the gradient is read from; :meth:`laid_out` brings it to its shape."""
+    def made(self) -> torch.Tensor:
         shape = list(self.shape)
         if self.layout == "every second" and shape:
             shape[-1] *= 2
@@ -113,20 +112,17 @@ class Given:
             shape.reverse()
         if self.layout == "expanded" and shape:
             shape[0] = min(shape[0], 1)
-        numbers = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
-        if numbers.numel() and numbers.ndim > 1:
-            numbers = VALUES[self.values](numbers)
-        leaf = numbers.clamp(-6e4, 6e4).to(self.dtype).contiguous()
-        return leaf.requires_grad_(leaf.is_floating_point())
-
-    def laid_out(self, leaf: torch.Tensor) -> torch.Tensor:
-        if self.layout == "channels last" and leaf.ndim == 4:
-            return leaf.contiguous(memory_format=torch.channels_last)
-        if self.layout == "every second" and leaf.ndim:
-            return leaf[..., ::2]
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
+        if x.numel() and x.ndim > 1:
+            x = VALUES[self.values](x)
+        x = x.clamp(-6e4, 6e4).to(self.dtype).contiguous()
+        if self.layout == "channels last" and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.layout == "every second" and x.ndim:
+            x = x[..., ::2]
         if self.layout == "transposed":
-            return leaf.permute(*reversed(range(leaf.ndim)))
-        return leaf.expand(self.shape)
+            x = x.permute(*reversed(range(x.ndim)))
+        return x.expand(self.shape).requires_grad_(x.is_floating_point())
 
 
 @dataclass
@@ -311,8 +307,9 @@ def test_a_finite_value_or_a_sentence(name, data):
     givens, structure = tree_flatten(inputs)
     if spoilt:
         spoil(pick, spoilt, pick.of(*givens))
-    leaves = [one.leaf() for one in givens]
-    sides = tree_unflatten([one.laid_out(leaf) for one, leaf in zip(givens, leaves, strict=True)], structure)
+    tensors = [one.made() for one in givens]
+    sides = tree_unflatten(tensors, structure)
+    of_student = len(tree_leaves(inputs[0]))
     checked = pick.of(*[False] * 9, True)
     torch.manual_seed(0)
 
@@ -337,10 +334,10 @@ def test_a_finite_value_or_a_sentence(name, data):
         assert value.shape == ()
         assert value.isfinite()
         value.backward()
-        for leaf in leaves[: len(tree_leaves(inputs[0]))]:  # a gradient to float16 is infinite from 65504 on
-            assert not leaf.grad.isnan().any()
-            assert leaf.grad.isfinite().all() or leaf.dtype == torch.float16
-        assert all(leaf.grad is None for leaf in leaves[len(tree_leaves(inputs[0])) :])
+        for tensor in tensors[:of_student]:  # a gradient to float16 is infinite from 65504 on
+            assert not tensor.grad.isnan().any()
+            assert tensor.grad.isfinite().all() or tensor.dtype == torch.float16
+        assert all(tensor.grad is None for tensor in tensors[of_student:])
 
 
 # What this search has found.

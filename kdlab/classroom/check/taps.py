@@ -1,6 +1,7 @@
 """The checks of chapter 02."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ def connector_parameters(answer: Answer) -> bool:
     return say(None)
 
 
-def second_call(answer: Tap, model: nn.Module, images: Tensor) -> bool:
+def second_call(answer: Any, model: nn.Module, images: Tensor) -> bool:
     """02, exercise 3: a tap that reads the second call of a layer of this model."""
     if not isinstance(answer, Tap):
         return say(f"you gave a {type(answer).__name__}; wanted: a Tap.")
@@ -84,9 +85,9 @@ def shrunk(answer: Answer) -> bool:
     return say(ask(answer, (maps, 2), want, known))
 
 
-def dangerous(answer: Collection[str], connectors: Mapping[str, nn.Module]) -> bool:
+def dangerous(answer: Any, connectors: Mapping[str, nn.Module]) -> bool:
     """02, exercise 5: the names of the connectors that would be dangerous on the teacher's side."""
-    if isinstance(answer, str) or not set(answer) <= set(connectors):
+    if not isinstance(answer, set | frozenset | list | tuple) or not all(name in connectors for name in answer):
         return say(f"you gave {answer!r}; wanted: a set of names among {', '.join(connectors)}.")
     for name, connector in connectors.items():
         learns = [key for key, p in connector.named_parameters() if p.requires_grad]
