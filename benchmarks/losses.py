@@ -430,7 +430,7 @@ def _teacher_by_hand(teacher: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def stop(device: str, repeats: int) -> list[Row]:
-    """DenseNet121 on 64 digits, stopped after its last tap; the goal: a quarter saved at three quarters of its depth."""
+    """DenseNet121 on 64 digits, stopped after the last tap; goal: a quarter saved at three quarters of the depth."""
     images, _ = _to(device, next(iter(DataLoader(load_digits().train, BATCH))))
     teacher = place(densenet121(CLASSES), torch.device(device))
 

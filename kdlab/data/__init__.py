@@ -3,7 +3,23 @@
 from kdlab.data.digits import load_digits
 from kdlab.data.folders import load_folders
 from kdlab.data.images import Skipped, open_image
+from kdlab.data.masks import IGNORE, load_segmentation
+from kdlab.data.photos import load_photograph, load_photographs
+from kdlab.data.scenes import Scenes, load_scenes
 from kdlab.data.splits import ImageSplits
 from kdlab.data.transforms import ImageTransform
 
-__all__ = ["ImageSplits", "ImageTransform", "Skipped", "load_digits", "load_folders", "open_image"]
+__all__ = [
+    "IGNORE",
+    "ImageSplits",
+    "ImageTransform",
+    "Scenes",
+    "Skipped",
+    "load_digits",
+    "load_folders",
+    "load_photograph",
+    "load_photographs",
+    "load_scenes",
+    "load_segmentation",
+    "open_image",
+]

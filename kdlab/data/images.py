@@ -49,7 +49,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 def try_open(path: str | Path) -> Image.Image | Skipped:
     """As `open_image`, for a caller with many files: a file that cannot be used is returned as `Skipped`."""
-    return _attempt(Path(path), _as_seen)
+    return attempt(Path(path), _as_seen)
 
 
 def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Skipped]]:
@@ -76,7 +76,7 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Skipped]]
         files += inside
         skipped += unreadable
     for file in dict.fromkeys(files):  # a folder and a file in it may both be given
-        problem = _attempt(file, lambda image: None)
+        problem = attempt(file, lambda image: None)
         if problem is None:
             images.append(file)
         else:
@@ -112,7 +112,7 @@ def files_under(folder: Path) -> tuple[list[Path], list[Skipped]]:
     return sorted(files), unreadable
 
 
-def _attempt(path: Path, use: Callable[[Image.Image], T]) -> T | Skipped:
+def attempt(path: Path, use: Callable[[Image.Image], T]) -> T | Skipped:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever

@@ -242,7 +242,7 @@ class _AngleGap(torch.autograd.Function):
     def forward(ctx: FunctionCtx, d_student: Tensor, d_teacher: Tensor) -> Tensor:
         n = len(d_student)
         # What stays in a processor's cache, or fills an accelerator.
-        step = max(1, (2**16 if d_student.device.type == "cpu" else 2**24) // n**2)
+        step = max(1, (2**18 if d_student.device.type == "cpu" else 2**24) // n**2)
         total, of_legs, of_opposite = d_student.new_zeros(()), torch.empty_like(d_student), torch.zeros_like(d_student)
         inverse, inverse_teacher = _inverse(d_student), _inverse(d_teacher)
         for start in range(0, n, step):

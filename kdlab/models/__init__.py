@@ -7,10 +7,13 @@ from torch import nn
 
 from kdlab.errors import InputError, unknown
 from kdlab.models.classification import StudentCNN, densenet121
+from kdlab.models.segmentation import PSPNet, UPerNet
 
-__all__ = ["StudentCNN", "build_model", "densenet121"]
+__all__ = ["PSPNet", "StudentCNN", "UPerNet", "build_model", "densenet121"]
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"StudentCNN": StudentCNN, "densenet121": densenet121}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "PSPNet": PSPNet, "StudentCNN": StudentCNN, "UPerNet": UPerNet, "densenet121": densenet121,
+}  # fmt: skip
 
 
 def build_model(architecture: dict[str, Any]) -> nn.Module:

@@ -1,21 +1,15 @@
 """Classifiers: the large teacher and the small student of response distillation."""
 
-import pickle
-import socket
 from collections.abc import Sequence
-from http.client import HTTPException
-from typing import Literal
 
 import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdlab.errors import InputError
+from kdlab.models.weights import Weights, pretrained
 
 FEATURES = 1024  # channels of DenseNet121's last map
-Weights = Literal["auto", "imagenet", "none"]
-# No network, a refused or broken download; a damaged file in the cache.
-UNAVAILABLE = (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
 class StudentCNN(nn.Module):
@@ -82,20 +76,7 @@ def densenet121(classes: int = 1000, weights: Weights = "none") -> nn.Module:
     """
     if classes < 2:
         raise InputError(f"classes is {classes}; a classifier needs at least 2.")
-    if weights not in ("auto", "imagenet", "none"):
-        raise InputError(f"weights is {weights!r}; wanted: 'auto', 'imagenet' or 'none'.")
-    model, used = None, "none: a random start"
-    if weights != "none":
-        try:
-            model = _imagenet_densenet121()
-            used = "imagenet"
-        except UNAVAILABLE as error:
-            if weights == "imagenet":
-                raise InputError(
-                    "the ImageNet weights of DenseNet121 are not in torch's cache and could not be downloaded "
-                    f"({error}). Connect to the internet, or choose weights 'auto' or 'none'."
-                ) from error
-            used = f"none: a random start, because the ImageNet weights could not be downloaded ({error})"
+    model, used = pretrained("DenseNet121", weights, _imagenet_densenet121)
     if model is None:
         model = torchvision.models.densenet121(num_classes=classes)
     else:
@@ -106,9 +87,4 @@ def densenet121(classes: int = 1000, weights: Weights = "none") -> nn.Module:
 
 
 def _imagenet_densenet121() -> nn.Module:
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)  # a network that swallows packets would otherwise hang for minutes
-    try:
-        return torchvision.models.densenet121(weights=torchvision.models.DenseNet121_Weights.IMAGENET1K_V1)
-    finally:
-        socket.setdefaulttimeout(patience)
+    return torchvision.models.densenet121(weights=torchvision.models.DenseNet121_Weights.IMAGENET1K_V1)

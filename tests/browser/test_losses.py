@@ -80,7 +80,8 @@ class TestGeometry:
         panel.slider("A: x").drag_to(0.9)
         text = chapter.wait_for_change(lambda: panel.text_of(self.VIEW), before)
         distance, angle, total = (
-            number(text, pattern) for pattern in (r"distance part ([\d.]+)", r"angle part ([\d.]+)", r" = ([\d.]+)\s")
+            number(text, pattern)
+            for pattern in (r"distance part ([\d.]+)", r"angle part ([\d.]+)", r"50 × [\d.]+ = ([\d.]+)")
         )
         assert total == pytest.approx(25 * distance + 50 * angle, abs=0.006)
 
