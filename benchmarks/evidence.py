@@ -3,6 +3,7 @@
     python benchmarks/evidence.py response
     python benchmarks/evidence.py layers
     python benchmarks/evidence.py loss_zoo
+    python benchmarks/evidence.py silent_teacher
 
 Runs that are in the file of runs already are not made again, so that an interrupted table goes on where it was.
 """
@@ -66,6 +67,20 @@ def run_loss_zoo() -> pd.DataFrame:
     table = _tuned_table("loss_zoo", ZooRun, weights, TEACHER_TAPS)
     table.insert(1, "family", [METHODS[name].family for name in table.method])
     return table
+
+
+def run_silent_teacher() -> pd.DataFrame:
+    """A control of chapter 03: a distilled student's batches, in which few images have a label, without the teacher."""
+    data, teacher = _digits_and_teacher()
+    cache = TeacherCache.build(teacher, [LOGITS], data.train)
+
+    def run(settings: ZooRun) -> dict[str, float]:
+        student, _ = settings.run(data, teacher, cache)
+        return evaluate(student, data.test)
+
+    wanted = [ZooRun(name, 0.0, seed) for name in ("alone", "KD") for seed in SEEDS]
+    runs = make(FOLDER / "silent_teacher_runs.csv", wanted, run)
+    return summarise(runs, ["method", "weight"], ["seed"], "alone")
 
 
 def run_layers() -> pd.DataFrame:
@@ -171,7 +186,12 @@ def provenance(chapter: str) -> str:
     )
 
 
-CHAPTERS = {"response": run_response, "layers": run_layers, "loss_zoo": run_loss_zoo}
+CHAPTERS = {
+    "response": run_response,
+    "layers": run_layers,
+    "loss_zoo": run_loss_zoo,
+    "silent_teacher": run_silent_teacher,
+}
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def test_gains_are_paired_by_labels_and_seed():
         ("response", ["labels", "method", "temperature", "alpha"], ["labels", "seed"]),
         ("layers", ["method", "weight"], ["seed"]),
         ("loss_zoo", ["method", "weight"], ["seed"]),
+        ("silent_teacher", ["method", "weight"], ["seed"]),
     ],
 )
 def test_the_committed_table_is_the_summary_of_the_committed_runs(chapter, setting, pair):
@@ -84,7 +85,7 @@ def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path
     assert table.seed.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("chapter", ["response", "layers", "loss_zoo"])
+@pytest.mark.parametrize("chapter", evidence.CHAPTERS)
 def test_the_committed_table_says_where_it_comes_from(chapter):
     head = (evidence.FOLDER / f"{chapter}.csv").read_text().splitlines()[:4]
     assert [line.split(":")[0] for line in head] == ["# date", "# commit", "# machine", "# command"]
