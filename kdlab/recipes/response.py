@@ -242,7 +242,6 @@ class FewLabels:
 
         Args:
             keep: save the run in kdlab's cache, and load it from there where it is already.
-
         """
         kept = labelled(data, self.labels, self.seed)
         torch.manual_seed(self.seed)
