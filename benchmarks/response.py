@@ -261,7 +261,7 @@ def _fit(distiller: Distiller, loader: DataLoader, epochs: int) -> Run:
 
 
 PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
-    "step": (step, 4), "cache": (cache, 2), "kdloss": (kdloss, 200), "import": (imports, 4), "slider": (slider, 5),
+    "step": (step, 15), "cache": (cache, 2), "kdloss": (kdloss, 200), "import": (imports, 4), "slider": (slider, 5),
     "chapters": (chapters, 1),
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,15 @@ class Teacher:
     model: nn.Module
     sees: Chooses | None = None
     part: Chooses | None = None
+
+
+class _Keys(NamedTuple):
+    """The names of a term's tensors, read of the student and known of its teacher, and of the losses that it reports."""
+
+    teacher: str
+    read: list[str]
+    known: list[str]
+    losses: list[str]
 
 
 class Distiller(nn.Module):
@@ -90,6 +99,7 @@ class Distiller(nn.Module):
         for one in self.teachers.values():
             one.model.requires_grad_(False).eval()
         self._now: tuple[float, int] | None = None
+        self._keys = {term.name: self._keys_of(term) for term in terms}
         self._student_reader = Reader(tap for term in terms for tap in term.student_taps)
         self._teacher_readers = {name: Reader(self._taps_of(name), stops=True) for name in self.teachers}
         Taps(student, self._student_reader.taps)  # an unknown layer is an error here
@@ -163,7 +173,7 @@ class Distiller(nn.Module):
         parts = [task_weight * losses["task"]] if task_weight else []
         for term in self.terms:
             if term not in active:
-                losses[term.name] = losses["task"].new_zeros(())
+                losses |= dict.fromkeys(self._keys[term.name].losses, losses["task"].new_zeros(()))
                 continue
             mine = self._compare(term, read, known, images, labels, index)
             losses |= mine
@@ -185,10 +195,10 @@ class Distiller(nn.Module):
         self, term: Term, read: Mapping[str, Any], known: Mapping[str, Any], images: Any, labels: Any, index: Any
     ) -> dict[str, Tensor]:
         """The term's loss by its name, and the reconstruction error where it has one."""
-        name = self._teacher_of(term)
-        teacher_side = [known[self._key(name, tap)] for tap in term.teacher_taps]
-        student_side = [read[str(tap)] for tap in term.student_taps]
-        part = self.teachers[name].part
+        keys = self._keys[term.name]
+        teacher_side = [known[key] for key in keys.known]
+        student_side = [read[key] for key in keys.read]
+        part = self.teachers[keys.teacher].part
         rows = part(images, labels) if part is not None else None
         if rows is not None:
             student_side = [tensor[rows] for tensor in student_side]
@@ -229,10 +239,10 @@ class Distiller(nn.Module):
     ) -> Mapping[str, Any]:
         """The tapped outputs of the teachers that these terms need: those known already, the rest computed."""
         known = dict(observed)
-        for name in dict.fromkeys(self._teacher_of(term) for term in terms):
-            if not all(self._key(name, tap) in known for tap in self._taps_of(name)):
-                with torch.no_grad():
-                    known |= self._observe(name, images, labels)
+        missing = [term for term in terms if not all(key in known for key in self._keys[term.name].known)]
+        for name in dict.fromkeys(self._keys[term.name].teacher for term in missing):
+            with torch.no_grad():
+                known |= self._observe(name, images, labels)
         return known
 
     def _observe(self, name: str, images: Any, labels: Any) -> dict[str, Any]:
@@ -254,8 +264,14 @@ class Distiller(nn.Module):
             )
 
     def _taps_of(self, name: str) -> tuple[Tap, ...]:
-        terms = [term for term in self.terms if self._teacher_of(term) == name]
+        terms = [term for term in self.terms if self._keys[term.name].teacher == name]
         return tuple(dict.fromkeys(tap for term in terms for tap in term.teacher_taps))
+
+    def _keys_of(self, term: Term) -> "_Keys":
+        name = self._teacher_of(term)
+        losses = [term.name] if term.reconstruction is None else [term.name, f"{term.name}_reconstruction"]
+        known = [self._key(name, tap) for tap in term.teacher_taps]
+        return _Keys(name, [str(tap) for tap in term.student_taps], known, losses)
 
     def _teacher_of(self, term: Term) -> str:
         if term.of is None and len(self.teachers) == 1:

@@ -92,11 +92,11 @@ class Term:
                 f"term {self.name!r} has a reconstruction, but no teacher's connector that learns; leave it out."
             )
 
-    @property
+    @cached_property
     def student_taps(self) -> tuple[Tap, ...]:
         return _taps(self.student)
 
-    @property
+    @cached_property
     def teacher_taps(self) -> tuple[Tap, ...]:
         return _taps(self.teacher)
 

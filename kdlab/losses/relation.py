@@ -217,13 +217,13 @@ def _relative(d: Tensor) -> Tensor:
     return d / torch.where(mean > 0, mean, 1)
 
 
-def _cosines(d: Tensor, inverse: Tensor, vertices: slice) -> Tensor:
+def _cosines(squares: Tensor, inverse: Tensor, vertices: slice, out: Tensor) -> None:
     """Of the angles at some vertices j between all i and k, as (j, i, k); 0 where i or k coincides with j."""
-    squares, inverse = d.square(), inverse[vertices]
-    cosines = squares[vertices][:, :, None] + squares[vertices][:, None, :]
-    cosines -= squares
-    cosines *= inverse[:, :, None] * (inverse[:, None, :] / 2)
-    return cosines
+    legs, inverse = squares[vertices], inverse[vertices]
+    torch.add(legs[:, :, None], legs[:, None, :], out=out)
+    out -= squares
+    out *= inverse[:, :, None]
+    out *= inverse[:, None, :] / 2
 
 
 def _inverse(d: Tensor) -> Tensor:
@@ -242,15 +242,18 @@ class _AngleGap(torch.autograd.Function):
     def forward(ctx: FunctionCtx, d_student: Tensor, d_teacher: Tensor) -> Tensor:
         n = len(d_student)
         # What stays in a processor's cache, or fills an accelerator.
-        step = max(1, (2**18 if d_student.device.type == "cpu" else 2**24) // n**2)
+        step = min(n, max(1, (2**18 if d_student.device.type == "cpu" else 2**24) // n**2))
         total, of_legs, of_opposite = d_student.new_zeros(()), torch.empty_like(d_student), torch.zeros_like(d_student)
+        squares, squares_teacher = d_student.square(), d_teacher.square()
         inverse, inverse_teacher = _inverse(d_student), _inverse(d_teacher)
+        slabs = d_student.new_empty(2, step, n, n)  # made once: fresh memory costs as much as what is computed in it
         for start in range(0, n, step):
             vertices = slice(start, start + step)
-            student = _cosines(d_student, inverse, vertices)
-            teacher = _cosines(d_teacher, inverse_teacher, vertices)
+            student, teacher = slabs[:, : n - start]
+            _cosines(squares, inverse, vertices, student)
+            _cosines(squares_teacher, inverse_teacher, vertices, teacher)
             total += F.smooth_l1_loss(student, teacher, reduction="sum")
-            g = (student - teacher).clamp_(-1, 1)
+            g = torch.sub(student, teacher, out=teacher).clamp_(-1, 1)
             legs = inverse[vertices]
             student *= g
             g *= legs[:, None, :]

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -160,12 +161,14 @@ def _epoch(
     """One pass over the loader; the mean of each loss over its steps."""
     objective.train()
     set_epoch: Callable[[float, int], None] | None = getattr(objective, "set_epoch", None)  # a Distiller has schedules
+    half = torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
     names: list[str] = []
+    recent: list[Tensor] = []
     seen: list[Tensor] = []
     for step, batch in enumerate(loader, start=1):
         if set_epoch is not None:
             set_epoch(epoch + (step - 1) / len(loader), epochs)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with half:
             losses = objective(*to_device(batch, device))
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -173,12 +176,14 @@ def _epoch(
         if scheduler is not None:
             scheduler.step()
         names = list(losses)
-        seen.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        recent += [loss.detach() for loss in losses.values()]
         if step % LOOK_EVERY == 0 or step == len(loader):
-            recent = torch.stack(seen[-LOOK_EVERY:]).cpu()
-            _refuse_non_finite(recent, names, first_step=epoch * len(loader) + step - len(recent) + 1)
-            bar.update(step - (step - 1) // LOOK_EVERY * LOOK_EVERY)
-    return dict(zip(names, torch.stack(seen).mean(dim=0).tolist(), strict=True))
+            rows = torch.stack([loss.float() for loss in recent]).view(-1, len(names)).cpu()
+            _refuse_non_finite(rows, names, first_step=epoch * len(loader) + step - len(rows) + 1)
+            bar.update(len(rows))
+            seen.append(rows)
+            recent = []
+    return dict(zip(names, torch.cat(seen).mean(dim=0).tolist(), strict=True))
 
 
 def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
@@ -195,7 +200,10 @@ def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) ->
 
 def _refuse_non_finite_weights(student: nn.Module, last_step: int) -> None:
     """A finite loss can have a gradient that is not; without a further step only the weights show it."""
-    for name, weight in student.state_dict().items():
+    state = {name: tensor for name, tensor in student.state_dict().items() if tensor.is_floating_point()}
+    if nn.utils.get_total_norm(state.values()).isfinite():  # one look at all of them together
+        return
+    for name, weight in state.items():
         if not weight.isfinite().all():
             raise NonFiniteLossError(
                 f"the loss was finite up to step {last_step}, but the student's {name} no longer is. Training stopped; "
