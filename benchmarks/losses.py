@@ -432,10 +432,7 @@ def _teacher_by_hand(teacher: Any, images: Tensor) -> dict[str, Tensor]:
 
 
 def stop(device: str, repeats: int) -> list[Row]:
-    """A teacher stopped after the last tap; goal: a quarter saved at three quarters of the depth. Batches of 64 digits.
-
-    DenseNet121's last layers are its cheapest; the blocks of ResNet34 all cost about as much.
-    """
+    """A teacher stopped after its last tap, on 64 digits; goal: a quarter saved at three quarters of the depth."""
     images, _ = _to(device, next(iter(DataLoader(load_digits().train, BATCH))))
     densenet, resnet = (place(make(), torch.device(device)) for make in (partial(densenet121, CLASSES), resnet34))
 

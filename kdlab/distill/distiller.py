@@ -34,7 +34,7 @@ class Teacher:
 
 
 class _Keys(NamedTuple):
-    """The names of a term's tensors, read of the student and known of its teacher, and of the losses that it reports."""
+    """The names of a term's tensors, read of the student and known of its teacher, and of what it reports."""
 
     teacher: str
     read: list[str]
@@ -347,6 +347,4 @@ def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterato
         for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
             shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
             sides.append(" and ".join(f"{str(tap)!r} {shape}" for tap, shape in zip(taps, shapes, strict=True)))
-        raise InputError(
-            f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {error}"
-        ) from error
+        raise InputError(f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {error}") from error
