@@ -82,6 +82,10 @@ class TeacherCache:
             )
         return cls(outputs, fingerprint)
 
+    def only(self, taps: Sequence[str | Tap]) -> "TeacherCache":
+        """The part for these taps: the rest would travel through the loader for nothing."""
+        return TeacherCache({str(tap): self.outputs[str(tap)] for tap in taps}, self.fingerprint)
+
     def attach(self, dataset: Dataset) -> Dataset:
         """The data set with the teacher's outputs beside each sample: (image, label, {tap: output}).
 

@@ -86,6 +86,16 @@ class Resize(nn.Module):
         return f"{self.size}, mode={self.mode!r}"
 
 
+class Pixels(nn.Module):
+    """Take every position for a sample of its own: a loss on logits then compares pixel by pixel.
+
+    Shapes: (n, c, h, w) to (n * h * w, c).
+    """
+
+    def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c"]:
+        return maps.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 class Pooled(nn.Sequential):
     """Average a map over its positions, and bring the result to another width where one is given.
 

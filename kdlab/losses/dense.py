@@ -4,13 +4,50 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kdlab.errors import InputError, unknown
-from kdlab.losses.inputs import comparable, has_channels, matched, positive, several_positions, usable
+from kdlab.losses.inputs import (
+    at_least_float32,
+    comparable,
+    has_channels,
+    matched,
+    positive,
+    several_positions,
+    usable,
+    whole_numbers,
+)
 
 Mask = Literal["spatial", "channel"]
+
+
+class PixelCrossEntropy(nn.Module):
+    """Cross-entropy over the pixels that have a class; 0 where none has.
+
+    A pixel without a class, in a mask's uncertain outline or in an image without a mask, carries the number 255.
+    PyTorch's own mean over no pixel at all is NaN, which would end a training at the first batch without a mask.
+
+    Shapes: logits (n, k, h, w), masks (n, h, w). Returns a scalar in nats, the mean over the pixels with a class.
+
+    Raises:
+        InputError: other dimensions; a mask of another size; a number that is neither a class nor 255.
+    """
+
+    IGNORE = 255
+
+    def forward(self, logits: Float[Tensor, "n k h w"], mask: Int[Tensor, "n h w"]) -> Float[Tensor, ""]:
+        usable(logits, "network", "n k h w")
+        n, k, h, w = logits.shape
+        if mask.shape != (n, h, w):
+            raise InputError(
+                f"the masks are {tuple(mask.shape)} and the logits {tuple(logits.shape)}; wanted: masks of ({n}, {h}, "
+                f"{w}), a class number for every pixel."
+            )
+        known = mask != self.IGNORE
+        whole_numbers(mask[known], "the mask", int(known.sum()), below=k)
+        total = F.cross_entropy(at_least_float32(logits), mask.long(), ignore_index=self.IGNORE, reduction="sum")
+        return total / known.sum().clamp(min=1)
 
 
 class CWDLoss(nn.Module):

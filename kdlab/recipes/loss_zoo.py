@@ -269,7 +269,7 @@ class ZooRun:
             train_paraphraser(terms[0].teacher_connector, cache.outputs[TRANSITION1], seed=self.seed)
         task_weight = _labels_later if entry.starts_alone else 1.0
         distiller = Distiller(student, teacher, terms, task=task, task_weight=task_weight)
-        train: Dataset = HiddenLabels(_only(cache, distiller.teacher_taps).attach(data.train), kept)
+        train: Dataset = HiddenLabels(cache.only(distiller.teacher_taps).attach(data.train), kept)
         return distiller, Indexed(train) if any("index" in term.asks_for for term in terms) else train
 
 
@@ -302,8 +302,3 @@ def train_paraphraser(
         error.backward()
         optimizer.step()
     paraphraser.requires_grad_(False).eval()
-
-
-def _only(cache: TeacherCache, taps: Sequence[Tap]) -> TeacherCache:
-    """The part of the cache that a method reads: the rest would travel through the loader for nothing."""
-    return TeacherCache({str(tap): cache.outputs[str(tap)] for tap in taps}, cache.fingerprint)

@@ -99,7 +99,7 @@ def teach(
     earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
     teacher = densenet121(len(data.classes), "none" if earlier else weights)
     used = earlier.weights if earlier else str(teacher.weights_used)
-    recipe = _recipe(data, settings, task="teach", weights=weights)
+    recipe = recipe_of(data, settings, task="teach", weights=weights)
     objective = place(Supervised(teacher, LabelledCrossEntropy()), device)
     return _run(objective, data.train, data, settings, out, recipe, resume, weights=used)
 
@@ -129,7 +129,7 @@ def distil(
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
     shape = {"widths": list(widths), "drop_rate": drop_rate}
     known = weights_hash(teacher)[:16]
-    recipe = _recipe(data, settings, task="distil", teacher=known, **asdict(distillation), **shape)
+    recipe = recipe_of(data, settings, task="distil", teacher=known, **asdict(distillation), **shape)
     return _run(objective, train, data, settings, out, recipe, resume, after_epoch=after_epoch)
 
 
@@ -139,7 +139,7 @@ def place(objective: Objective, device: torch.device) -> Objective:
     return objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
 
 
-def _recipe(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any]:
+def recipe_of(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any]:
     """All that the result depends on, for the model card, for a resume and for the name in the cache."""
     images = {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
     recipe = {**what, **images, "augment": not data.deterministic, **asdict(settings)}
@@ -184,7 +184,7 @@ TEACHER = Settings(epochs=6, lr=3e-3, one_cycle=True, batch_size=64)
 
 def digits_teacher(data: ImageSplits, device: torch.device = CPU) -> tuple[nn.Module, ModelCard]:
     """DenseNet121 on the digits: trained here, one to two minutes on two cores, or loaded where that has been done."""
-    out = cached("digits-teacher", _recipe(data, TEACHER, task="teach", weights="none"))
+    out = cached("digits-teacher", recipe_of(data, TEACHER, task="teach", weights="none"))
     teach(data, TEACHER, out=out, weights="none", resume=True, device=device)
     teacher, card = load_model(out)
     return teacher.to(device), card
@@ -291,12 +291,16 @@ def fit_few(
     recipe: dict[str, Any],
     keep: str | None = None,
     after_epoch: AfterEpoch | None = None,
+    measure: Callable[[nn.Module, Dataset], dict[str, float]] | None = None,
+    monitor: str = "accuracy",
 ) -> Fit:
     """The budget that all methods of a comparison share: AdamW, one cycle, so many steps on images drawn at random.
 
     Args:
         recipe: all that the run depends on.
         keep: a name under which the run is saved in kdlab's cache, and loaded where it is there already.
+        measure: what a student is judged by on the validation split; :func:`evaluate` where not given.
+        monitor: which of these says which epoch is best.
     """
     student: Any = objective.student
     samples = RandomSampler(train, num_samples=steps // EPOCHS * batch_size)  # type: ignore[arg-type]
@@ -304,7 +308,7 @@ def fit_few(
     return fit(
         objective, DataLoader(train, batch_size, sampler=samples), epochs=EPOCHS, optimizer=optimizer,
         scheduler=OneCycleLR(optimizer, lr, total_steps=steps), seed=seed,
-        evaluate=lambda model: evaluate(model, data.val), after_epoch=after_epoch,
+        evaluate=lambda model: (measure or evaluate)(model, data.val), monitor=monitor, after_epoch=after_epoch,
         out=cached(keep, recipe) if keep else None, resume=keep is not None,
         card=ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, recipe=recipe),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from kdlab.training.checkpoints import ModelCard, load_model, load_weights, save_model
 from kdlab.training.device import pick_device
 from kdlab.training.loop import Fit, fit
-from kdlab.training.metrics import classification_metrics, predict_logits
+from kdlab.training.metrics import classification_metrics, predict_logits, segmentation_metrics
 from kdlab.training.supervised import Supervised
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "pick_device",
     "predict_logits",
     "save_model",
+    "segmentation_metrics",
 ]

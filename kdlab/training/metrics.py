@@ -1,4 +1,4 @@
-"""What a classifier is judged by."""
+"""What a classifier is judged by, and what a segmenter."""
 
 from collections.abc import Iterable
 
@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from kdlab.losses import PixelCrossEntropy
 from kdlab.training.device import to_device
 
 
@@ -38,3 +41,41 @@ def classification_metrics(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n
             probabilities, labels, num_classes=logits.shape[1], n_bins=15
         ).item(),
     }
+
+
+@torch.no_grad()
+def segmentation_metrics(
+    model: nn.Module, loader: Iterable, classes: int
+) -> tuple[dict[str, float], Float[Tensor, " k"]]:
+    """Means over the classes, and the IoU of each class, of a segmenter on everything that the loader yields.
+
+    "miou" and "mdice", 0 to 1, are means over the classes that are in a mask or in an answer, each counted over all
+    pixels of all images; "pixel_accuracy" is the share of right pixels, "loss" the cross-entropy in nats. Pixels that
+    carry 255 count for nothing. The IoU of a class that is nowhere is 0 in the second.
+
+    The model computes in eval mode, in float32, on its own device, and is left in the mode that it was in.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    ignore = PixelCrossEntropy.IGNORE
+    measured = MetricCollection(
+        {
+            "miou": MulticlassJaccardIndex(classes, average="macro", ignore_index=ignore, validate_args=False),
+            "mdice": MulticlassF1Score(classes, average="macro", ignore_index=ignore, validate_args=False),
+            "pixel_accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=ignore, validate_args=False),
+            "by_class": MulticlassJaccardIndex(classes, average="none", ignore_index=ignore, validate_args=False),
+        },
+        compute_groups=[["miou", "by_class"], ["mdice"], ["pixel_accuracy"]],
+    ).to(device)
+    loss, pixels = 0.0, 0
+    for images, masks, *_ in loader:
+        logits, masks = model(to_device(images, device)).float(), to_device(masks, device)
+        measured.update(logits.argmax(dim=1), masks)
+        known = int((masks != ignore).sum())
+        loss += PixelCrossEntropy()(logits, masks).item() * known
+        pixels += known
+    model.train(training)
+    values = measured.compute()
+    by_class = values.pop("by_class").cpu()
+    return {name: value.item() for name, value in values.items()} | {"loss": loss / max(pixels, 1)}, by_class

@@ -1,0 +1,242 @@
+"""Dense distillation: a large segmenter teaches a small one what it sees at every pixel.
+
+The pair is the article's, UPerNet on ConvNeXt-Tiny and PSPNet on ResNet18. What of one is compared with what of the
+other, for images of height and width s:
+
+    layer       student                                teacher, averaged to the student's size
+    logits      decode_head.conv_seg  k x s/8 x s/8    decode_head.conv_seg  k x s/4 x s/4
+    features    decode_head.pyramid   c x s/8 x s/8    decode_head.fusion    c x s/4 x s/4
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset
+
+from kdlab.data.splits import ImageSplits
+from kdlab.distill import ConvConnector, Distiller, Pixels, Resize, Taps, TeacherCache, Term, weights_hash
+from kdlab.distill.schedules import check_weight
+from kdlab.errors import InputError, unknown
+from kdlab.losses import ATLoss, CWDLoss, KDLoss, MGDLoss, PixelCrossEntropy
+from kdlab.models import PSPNet, UPerNet
+from kdlab.models.weights import Weights
+from kdlab.recipes.response import CPU, AfterEpoch, Settings, place, recipe_of
+from kdlab.training import Fit, ModelCard, Supervised, fit, load_model, segmentation_metrics
+from kdlab.training.checkpoints import LAST, RESUME
+
+LOGITS = "decode_head.conv_seg"
+STUDENT_LAYERS = {"logits": LOGITS, "features": "decode_head.pyramid"}
+TEACHER_LAYERS = {"logits": LOGITS, "features": "decode_head.fusion"}
+STRIDE = 8  # of the student's maps
+
+# The networks of the fast profile: 1.25 and 0.47 million parameters.
+NARROW_TEACHER: dict[str, Any] = {"widths": (24, 48, 96, 192), "depths": (1, 1, 3, 1), "channels": 64}
+NARROW_STUDENT: dict[str, Any] = {"width": 16, "blocks": (1, 1, 1, 1), "channels": 48}
+
+Method = Literal["kd", "hard", "at", "cwd", "mgd"]
+Layer = Literal["logits", "features"]
+CACHE_BYTES = 2**30  # of a teacher's outputs; where they would take more, it runs at each step
+
+
+class HardLabels(nn.Module):
+    """Cross-entropy with the teacher's decision as the label: what is left of its answer without its doubts."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return F.cross_entropy(student, teacher.argmax(dim=1))
+
+
+@dataclass(frozen=True)
+class DenseDistillation:
+    """What the student learns beside its masks.
+
+    Args:
+        method: "kd" compares the logits pixel by pixel, "hard" takes the teacher's decision for a label, "at" attention
+            maps, "cwd" where each channel is active, "mgd" generates the teacher's map from a masked one.
+        layer: "logits" or "features"; at and mgd want features, kd and hard logits.
+        weight: of the method's loss; the masks' cross-entropy has 1.
+        temperature: of kd and cwd.
+        mask_ratio: of mgd, the share of the positions that are masked.
+
+    Raises:
+        InputError: an unknown method or layer; a layer that the method cannot use; numbers out of range.
+    """
+
+    method: Method
+    layer: Layer
+    weight: float
+    temperature: float = 4.0
+    mask_ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise InputError(unknown("method", self.method, get_args(Method)))
+        wanted = {"kd": ("logits",), "hard": ("logits",), "at": ("features",), "mgd": ("features",)}.get(
+            self.method, get_args(Layer)
+        )
+        if self.layer not in wanted:
+            raise InputError(f"layer is {self.layer!r}; wanted for {self.method}: {' or '.join(map(repr, wanted))}.")
+        check_weight("weight", self.weight)
+        with torch.device("meta"):  # draws no random numbers
+            self._loss(1, 1)  # refuses a temperature or a mask ratio that makes no sense
+
+    def distiller(self, student: nn.Module, teacher: nn.Module, size: int) -> Distiller:
+        """The student and the teacher, joined; ``size`` is the images' height and width.
+
+        The teacher's maps are averaged to the student's size: nothing is learnt on its side, so nothing can be gamed.
+
+        Raises:
+            InputError: networks that know different numbers of classes.
+        """
+        mine, its = (network.get_submodule(LOGITS) for network in (student, teacher))
+        assert isinstance(mine, nn.Conv2d)
+        assert isinstance(its, nn.Conv2d)
+        if mine.out_channels != its.out_channels:
+            raise InputError(
+                f"the student has {mine.out_channels} classes and the teacher {its.out_channels}; wanted: the same "
+                "classes in the same order. Build the student for the teacher's, or train another teacher."
+            )
+        on_student: nn.Module | None = None
+        on_teacher: nn.Module = Resize(-(-size // STRIDE), "area")
+        if self.method in ("kd", "hard"):
+            on_student, on_teacher = Pixels(), nn.Sequential(on_teacher, Pixels())
+        elif self.method == "cwd" and self.layer == "features":
+            on_student = ConvConnector(mine.in_channels, its.in_channels)
+        term = Term(
+            self.method, self._loss(mine.in_channels, its.in_channels), STUDENT_LAYERS[self.layer],
+            TEACHER_LAYERS[self.layer], self.weight, student_connector=on_student, teacher_connector=on_teacher,
+        )  # fmt: skip
+        return Distiller(student, teacher, [term], task=PixelCrossEntropy())
+
+    def _loss(self, student_channels: int, teacher_channels: int) -> nn.Module:
+        match self.method:
+            case "kd":
+                return KDLoss(self.temperature)
+            case "hard":
+                return HardLabels()
+            case "at":
+                return ATLoss()
+            case "cwd":
+                return CWDLoss(self.temperature)
+            case "mgd":
+                return MGDLoss(student_channels, teacher_channels, self.mask_ratio)
+
+
+# As published: the weight and temperature of CWD's official code on Cityscapes and of mmrazor's configuration, and
+# MGD's for segmentation. MGD's loss is a sum over the map, so that its weight belongs to maps of Cityscapes' size.
+PRESETS = {
+    "cwd-logits": DenseDistillation("cwd", "logits", weight=3.0, temperature=4.0),
+    "cwd-logits-mmrazor": DenseDistillation("cwd", "logits", weight=5.0, temperature=1.0),
+    "cwd-features": DenseDistillation("cwd", "features", weight=50.0, temperature=4.0),
+    "mgd": DenseDistillation("mgd", "features", weight=2e-5, mask_ratio=0.75),
+}
+
+
+def teach(
+    data: ImageSplits,
+    settings: Settings,
+    *,
+    out: Path,
+    architecture: dict[str, Any] | None = None,
+    weights: Weights = "auto",
+    monitor: str = "miou",
+    resume: bool = False,
+    device: torch.device = CPU,
+) -> Fit:
+    """Train the :class:`UPerNet` teacher; its best checkpoint is in ``out``.
+
+    Args:
+        architecture: other arguments of UPerNet than its own, such as :data:`NARROW_TEACHER`.
+        monitor: which epoch is best: the one of highest "miou" or "mdice".
+    """
+    torch.manual_seed(settings.seed)
+    earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
+    teacher = UPerNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
+    used = earlier.weights if earlier else teacher.weights_used
+    recipe = recipe_of(data, settings, task="teach", weights=weights, architecture=teacher.architecture)
+    objective = place(Supervised(teacher, PixelCrossEntropy()), device)
+    return _run(objective, data.train, data, settings, out, recipe, monitor, resume, weights=used)
+
+
+def distil(
+    data: ImageSplits,
+    teacher: nn.Module,
+    distillation: DenseDistillation,
+    settings: Settings,
+    *,
+    out: Path,
+    architecture: dict[str, Any] | None = None,
+    weights: Weights = "auto",
+    monitor: str = "miou",
+    resume: bool = False,
+    device: torch.device = CPU,
+    after_epoch: AfterEpoch | None = None,
+) -> Fit:
+    """Distil a :class:`PSPNet` from the teacher; its best checkpoint is in ``out``.
+
+    The teacher runs once over the training images where its outputs fit in memory, else at each step.
+
+    Args:
+        architecture: other arguments of PSPNet than its own, such as :data:`NARROW_STUDENT`.
+        weights: of the student's backbone.
+        monitor: which epoch is best: the one of highest "miou" or "mdice".
+    """
+    torch.manual_seed(settings.seed)
+    earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
+    student = PSPNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
+    used = earlier.weights if earlier else student.weights_used
+    objective = place(distillation.distiller(student, teacher, data.size), device)
+    train = data.train
+    if data.deterministic and _bytes(teacher, objective, train) <= CACHE_BYTES:
+        train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
+    recipe = recipe_of(
+        data, settings, task="distil", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,
+        architecture=student.architecture,
+    )  # fmt: skip
+    return _run(objective, train, data, settings, out, recipe, monitor, resume, weights=used, after_epoch=after_epoch)
+
+
+def measure(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
+    """mIoU, mDice, pixel accuracy and loss of a segmenter on a data set."""
+    loader = DataLoader(dataset, batch_size, num_workers=workers)
+    classes = model.get_submodule(LOGITS).out_channels
+    return segmentation_metrics(model, loader, int(classes))[0]  # type: ignore[arg-type]
+
+
+def _run(
+    objective: Supervised | Distiller,
+    train: Dataset,
+    data: ImageSplits,
+    settings: Settings,
+    out: Path,
+    recipe: dict[str, Any],
+    monitor: str,
+    resume: bool,
+    weights: str,
+    after_epoch: AfterEpoch | None = None,
+) -> Fit:
+    loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
+    optimizer = torch.optim.AdamW(objective.parameters(), settings.lr, fused=True)
+    steps = settings.epochs * len(loader)
+    student: Any = objective.student
+    card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
+    return fit(
+        objective, loader, epochs=settings.epochs, optimizer=optimizer,
+        scheduler=OneCycleLR(optimizer, settings.lr, total_steps=steps) if settings.one_cycle and steps else None,
+        evaluate=lambda model: measure(model, data.val, workers=settings.workers), monitor=monitor,
+        patience=settings.patience, out=out, card=card, resume=resume, seed=settings.seed,
+        precision=settings.precision, after_epoch=after_epoch,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _bytes(teacher: nn.Module, distiller: Distiller, dataset: Dataset) -> int:
+    """How much the teacher's outputs for the whole data set take."""
+    image = dataset[0][0][None].to(next(teacher.parameters()).device)
+    with Taps(teacher, distiller.teacher_taps) as taps:
+        teacher(image)
+    return sum(taps[tap].nbytes for tap in distiller.teacher_taps) * len(dataset)  # type: ignore[arg-type]

@@ -1,0 +1,23 @@
+"""The small trained checkpoints that come with the course, in ``data_scripts/zoo``, for what takes long to train."""
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+import kdlab
+from kdlab.training import ModelCard, load_model
+
+ZOO = Path(kdlab.__file__).parents[1] / "data_scripts" / "zoo"
+
+
+def load_from_zoo(name: str) -> tuple[nn.Module, ModelCard] | None:
+    """The model, in float32 on the CPU, and its card; None where it is to be trained instead.
+
+    That is where kdlab was installed without the course, and where the environment has ``KDLAB_RETRAIN=1``. The card's
+    recipe says which command made the checkpoint, when, and with which seed; its metrics are those on the test split.
+    """
+    path = ZOO / f"{name}.safetensors"
+    if os.environ.get("KDLAB_RETRAIN") == "1" or not path.exists():
+        return None
+    return load_model(path)
