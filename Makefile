@@ -62,6 +62,7 @@ notebooks: setup  ## execute all notebooks in place, ready to commit
 bench: setup  ## measure the speed
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/response.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/losses.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/segmentation.py
 
 clean:  ## remove build/ and the tools' caches; .venv, runs/ and trained checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

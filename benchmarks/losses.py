@@ -15,25 +15,21 @@ kernels is not in it. The comparison with torchdistill wants a package that kdla
 """
 
 import argparse
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from itertools import islice
 from timeit import timeit
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import Row, Run, compare, interleave, machine, table, write_section, yes
+from timing import Row, Run, compare, interleave, machine, peak_bytes, table, write_section, yes
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader
 from torchvision.models import resnet34
@@ -332,24 +328,6 @@ def memory(device: str, repeats: int) -> list[Row]:
         shown = (f"{taken / 2**20:.4g} MiB" for taken in (ours, other))
         rows.append(Row(f"{case.name}, beside {case.beside}", *shown, f"{ours / other:.3f}", goal, met))
     return rows
-
-
-def peak_bytes(run: Run, device: str) -> int:
-    """The most bytes that PyTorch's allocator has handed out at one time during a second call, above those before."""
-    run()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
-    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
-    return max(accumulate(changes))
 
 
 def compiled(device: str, repeats: int) -> list[Row]:

@@ -1,5 +1,6 @@
 """Time variants of the same work side by side, and write what came out as markdown."""
 
+import json
 import os
 import platform
 import re
@@ -8,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from timeit import timeit
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from kdlab.files import write_whole
 
@@ -61,6 +65,24 @@ def compare(what: str, ours: np.ndarray, other: np.ndarray, at_most: float) -> R
     low, high = np.percentile(ours / other, [25, 75])
     shown = f"{ratio:.3f} ({low:.3f} to {high:.3f})"
     return Row(what, spread(ours), spread(other), shown, f"at most {at_most:g}", yes(ratio <= at_most))
+
+
+def peak_bytes(run: Run, device: str) -> int:
+    """The most bytes that PyTorch's allocator has handed out at one time during a second call, above those before."""
+    run()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return max(accumulate(changes))
 
 
 def spread(times: np.ndarray) -> str:

@@ -16,7 +16,6 @@ from kdlab.losses.inputs import (
     positive,
     several_positions,
     usable,
-    whole_numbers,
 )
 
 Mask = Literal["spatial", "channel"]
@@ -44,8 +43,15 @@ class PixelCrossEntropy(nn.Module):
                 f"the masks are {tuple(mask.shape)} and the logits {tuple(logits.shape)}; wanted: masks of ({n}, {h}, "
                 f"{w}), a class number for every pixel."
             )
+        if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
+            raise InputError(f"the masks have dtype {mask.dtype}; wanted: integers, such as torch.int64.")
         known = mask != self.IGNORE
-        whole_numbers(mask[known], "the mask", int(known.sum()), below=k)
+        beyond = mask[known & ((mask < 0) | (mask >= k))]
+        if beyond.numel():
+            raise InputError(
+                f"a mask has the number {beyond[0].item()}; all must be of 0 to {k - 1}, or {self.IGNORE} for a pixel "
+                "without a class."
+            )
         total = F.cross_entropy(at_least_float32(logits), mask.long(), ignore_index=self.IGNORE, reduction="sum")
         return total / known.sum().clamp(min=1)
 

@@ -5,7 +5,18 @@ import torch
 from torch import nn
 
 from kdlab import InputError
-from kdlab.distill import ConvConnector, Each, Normalize, Paraphraser, Pooled, Resize, ReviewFusion, Translator
+from kdlab.distill import (
+    ConvConnector,
+    Each,
+    Normalize,
+    Paraphraser,
+    Pixels,
+    Pooled,
+    Resize,
+    ReviewFusion,
+    Translator,
+)
+from kdlab.losses import KDLoss
 
 MAPS = torch.randn(2, 6, 8, 8)
 
@@ -26,6 +37,15 @@ def test_resizing_has_nothing_to_learn_and_keeps_a_constant():
         assert not list(resize.parameters())
         torch.testing.assert_close(resize(torch.full((1, 2, 8, 6), 3.0)), torch.full((1, 2, 4, 3), 3.0))
     torch.testing.assert_close(Resize(1, "area")(MAPS)[..., 0, 0], MAPS.mean(dim=(2, 3)))
+
+
+def test_every_position_is_a_sample_of_its_own():
+    pixels = Pixels()(MAPS)
+    assert pixels.shape == (2 * 8 * 8, 6)
+    torch.testing.assert_close(pixels[64 + 8 * 3 + 5], MAPS[1, :, 3, 5])
+    other = torch.randn_like(MAPS)
+    by_pixel = [KDLoss()(MAPS[:, :, i, j], other[:, :, i, j]) for i in range(8) for j in range(8)]
+    torch.testing.assert_close(KDLoss()(pixels, Pixels()(other)), torch.stack(by_pixel).mean())
 
 
 def test_pooling_to_a_vector_and_to_another_width():

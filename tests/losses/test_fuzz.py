@@ -40,6 +40,7 @@ from kdlab.losses import (
     LabelledCrossEntropy,
     MGDLoss,
     OFDLoss,
+    PixelCrossEntropy,
     PKTLoss,
     ReviewKDLoss,
     RKDLoss,
@@ -159,7 +160,8 @@ class Case:
     shapes: Callable[[Pick, Sizes], list[Any]]
     accepts: Callable[[Sizes], bool] = lambda s: True
     classes: Callable[[Sizes], int] | None = None  # of a last argument: class indices, or places in a data set
-    unlabelled: bool = False  # whether these may be -100
+    unlabelled: int | None = None  # the number of one without a class
+    targets: Callable[[Sizes], tuple[int, ...]] = lambda s: (s.n,)  # the shape of that argument
 
 
 def logits(pick: Pick, s: Sizes) -> list[Any]:
@@ -210,11 +212,15 @@ CASES = {
     "KDLoss": Case(lambda p, s: KDLoss(p.temperature()), logits),
     "DMLLoss": Case(lambda p, s: DMLLoss(p.temperature()), logits),
     "LabelledCrossEntropy": Case(
-        lambda p, s: LabelledCrossEntropy(), lambda p, s: [(s.n, s.c)], classes=lambda s: s.c, unlabelled=True
+        lambda p, s: LabelledCrossEntropy(), lambda p, s: [(s.n, s.c)], classes=lambda s: s.c, unlabelled=-100
+    ),
+    "PixelCrossEntropy": Case(
+        lambda p, s: PixelCrossEntropy(), lambda p, s: [s.map], classes=lambda s: s.c, unlabelled=255,
+        targets=lambda s: (s.n, s.h, s.w),
     ),
     "DKDLoss": Case(
         lambda p, s: DKDLoss(p.weight(), p.weight(), p.temperature()),
-        logits, lambda s: s.c > 1, lambda s: s.c, unlabelled=True,
+        logits, lambda s: s.c > 1, lambda s: s.c, unlabelled=-100,
     ),
     "DISTLoss": Case(
         lambda p, s: DISTLoss(p.weight(), p.weight(), p.temperature()),
@@ -252,13 +258,13 @@ def drawn_classes(pick: Pick, s: Sizes, case: Case, spoilt: str | None) -> torch
     if case.classes is None:
         return None
     k = case.classes(s)
-    classes = torch.randint(k, (s.n,), generator=torch.Generator().manual_seed(pick.of(*range(9))))
-    if case.unlabelled and pick.of(False, True):
-        classes[pick.of(*range(s.n)) :] = -100
+    classes = torch.randint(k, case.targets(s), generator=torch.Generator().manual_seed(pick.of(*range(9))))
+    if case.unlabelled is not None and pick.of(False, True):
+        classes[pick.of(*range(s.n)) :] = case.unlabelled
     if spoilt == "classes":
         way = pick.of("greater", "negative", "shape", "float", "bool")
         if way in ("greater", "negative"):
-            classes[0] = k if way == "greater" else -1
+            classes.flatten()[0] = k if way == "greater" else -1
         elif way == "shape":
             classes = classes[None]
         else:

@@ -1,0 +1,68 @@
+"""Make the small trained checkpoints that come with the course, in data_scripts/zoo.
+
+    python data_scripts/make_zoo.py                     # all of them
+    python data_scripts/make_zoo.py scenes_teacher      # one
+
+Each is trained on this machine (or taken from kdlab's cache, where it was trained before by the same recipe), measured
+on the test split, and saved in half precision with the command, the seed, the date and the metric in its card. A
+training that is interrupted goes on where it was.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+
+import torch
+from torch import nn
+
+from kdlab.data import load_scenes
+from kdlab.recipes import few_masks, segmentation
+from kdlab.recipes.zoo import ZOO
+from kdlab.training import ModelCard, load_model, pick_device, save_model
+
+MOST_BYTES = 4 * 2**20
+
+
+def scenes_teacher() -> tuple[nn.Module, ModelCard, Callable[[nn.Module], dict[str, float]]]:
+    """The teacher of chapters 04 and 05: the narrow UPerNet."""
+    data = load_scenes()
+    teacher, card = few_masks.scenes_teacher(data, pick_device())
+    return teacher, card, lambda model: segmentation.measure(model, data.test)
+
+
+MAKERS = {"scenes_teacher": scenes_teacher}
+
+
+def make(name: str) -> None:
+    """Train, halve, measure what was halved, and save."""
+    model, card, measure = MAKERS[name]()
+    half = {
+        key: value.half().float() if value.is_floating_point() else value for key, value in model.state_dict().items()
+    }
+    model.load_state_dict(half)
+    metrics = measure(model)
+    made = {"command": f"python data_scripts/make_zoo.py {name}", "date": str(date.today())}
+    path = ZOO / f"{name}.safetensors"
+    ZOO.mkdir(parents=True, exist_ok=True)
+    save_model(path, model.half(), replace(card, recipe=card.recipe | made, metrics=metrics))
+    load_model(path)
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        path.unlink()
+        raise SystemExit(f"{name} takes {size / 2**20:.1f} MiB; wanted: at most 4. Make it narrower.")
+    print(f"{path.name}: {size / 2**20:.2f} MiB, on the test split:", {k: round(v, 4) for k, v in metrics.items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*MAKERS, []], help="which; all where none is named")
+    os.environ["KDLAB_RETRAIN"] = "1"
+    for name in parser.parse_args().names or MAKERS:
+        torch.manual_seed(0)
+        make(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The checkpoints that come with the course: small, with their provenance, and as good as they say."""
+
+import pytest
+import torch
+
+from kdlab.data import Scenes
+from kdlab.recipes.few_masks import TEACHER_SCENES
+from kdlab.recipes.segmentation import measure
+from kdlab.recipes.zoo import ZOO, load_from_zoo
+from kdlab.training import load_model
+
+NAMES = sorted(path.stem for path in ZOO.glob("*.safetensors"))
+
+
+def test_the_zoo_is_small():
+    sizes = {name: (ZOO / f"{name}.safetensors").stat().st_size for name in NAMES}
+    assert sizes
+    assert max(sizes.values()) <= 4 * 2**20
+    assert sum(sizes.values()) <= 30 * 2**20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_says_what_made_it(name):
+    _, card = load_model(ZOO / f"{name}.safetensors")
+    assert card.recipe["command"] == f"python data_scripts/make_zoo.py {name}"
+    assert {"seed", "date", "epochs", "lr"} <= set(card.recipe)
+    assert card.metrics
+
+
+def test_the_teacher_of_the_scenes_meets_its_metric_and_has_not_seen_the_test_scenes():
+    found = load_from_zoo("scenes_teacher")
+    assert found is not None
+    teacher, card = found
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
+    measured = measure(teacher, Scenes("test", mean=card.mean, std=card.std))
+    assert measured["miou"] == pytest.approx(card.metrics["miou"], abs=0.002)
+    assert card.recipe["data"] == f"scenes-{TEACHER_SCENES}"
+
+
+def test_it_is_made_again_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setenv("KDLAB_RETRAIN", "1")
+    assert load_from_zoo("scenes_teacher") is None
+    monkeypatch.delenv("KDLAB_RETRAIN")
+    assert load_from_zoo("no_such_model") is None

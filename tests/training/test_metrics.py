@@ -1,0 +1,81 @@
+"""What a segmenter is judged by: equal to the definitions, written down."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from kdlab.training import segmentation_metrics
+
+
+class Fixed(nn.Module):
+    """Logits that are the images."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return images
+
+
+def measured(logits, masks, batch_size=2, model=None):
+    loader = DataLoader(TensorDataset(logits, masks), batch_size)
+    return segmentation_metrics(model or Fixed(), loader, logits.shape[1])
+
+
+@pytest.fixture
+def drawn():
+    torch.manual_seed(0)
+    logits, masks = torch.randn(5, 4, 6, 7), torch.randint(4, (5, 6, 7))
+    masks[0, :3] = 255
+    masks[3] = 255
+    return logits, masks
+
+
+def test_the_metrics_are_those_of_the_definitions_over_all_pixels(drawn):
+    logits, masks = drawn
+    values, by_class = measured(logits, masks)
+    known = masks != 255
+    answer, truth = logits.argmax(dim=1)[known], masks[known]
+    iou, dice = [], []
+    for k in range(4):
+        both = ((answer == k) & (truth == k)).sum().item()
+        sizes = (answer == k).sum().item() + (truth == k).sum().item()
+        iou.append(both / (sizes - both))
+        dice.append(2 * both / sizes)
+    assert values["miou"] == pytest.approx(sum(iou) / 4)
+    assert values["mdice"] == pytest.approx(sum(dice) / 4)
+    assert by_class.tolist() == pytest.approx(iou)
+    assert values["pixel_accuracy"] == pytest.approx((answer == truth).float().mean().item())
+    assert values["loss"] == pytest.approx(F.cross_entropy(logits, masks, ignore_index=255).item(), rel=1e-5)
+
+
+def test_how_the_images_are_batched_changes_nothing(drawn):
+    one, all_at_once = measured(*drawn, batch_size=1)[0], measured(*drawn, batch_size=5)[0]
+    assert one == pytest.approx(all_at_once, rel=1e-5)
+
+
+def test_a_class_that_is_nowhere_is_in_no_mean(drawn):
+    logits, masks = drawn
+    logits[:, 3] = -100
+    masks[masks == 3] = 0
+    values, by_class = measured(logits, masks)
+    assert by_class[3] == 0
+    assert values["miou"] == pytest.approx(by_class[:3].mean().item())
+
+
+def test_a_perfect_answer_and_an_image_without_any_known_pixel():
+    masks = torch.randint(3, (2, 4, 4))
+    perfect = 50 * F.one_hot(masks, 3).permute(0, 3, 1, 2).float()
+    values, _ = measured(perfect, masks)
+    assert [values[name] for name in ("miou", "mdice", "pixel_accuracy")] == [1, 1, 1]
+    assert values["loss"] == pytest.approx(0, abs=1e-6)
+    assert measured(perfect, torch.full_like(masks, 255))[0]["loss"] == 0
+
+
+def test_the_model_is_left_in_its_mode(drawn):
+    model = Fixed().train()
+    measured(*drawn, model=model)
+    assert model.training
