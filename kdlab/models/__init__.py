@@ -7,12 +7,13 @@ from torch import nn
 
 from kdlab.errors import InputError, unknown
 from kdlab.models.classification import StudentCNN, densenet121
+from kdlab.models.restoration import MSBDN
 from kdlab.models.segmentation import PSPNet, UPerNet
 
-__all__ = ["PSPNet", "StudentCNN", "UPerNet", "build_model", "densenet121"]
+__all__ = ["MSBDN", "PSPNet", "StudentCNN", "UPerNet", "build_model", "densenet121"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "PSPNet": PSPNet, "StudentCNN": StudentCNN, "UPerNet": UPerNet, "densenet121": densenet121,
+    "MSBDN": MSBDN, "PSPNet": PSPNet, "StudentCNN": StudentCNN, "UPerNet": UPerNet, "densenet121": densenet121,
 }  # fmt: skip
 
 

@@ -1,0 +1,106 @@
+"""MSBDN: the published sizes, part by part, and images of every size."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdlab import InputError
+from kdlab.distill import Taps
+from kdlab.models import MSBDN, build_model
+from kdlab.models.restoration import padded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def published():
+    torch.manual_seed(0)
+    return MSBDN().eval()
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    torch.manual_seed(0)
+    return MSBDN(4).eval()
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_parameters_are_the_published_networks_part_by_part(published):
+    assert count(published) == 28_712_861
+    assert count(published.conv_input) == 5_824
+    assert [count(part) for part in published.down] == [4_640, 18_496, 73_856, 295_168]
+    assert [count(part) for part in published.encoder_dense] == [13_923, 55_491, 221_571, 885_507]
+    assert [count(part.dense) for part in published.encoder_fuse] == [24_320, 97_280, 389_120, 1_556_480]
+    assert [count(part.correct) for part in published.encoder_fuse] == [4_122, 20_556, 86_190, 348_528]
+    assert count(published.bottleneck) == 21_242_898
+    assert [count(part) for part in published.up] == [295_040, 73_792, 18_464, 4_624]
+    assert [count(part) for part in published.decoder_dense] == [885_507, 221_571, 55_491, 13_923]
+    assert [count(part.dense) for part in published.decoder_fuse] == [389_120, 97_280, 24_320, 6_080]
+    assert [count(part.correct) for part in published.decoder_fuse] == [262_338, 327_972, 344_406, 348_528]
+    assert count(published.conv_output) == 435
+
+
+@torch.no_grad()
+def test_the_taps_and_the_work_at_the_published_crop(published):
+    with FlopCounterMode(display=False) as counter, Taps(published, MSBDN.TAPS) as taps:
+        restored = published(torch.rand(1, 3, 224, 224))
+    assert restored.shape == (1, 3, 224, 224)
+    shapes = [tuple(taps[name].shape[1:]) for name in MSBDN.TAPS]
+    assert shapes == [(64, 56, 56), (128, 28, 28), (256, 14, 14), (256, 14, 14)]
+    assert [shape[0] for shape in shapes] == list(published.tap_channels)
+    assert counter.get_total_flops() / 2 == pytest.approx(14.98e9, rel=2e-3)
+
+
+def test_half_the_width_is_a_quarter_of_the_network():
+    half = build_model({"name": "MSBDN", "width": 8})
+    assert count(half) == 7_183_497
+    assert half.tap_channels == (32, 64, 128, 128)
+    assert half.architecture == {"name": "MSBDN", "width": 8}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(32, 48), (33, 40), (16, 17), (9, 50), (2, 3), (5, 5)])
+def test_the_output_has_the_size_of_the_input(narrow, size):
+    assert narrow(torch.rand(2, 3, *size)).shape == (2, 3, *size)
+
+
+@torch.no_grad()
+def test_padding_is_reflection_that_is_cropped_again(narrow):
+    images = torch.rand(1, 3, 41, 60)
+    by_hand = narrow(F.pad(images, (0, 4, 0, 7), mode="reflect"))[:, :, :41, :60]
+    torch.testing.assert_close(narrow(images), by_hand)
+    whole = torch.rand(1, 3, 48, 64)
+    assert padded(whole) is whole
+
+
+def test_a_small_image_is_reflected_several_times():
+    image = torch.arange(3.0).view(1, 1, 1, 3).expand(1, 1, 3, 3)
+    assert padded(image)[0, 0, 0].tolist() == ([0, 1, 2, 1] * 9)[:32]
+    assert padded(image).shape == (1, 1, 32, 32)
+
+
+@torch.no_grad()
+def test_each_image_is_restored_by_itself(narrow):
+    images = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(narrow(images)[1:2], narrow(images[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_is_used():
+    network = MSBDN(4)
+    network(torch.rand(2, 3, 32, 32)).square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize("width", [0, 1, 7, -2])
+def test_an_odd_width_is_refused(width):
+    with pytest.raises(InputError, match=f"width is {width}; wanted: an even number"):
+        MSBDN(width)
+
+
+def test_a_side_of_one_pixel_is_refused(narrow):
+    with pytest.raises(InputError, match="images are 1x20"):
+        narrow(torch.rand(1, 3, 1, 20))
