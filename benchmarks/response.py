@@ -34,7 +34,8 @@ from kdlab.data import load_digits
 from kdlab.distill import Distiller, TeacherCache, Term
 from kdlab.losses import KDLoss
 from kdlab.models import StudentCNN
-from kdlab.recipes.response import LOGITS, NARROW, digits_teacher
+from kdlab.recipes.few_labels import NARROW
+from kdlab.recipes.response import LOGITS, digits_teacher
 from kdlab.training import fit, predict_logits
 
 WIDE = (32, 64, 128, 256)

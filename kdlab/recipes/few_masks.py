@@ -1,7 +1,7 @@
 """The comparison behind chapters 04 and 05: a narrow student on scenes of which only a few have their mask."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ from torch.utils.data import Dataset, Subset
 
 from kdlab.data.scenes import Scenes
 from kdlab.data.splits import ImageSplits
-from kdlab.distill import Distiller, TeacherCache
+from kdlab.distill import TeacherCache
 from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
 from kdlab.models import PSPNet
-from kdlab.recipes.response import CPU, EPOCHS, AfterEpoch, Settings, cached, fit_few, place, recipe_of
+from kdlab.recipes.few_labels import StudentRun
+from kdlab.recipes.response import CPU, Settings, cached, recipe_of
 from kdlab.recipes.segmentation import (
     NARROW_STUDENT,
     NARROW_TEACHER,
@@ -24,7 +25,7 @@ from kdlab.recipes.segmentation import (
     teach,
 )
 from kdlab.recipes.zoo import load_from_zoo
-from kdlab.training import Fit, ModelCard, Supervised, load_model
+from kdlab.training import ModelCard, Supervised, load_model
 
 ZOO_NAME = "scenes_teacher"
 TEACHER_TAPS = tuple(TEACHER_LAYERS.values())
@@ -60,7 +61,7 @@ def scenes_teacher(data: ImageSplits, device: torch.device = CPU) -> tuple[nn.Mo
 
 
 @dataclass(frozen=True)
-class FewMasks:
+class FewMasks(StudentRun):
     """One run: cross-entropy on the images that have a mask, plus a method's loss on these or on all images.
 
     Args:
@@ -72,7 +73,7 @@ class FewMasks:
         steps, batch_size, lr: the budget, the same for every method.
 
     Raises:
-        InputError: an unknown method; steps that are no multiple of the looks at the validation split.
+        InputError: an unknown method.
     """
 
     method: str
@@ -81,50 +82,31 @@ class FewMasks:
     masks: int = 100
     unlabelled: bool = True
     steps: int = 400
-    batch_size: int = 32
-    lr: float = 3e-3
+    batch_size: int = 16
+    lr: float = 1e-2
+    name = "few-masks"
+    monitor = "miou"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.method not in METHODS:
             raise InputError(unknown("method", self.method, METHODS))
-        if self.steps < EPOCHS or self.steps % EPOCHS:
-            raise InputError(f"steps is {self.steps}; wanted: a multiple of {EPOCHS}, such as 400.")
 
-    def run(
-        self,
-        data: ImageSplits,
-        teacher: nn.Module,
-        cache: TeacherCache,
-        *,
-        after_epoch: AfterEpoch | None = None,
-        keep: bool = False,
-    ) -> tuple[nn.Module, Fit]:
-        """The student after the last step, on the teacher's device, and how it got there.
+    def student(self, classes: int) -> nn.Module:
+        return PSPNet(classes, **NARROW_STUDENT)
 
-        Args:
-            cache: the teacher's outputs for the training images at :data:`TEACHER_TAPS`, or at those of this method.
-            keep: save the run in kdlab's cache, and load it from there where it is already.
-        """
-        kept = with_mask(data, self.masks, self.seed)
-        torch.manual_seed(self.seed)
-        student = PSPNet(len(data.classes), **NARROW_STUDENT)
-        distillation = METHODS[self.method]
-        objective: Supervised | Distiller
-        train: Dataset
+    def objective(
+        self, student: nn.Module, data: ImageSplits, teacher: nn.Module, cache: TeacherCache
+    ) -> tuple[nn.Module, Dataset]:
+        kept, distillation = with_mask(data, self.masks, self.seed), METHODS[self.method]
         if distillation is None:
-            objective, train = Supervised(student, PixelCrossEntropy()), Subset(data.train, kept)
-        else:
-            objective = replace(distillation, weight=self.weight).distiller(student, teacher, data.size)
-            train = cache.only(objective.teacher_taps).attach(data.train)
-            train = HiddenMasks(train, kept) if self.unlabelled else Subset(train, kept)
-        place(objective, next(teacher.parameters()).device)
-        recipe = {**asdict(self), "data": data.name, "teacher": cache.fingerprint[:16]}
-        done = fit_few(
-            objective, train, data, steps=self.steps, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
-            recipe=recipe, keep="few-masks" if keep else None, after_epoch=after_epoch, measure=measure,
-            monitor="miou",
-        )  # fmt: skip
-        return student, done
+            return Supervised(student, PixelCrossEntropy()), Subset(data.train, kept)
+        distiller = replace(distillation, weight=self.weight).distiller(student, teacher, data.size)
+        train = cache.only(distiller.teacher_taps).attach(data.train)
+        return distiller, HiddenMasks(train, kept) if self.unlabelled else Subset(train, kept)
+
+    def measure(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        return measure(model, dataset)
 
 
 def with_mask(data: ImageSplits, masks: int, seed: int) -> list[int]:

@@ -4,9 +4,8 @@ The student's four blocks and its logits stand beside layers of DenseNet121 that
 32x32), so that nothing but channels has to be connected.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
@@ -15,8 +14,9 @@ from kdlab.distill import ConvConnector, Distiller, TeacherCache, Term
 from kdlab.errors import InputError, unknown
 from kdlab.losses import HintLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN
-from kdlab.recipes.response import LOGITS, NARROW, AfterEpoch, HiddenLabels, fit_few, labelled, place
-from kdlab.training import Fit, Supervised
+from kdlab.recipes.few_labels import NARROW, HiddenLabels, StudentRun, labelled
+from kdlab.recipes.response import LOGITS
+from kdlab.training import Supervised
 
 # Each pair by the name of the teacher's layer: student, teacher.
 PAIRS = {
@@ -32,7 +32,7 @@ WEIGHT = 10.0  # what the grid of weights is spread around
 
 
 @dataclass(frozen=True)
-class LayerRun:
+class LayerRun(StudentRun):
     """One run: cross-entropy on the labelled images, plus the hint loss at one pair of layers on all of them.
 
     Args:
@@ -53,45 +53,25 @@ class LayerRun:
     steps: int = 400
     batch_size: int = 64
     lr: float = 3e-3
+    name = "layers"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.method not in ("alone", *PAIRS):
             raise InputError(unknown("pair of layers", self.method, ("alone", *PAIRS)))
 
-    def run(
-        self,
-        data: ImageSplits,
-        teacher: nn.Module,
-        cache: TeacherCache,
-        *,
-        after_epoch: AfterEpoch | None = None,
-        keep: bool = False,
-    ) -> tuple[nn.Module, Fit]:
-        """The student after the last step, on the teacher's device, and how it got there.
+    def student(self, classes: int) -> nn.Module:
+        return StudentCNN(classes, NARROW)
 
-        Args:
-            cache: the teacher's outputs for the training images, at the layer of this pair at least.
-            keep: save the run in kdlab's cache, and load it from there where it is already.
-        """
-        kept = labelled(data, self.labels, self.seed)
-        torch.manual_seed(self.seed)
-        student, task = StudentCNN(len(data.classes), NARROW), LabelledCrossEntropy()
-        objective: Supervised | Distiller
-        train: Dataset
+    def objective(
+        self, student: nn.Module, data: ImageSplits, teacher: nn.Module, cache: TeacherCache
+    ) -> tuple[nn.Module, Dataset]:
+        kept, task = labelled(data, self.labels, self.seed), LabelledCrossEntropy()
         if self.method == "alone":
-            objective, train = Supervised(student, task), Subset(data.train, kept)
-        else:
-            layer = PAIRS[self.method][1]
-            maps = cache.outputs[layer]
-            objective = Distiller(student, teacher, [self._term(maps)], task=task)
-            train = HiddenLabels(TeacherCache({layer: maps}, cache.fingerprint).attach(data.train), kept)
-        place(objective, next(teacher.parameters()).device)
-        recipe = {**asdict(self), "data": data.name, "teacher": cache.fingerprint[:16]}
-        done = fit_few(
-            objective, train, data, steps=self.steps, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
-            recipe=recipe, keep="layers" if keep else None, after_epoch=after_epoch,
-        )  # fmt: skip
-        return student, done
+            return Supervised(student, task), Subset(data.train, kept)
+        layer = PAIRS[self.method][1]
+        distiller = Distiller(student, teacher, [self._term(cache.outputs[layer])], task=task)
+        return distiller, HiddenLabels(cache.only([layer]).attach(data.train), kept)
 
     def _term(self, maps: Tensor) -> Term:
         layers = PAIRS[self.method]

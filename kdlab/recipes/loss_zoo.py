@@ -12,13 +12,13 @@ The pair is DenseNet121 on the digits and the narrow StudentCNN. Their layers me
     classifier               10  classifier                  10
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import (
@@ -61,8 +61,9 @@ from kdlab.losses import (
     ofd_margin,
 )
 from kdlab.models import StudentCNN
-from kdlab.recipes.response import LOGITS, NARROW, AfterEpoch, HiddenLabels, fit_few, labelled, place
-from kdlab.training import Fit, Supervised
+from kdlab.recipes.few_labels import NARROW, HiddenLabels, StudentRun, labelled
+from kdlab.recipes.response import LOGITS
+from kdlab.training import Supervised
 
 EARLY, MIDDLE, LAST = "features.1", "features.2", "features.3"
 BLOCK1, TRANSITION1, BLOCK2 = "features.denseblock1", "features.transition1", "features.denseblock2"
@@ -198,7 +199,7 @@ METHODS: dict[str, Entry] = {
 
 
 @dataclass(frozen=True)
-class ZooRun:
+class ZooRun(StudentRun):
     """One run of the leaderboard: cross-entropy on the labelled images, plus a method's loss on all of them.
 
     Args:
@@ -218,45 +219,24 @@ class ZooRun:
     steps: int = 400
     batch_size: int = 64
     lr: float = 3e-3
+    name = "loss-zoo"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.method not in METHODS:
             raise InputError(unknown("method", self.method, METHODS))
 
-    def run(
-        self,
-        data: ImageSplits,
-        teacher: nn.Module,
-        cache: TeacherCache,
-        *,
-        after_epoch: AfterEpoch | None = None,
-        keep: bool = False,
-    ) -> tuple[nn.Module, Fit]:
-        """The student after the last step, on the teacher's device, and how it got there.
+    def student(self, classes: int) -> nn.Module:
+        return StudentCNN(classes, NARROW)
 
-        Args:
-            cache: the teacher's outputs for the training images at :data:`TEACHER_TAPS`, or at those of this method.
-            keep: save the run in kdlab's cache, and load it from there where it is already.
-        """
+    def objective(
+        self, student: nn.Module, data: ImageSplits, teacher: nn.Module, cache: TeacherCache
+    ) -> tuple[nn.Module, Dataset]:
         kept = labelled(data, self.labels, self.seed)
-        torch.manual_seed(self.seed)
-        student = StudentCNN(len(data.classes), NARROW)
-        objective, train = self._objective(student, data, kept, teacher, cache)
-        place(objective, next(teacher.parameters()).device)
-        recipe = {**asdict(self), "data": data.name, "teacher": cache.fingerprint[:16]}
-        done = fit_few(
-            objective, train, data, steps=self.steps, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
-            recipe=recipe, keep="loss-zoo" if keep else None, after_epoch=after_epoch,
-        )  # fmt: skip
-        return student, done
-
-    def _objective(
-        self, student: nn.Module, data: ImageSplits, kept: Sequence[int], teacher: nn.Module, cache: TeacherCache
-    ) -> tuple[Supervised | Distiller | MutualDistiller | SelfDistiller, Dataset]:
         task, entry = LabelledCrossEntropy(), METHODS[self.method]
         unlabelled = HiddenLabels(data.train, kept)
         if self.method == "alone":
-            return Supervised(student, task), torch.utils.data.Subset(data.train, kept)
+            return Supervised(student, task), Subset(data.train, kept)
         if self.method == "DML":
             peer = StudentCNN(len(data.classes), NARROW)
             return MutualDistiller({"student": student, "peer": peer}, task, weight=self.weight), unlabelled

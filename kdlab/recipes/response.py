@@ -2,21 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import torch
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
+from torch.utils.data import DataLoader, Dataset
 
 import kdlab
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, TeacherCache, Term, weights_hash
-from kdlab.errors import InputError, unknown
+from kdlab.errors import InputError
 from kdlab.losses import KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN, densenet121
 from kdlab.paths import cache_dir
@@ -27,7 +26,6 @@ LOGITS = "classifier"  # the tap of the logits, in the teacher and in the studen
 Objective = TypeVar("Objective", bound=nn.Module)
 AfterEpoch = Callable[[dict[str, float]], bool]
 CPU = torch.device("cpu")
-NARROW = (8, 16, 32, 64)  # the student's widths in the fast profile
 
 
 @dataclass(frozen=True)
@@ -195,135 +193,3 @@ def cached(name: str, recipe: dict[str, Any]) -> Path:
     versions = [kdlab.__version__, torch.__version__]
     digest = hashlib.sha256(json.dumps([versions, recipe], sort_keys=True).encode()).hexdigest()
     return cache_dir() / "trained" / f"{name}-{digest[:16]}"
-
-
-# The comparison behind the evidence tables of chapter 01.
-
-EPOCHS = 10  # looks at the validation split during a run
-Method = Literal["alone", "kd", "kd_unlabelled"]
-
-
-@dataclass(frozen=True)
-class FewLabels:
-    """One run of the comparison: a narrow student on the digits, of which only ``labels`` have their label.
-
-    Args:
-        method: "alone": cross-entropy on the labelled images. "kd": the same images, with the teacher. "kd_unlabelled":
-            the teacher on all 1,200 training images, the labels of the few.
-        labels: how many training images keep their label, stratified by class and drawn by the seed.
-        steps: optimiser steps; the same for each method.
-    """
-
-    method: Method
-    labels: int
-    seed: int
-    temperature: float = 4.0
-    alpha: float = 0.7
-    steps: int = 400
-    batch_size: int = 64
-    lr: float = 3e-3
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise InputError(unknown("method", self.method, get_args(Method)))
-        if self.steps < EPOCHS or self.steps % EPOCHS:
-            raise InputError(f"steps is {self.steps}; wanted: a multiple of {EPOCHS}, such as 400.")
-
-    def run(
-        self,
-        data: ImageSplits,
-        teacher: nn.Module,
-        cache: TeacherCache,
-        *,
-        after_epoch: AfterEpoch | None = None,
-        keep: bool = False,
-    ) -> tuple[nn.Module, Fit]:
-        """The student after the last step, on the teacher's device, and how it got there.
-
-        Args:
-            keep: save the run in kdlab's cache, and load it from there where it is already.
-        """
-        kept = labelled(data, self.labels, self.seed)
-        torch.manual_seed(self.seed)
-        student = StudentCNN(len(data.classes), NARROW)
-        objective: Supervised | Distiller
-        train: Dataset
-        if self.method == "alone":
-            objective, train = Supervised(student, LabelledCrossEntropy()), Subset(data.train, kept)
-        else:
-            objective = Distillation(self.temperature, self.alpha).distiller(student, teacher)
-            train = cache.attach(data.train)
-            train = Subset(train, kept) if self.method == "kd" else HiddenLabels(train, kept)
-        place(objective, next(teacher.parameters()).device)
-        recipe = {**asdict(self), "data": data.name, "teacher": cache.fingerprint[:16]}
-        done = fit_few(
-            objective, train, data, steps=self.steps, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
-            recipe=recipe, keep="few-labels" if keep else None, after_epoch=after_epoch,
-        )  # fmt: skip
-        return student, done
-
-
-def labelled(data: ImageSplits, labels: int, seed: int) -> list[int]:
-    """Which training images keep their label: so many, stratified by class and drawn by the seed.
-
-    Raises:
-        InputError: more labels than images, or fewer than classes.
-    """
-    targets = data.train.targets  # type: ignore[attr-defined]  # as ImageSplits says
-    if not len(data.classes) <= labels < len(targets):
-        raise InputError(
-            f"labels is {labels}; wanted: from {len(data.classes)} (one a class) to {len(targets) - 1}, "
-            f"fewer than the {len(targets)} training images."
-        )
-    kept, _ = train_test_split(range(len(targets)), train_size=labels, stratify=targets, random_state=seed)
-    return kept
-
-
-def fit_few(
-    objective: nn.Module,
-    train: Dataset,
-    data: ImageSplits,
-    *,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    recipe: dict[str, Any],
-    keep: str | None = None,
-    after_epoch: AfterEpoch | None = None,
-    measure: Callable[[nn.Module, Dataset], dict[str, float]] | None = None,
-    monitor: str = "accuracy",
-) -> Fit:
-    """The budget that all methods of a comparison share: AdamW, one cycle, so many steps on images drawn at random.
-
-    Args:
-        recipe: all that the run depends on.
-        keep: a name under which the run is saved in kdlab's cache, and loaded where it is there already.
-        measure: what a student is judged by on the validation split; :func:`evaluate` where not given.
-        monitor: which of these says which epoch is best.
-    """
-    student: Any = objective.student
-    samples = RandomSampler(train, num_samples=steps // EPOCHS * batch_size)  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(objective.parameters(), lr, fused=True)
-    return fit(
-        objective, DataLoader(train, batch_size, sampler=samples), epochs=EPOCHS, optimizer=optimizer,
-        scheduler=OneCycleLR(optimizer, lr, total_steps=steps), seed=seed,
-        evaluate=lambda model: (measure or evaluate)(model, data.val), monitor=monitor, after_epoch=after_epoch,
-        out=cached(keep, recipe) if keep else None, resume=keep is not None,
-        card=ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, recipe=recipe),
-    )  # fmt: skip
-
-
-class HiddenLabels(Dataset):
-    """The same samples, but only those of the given indices with their label; the others carry -100."""
-
-    def __init__(self, dataset: Dataset, kept: Iterable[int]) -> None:
-        self.dataset = dataset
-        self.kept = frozenset(kept)
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        image, label, *rest = self.dataset[index]
-        return image, label if index in self.kept else LabelledCrossEntropy.UNLABELLED, *rest

@@ -7,10 +7,10 @@ from kdlab import InputError
 from kdlab.data import Scenes
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import TeacherCache
-from kdlab.models import UPerNet
-from kdlab.recipes import few_masks
+from kdlab.models import PSPNet, UPerNet
+from kdlab.recipes import few_labels
 from kdlab.recipes.few_masks import METHODS, TEACHER_TAPS, FewMasks, HiddenMasks, with_mask
-from kdlab.recipes.segmentation import NARROW_TEACHER, measure
+from kdlab.recipes.segmentation import NARROW_STUDENT, NARROW_TEACHER, measure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def test_every_method_trains_a_student_of_the_same_size(method, course):
 
 def test_the_cached_teacher_says_what_the_running_one_says(course):
     data, teacher, cache = course
-    distiller = METHODS["CWD features"].distiller(few_masks.PSPNet(7, **few_masks.NARROW_STUDENT), teacher, data.size)
+    distiller = METHODS["CWD features"].distiller(PSPNet(7, **NARROW_STUDENT), teacher, data.size)
     images = torch.stack([data.train[i][0] for i in range(4)])
     live = distiller.observe_teacher(images)
     for tap, value in live.items():
@@ -52,8 +52,8 @@ def test_the_cached_teacher_says_what_the_running_one_says(course):
 @pytest.mark.parametrize("unlabelled", [True, False])
 def test_only_the_kept_masks_are_seen(course, unlabelled, monkeypatch):
     seen = []
-    original = few_masks.fit_few
-    monkeypatch.setattr(few_masks, "fit_few", lambda objective, train, *a, **o: seen.append(train) or original(
+    original = few_labels.fit_few
+    monkeypatch.setattr(few_labels, "fit_few", lambda objective, train, *a, **o: seen.append(train) or original(
         objective, train, *a, **o))  # fmt: skip
     run("CWD logits", course, unlabelled=unlabelled)
     kept = set(with_mask(course[0], 8, seed=0))

@@ -8,7 +8,7 @@ from kdlab import InputError
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import TeacherCache
 from kdlab.models import densenet121
-from kdlab.recipes import layers
+from kdlab.recipes import few_labels
 from kdlab.recipes.layers import LAYER_TAPS, PAIRS, LayerRun, spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,9 +53,9 @@ def test_every_pair_trains_a_student_of_the_same_size(method, course):
 
 def test_the_weight_is_in_units_of_the_variance_of_the_teachers_layer(course, monkeypatch):
     seen = []
-    original = layers.fit_few
+    original = few_labels.fit_few
     monkeypatch.setattr(
-        layers, "fit_few", lambda objective, *a, **o: seen.append(objective) or original(objective, *a, **o)
+        few_labels, "fit_few", lambda objective, *a, **o: seen.append(objective) or original(objective, *a, **o)
     )
     run("transition1", course, weight=10.0)
     maps = course[2].outputs["features.transition1"]

@@ -9,7 +9,7 @@ from kdlab import InputError
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, MutualDistiller, Paraphraser, SelfDistiller, TeacherCache
 from kdlab.models import densenet121
-from kdlab.recipes import loss_zoo
+from kdlab.recipes import few_labels, loss_zoo
 from kdlab.recipes.loss_zoo import METHODS, TEACHER_TAPS, ZooRun, train_paraphraser
 from kdlab.training import Supervised
 
@@ -44,13 +44,13 @@ def course(tmp_path_factory):
 @pytest.fixture
 def objectives(monkeypatch):
     """What each run hands to the training."""
-    seen, original = [], loss_zoo.fit_few
+    seen, original = [], few_labels.fit_few
 
     def noted(objective, *arguments, **options):
         seen.append(objective)
         return original(objective, *arguments, **options)
 
-    monkeypatch.setattr(loss_zoo, "fit_few", noted)
+    monkeypatch.setattr(few_labels, "fit_few", noted)
     return seen
 
 

@@ -14,7 +14,8 @@ from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, TeacherCache
 from kdlab.models import StudentCNN
 from kdlab.recipes import response
-from kdlab.recipes.response import Distillation, FewLabels, HiddenLabels, Settings, cached, distil, teach
+from kdlab.recipes.few_labels import FewLabels, HiddenLabels
+from kdlab.recipes.response import Distillation, Settings, cached, distil, teach
 from kdlab.training import Supervised, load_model
 
 WIDTHS = (4, 4, 4, 4)
