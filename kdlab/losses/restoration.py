@@ -1,0 +1,212 @@
+"""The losses of the two-stage restoration: a common space with the teachers, and contrast with the degraded images."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from kdlab.errors import InputError, unknown
+from kdlab.losses import inputs
+from kdlab.losses.inputs import at_least_float32, comparable, usable
+
+SLICE_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG19's relu1_1 to relu5_1
+Positive = Literal["teacher", "target"]
+Negatives = Literal["paired", "same_weather"]
+Images = Float[Tensor, "n 3 h w"]
+
+
+class CKTLoss(nn.Module):
+    r"""Compare student and teacher in a space that both are projected to: collaborative knowledge transfer.
+
+    .. math:: \mathcal L_{PFE} = \frac{1}{NCHW} \left\| P_s(F^s) - P_k(F^t_k) \right\|_1
+
+    The projections are a term's connectors, and so is what brings the teacher's back, whose error PFV keeps the space
+    from shrinking to nothing; its published weight is 0.05.
+
+    Args:
+        detach: whether the gradient stops at the teacher's projection, which then learns from PFV alone. Released code
+            does not stop it; at small layers and high rates the common space then shrinks in spite of PFV, and the loss
+            with it, which teaches nothing.
+
+    Shapes: projected maps (n, c, h, w) of one size. Returns a scalar in the units of the maps, the mean over all
+    elements. Half precision is compared in float32, under autocast too.
+
+    Raises:
+        InputError: shapes that differ; no floating point numbers; two devices.
+
+    Source: Chen et al.: Learning Multiple Adverse Weather Removal via Two-stage Knowledge Learning and
+    Multi-contrastive Regularization, CVPR 2022. The published weight is 1.
+    """
+
+    def __init__(self, detach: bool = False) -> None:
+        super().__init__()
+        self.detach = detach
+
+    def forward(self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+        mine, its = comparable(student, teacher, "n c h w")
+        if not self.detach:
+            its = at_least_float32(teacher).to(mine.dtype)
+        return F.l1_loss(mine, its)
+
+    def extra_repr(self) -> str:
+        return f"detach={self.detach}"
+
+
+class SCRLoss(nn.Module):
+    r"""Compare a restored image with what it should be, in relation to what it was: soft contrastive regularisation.
+
+    .. math:: \mathcal L = \sum_i w_i \frac{d(\phi_i(a), \phi_i(p))}{d(\phi_i(a), \phi_i(n)) + \epsilon}
+
+    with :math:`\phi_i` the i-th map of a frozen network, d the mean absolute difference, a the student's image, p the
+    positive and n the degraded input. Only the student's image gets a gradient.
+
+    Args:
+        features: a frozen module from images to a sequence of maps, one for each weight.
+        weights: of the maps; those of VGG19's relu1_1 to relu5_1 by default.
+        positive: "teacher" takes the teacher's restored image, as the paper draws it; "target" the clean image, as the
+            released code does.
+        negatives: "paired" compares each image with its own input; "same_weather" with all inputs of the batch, which
+            for a term of one teacher are those of its weather, as the paper draws it.
+        eps: in the denominator; the official 1e-7. A student that starts as the identity has a distance of 0 to its
+            input, and the ratio explodes; 1e-2 is mild.
+
+    Shapes: ``student`` is the pair of restored and degraded images, (n, 3, h, w) in 0 to 1; a term taps both as
+    ``[Tap(""), Tap("", "input")]``. ``teacher`` and ``target`` are images of the same shape. Returns a scalar without
+    unit. The distances are computed in float32; the network runs in what its parameters, or autocast, have.
+
+    Raises:
+        InputError: no pair; shapes that differ; another number of maps than weights; no target where it is wanted.
+
+    Source: as :class:`CKTLoss`. The published weight is 0.1.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        weights: Sequence[float] = SLICE_WEIGHTS,
+        positive: Positive = "teacher",
+        negatives: Negatives = "paired",
+        eps: float = 1e-7,
+    ) -> None:
+        super().__init__()
+        _check(weights, eps)
+        if positive not in get_args(Positive):
+            raise InputError(unknown("positive", str(positive), get_args(Positive)))
+        if negatives not in get_args(Negatives):
+            raise InputError(unknown("kind of negatives", str(negatives), get_args(Negatives)))
+        self.features = features
+        self.weights, self.eps = tuple(weights), eps
+        self.positive, self.negatives = positive, negatives
+
+    def forward(self, student: Sequence[Images], teacher: Images, target: Images | None = None) -> Float[Tensor, ""]:
+        restored, degraded = _two(student, "SCRLoss")
+        if self.positive == "target" and target is None:
+            raise InputError("SCRLoss(positive='target') got no target; wanted: the clean images.")
+        wanted = teacher if self.positive == "teacher" or target is None else target
+        return _contrast(self, restored, wanted, degraded, all_pairs=self.negatives == "same_weather")
+
+    def extra_repr(self) -> str:
+        return f"positive={self.positive!r}, negatives={self.negatives!r}, eps={self.eps}"
+
+
+class HCRLoss(nn.Module):
+    r"""Compare restored images with the clean ones, in relation to every degraded one: hard contrastive regularisation.
+
+    .. math:: \mathcal L = \sum_i w_i \frac{d(\phi_i(a), \phi_i(p))}{D_i + \epsilon},
+              \qquad D_i = \frac{1}{B^2} \sum_{jk} d(\phi_i(a_j), \phi_i(n_k))
+
+    as :class:`SCRLoss`, but every degraded image of the batch, of whatever weather, is a negative of every restored
+    one; it is the ratio of the batch's means. The sum over all pairs is taken one negative at a time: no tensor of B
+    squared maps is made.
+
+    Args:
+        features, weights, eps: as in :class:`SCRLoss`.
+
+    Shapes: ``student`` is the pair of restored and degraded images, ``teacher`` the clean ones, (n, 3, h, w) in 0 to 1.
+    Returns a scalar without unit. The distances are computed in float32.
+
+    Raises:
+        InputError: no pair; shapes that differ; another number of maps than weights.
+
+    Source: as :class:`CKTLoss`. The published weight is 0.2.
+    """
+
+    def __init__(self, features: nn.Module, weights: Sequence[float] = SLICE_WEIGHTS, eps: float = 1e-7) -> None:
+        super().__init__()
+        _check(weights, eps)
+        self.features = features
+        self.weights, self.eps = tuple(weights), eps
+
+    def forward(self, student: Sequence[Images], teacher: Images) -> Float[Tensor, ""]:
+        restored, degraded = _two(student, "HCRLoss")
+        return _contrast(self, restored, teacher, degraded, all_pairs=True)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
+
+def mean_distance_of_all_pairs(a: Float[Tensor, "n ..."], b: Float[Tensor, "m ..."]) -> Float[Tensor, ""]:
+    """The mean absolute difference between each of ``a`` and each of ``b``; only ``a`` gets a gradient.
+
+    In the memory of three times ``a``, where a tensor of all differences would take m times ``a``.
+    """
+    return _AllPairs.apply(a, b)
+
+
+class _AllPairs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, a: Tensor, b: Tensor) -> Tensor:
+        total, signs, room = a.new_zeros(()), torch.zeros_like(a), torch.empty_like(a)
+        for negative in b:
+            torch.sub(a, negative, out=room)
+            total += torch.linalg.vector_norm(room, 1)
+            signs += room.sign_()
+        pairs = a.numel() * len(b)
+        ctx.save_for_backward(signs.div_(pairs))
+        return total / pairs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None
+
+
+def _contrast(loss: Any, restored: Tensor, wanted: Tensor, degraded: Tensor, all_pairs: bool) -> Tensor:
+    comparable(restored, wanted, "n c h w")
+    comparable(restored, degraded, "n c h w")
+    with torch.no_grad():  # one pass for both
+        fixed = loss.features(torch.cat([wanted, degraded]).to(restored.dtype))
+    maps = loss.features(restored)
+    if len(maps) != len(loss.weights):
+        raise InputError(
+            f"the features are {len(maps)} maps and there are {len(loss.weights)} weights; wanted: one for each."
+        )
+    total = restored.new_zeros((), dtype=torch.float32)
+    with torch.autocast(restored.device.type, enabled=False):
+        for weight, mine, others in zip(loss.weights, maps, fixed, strict=True):
+            anchor = at_least_float32(mine)
+            positives, negatives = others.to(anchor.dtype).chunk(2)
+            away = mean_distance_of_all_pairs(anchor, negatives) if all_pairs else F.l1_loss(anchor, negatives)
+            total = total + weight * F.l1_loss(anchor, positives) / (away + loss.eps)
+    return total
+
+
+def _two(images: Sequence[Tensor], loss: str) -> Sequence[Tensor]:
+    if isinstance(images, Tensor) or len(images) != 2:
+        raise InputError(
+            f"the student gives {1 if isinstance(images, Tensor) else len(images)} tensors to {loss}; wanted: two, the "
+            'restored images and the degraded ones, as a term taps them by student=[Tap(""), Tap("", "input")].'
+        )
+    for single in images:
+        usable(single, "student", "n c h w")
+    return images
+
+
+def _check(weights: Sequence[float], eps: float) -> None:
+    inputs.positive(eps=eps)
+    if not weights or min(weights) < 0 or not any(weights):
+        raise InputError(f"weights is {tuple(weights)}; wanted: one for each map, at least 0 and not all 0.")

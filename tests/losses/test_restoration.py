@@ -1,0 +1,159 @@
+"""CKT, SCR and HCR by their laws."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdlab import InputError
+from kdlab.losses.restoration import SLICE_WEIGHTS, CKTLoss, HCRLoss, SCRLoss, mean_distance_of_all_pairs
+
+
+class Stages(nn.Module):
+    """Five maps of an image, as VGG19's slices are, but small."""
+
+    def __init__(self, stages=5):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(stages)).double()
+        self.requires_grad_(False)
+
+    def forward(self, images):
+        maps = []
+        for layer in self.layers:
+            images = layer(images).relu()
+            maps.append(images)
+        return maps
+
+
+FEATURES = Stages()
+
+
+def images(n=3):
+    torch.manual_seed(0)
+    restored, degraded, clean = torch.rand(3, n, 3, 8, 8, dtype=torch.float64)
+    return restored.requires_grad_(), degraded, clean
+
+
+def literal(restored, degraded, clean, all_pairs):
+    """The formula with a tensor of all pairs."""
+    total = 0
+    for weight, a, n, p in zip(SLICE_WEIGHTS, *map(FEATURES, (restored, degraded, clean)), strict=True):
+        away = (a[:, None] - n[None]).abs().mean() if all_pairs else (a - n).abs().mean()
+        total = total + weight * (a - p).abs().mean() / (away + 1e-7)
+    return total
+
+
+LOSSES = {
+    "SCR, paired": (lambda: SCRLoss(FEATURES), False),
+    "SCR, same weather": (lambda: SCRLoss(FEATURES, negatives="same_weather"), True),
+    "HCR": (lambda: HCRLoss(FEATURES), True),
+}
+
+
+@pytest.fixture(params=LOSSES)
+def contrast(request):
+    make, all_pairs = LOSSES[request.param]
+    return make(), all_pairs
+
+
+def test_value_and_gradient_are_those_of_the_formula(contrast):
+    loss, all_pairs = contrast
+    restored, degraded, clean = images()
+    value = loss([restored, degraded], clean)
+    expected = literal(restored, degraded, clean, all_pairs)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(value, restored)
+    (wanted,) = torch.autograd.grad(expected, restored)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-6, atol=1e-12)
+
+
+def test_it_is_zero_where_the_image_is_restored_and_grows_with_what_is_left(contrast):
+    loss, _ = contrast
+    _, degraded, clean = images()
+    left = [loss([clean.lerp(degraded, share), degraded], clean).item() for share in (0, 0.1, 0.5, 0.9)]
+    assert left[0] == 0
+    assert left == sorted(left)
+
+
+def test_only_the_restored_images_get_a_gradient(contrast):
+    loss, _ = contrast
+    restored, degraded, clean = images()
+    degraded.requires_grad_()
+    clean.requires_grad_()
+    loss([restored, degraded], clean).backward()
+    assert restored.grad.abs().sum() > 0
+    assert degraded.grad is None
+    assert clean.grad is None
+
+
+def test_the_weights_of_vggs_slices_sum_to_the_published_number():
+    assert sum(SLICE_WEIGHTS) == 1.46875
+
+
+def test_scr_takes_the_clean_image_or_the_teachers():
+    restored, degraded, clean = images()
+    teachers = clean * 0.9
+    by_target = SCRLoss(FEATURES, positive="target")([restored, degraded], teachers, clean)
+    by_teacher = SCRLoss(FEATURES)([restored, degraded], teachers, clean)
+    torch.testing.assert_close(by_target, SCRLoss(FEATURES)([restored, degraded], clean))
+    assert by_teacher != by_target
+
+
+def test_paired_negatives_are_each_images_own_and_the_others_are_everyones():
+    restored, degraded, clean = images()
+    turned = degraded.roll(1, dims=0)
+    paired, everyone = SCRLoss(FEATURES), HCRLoss(FEATURES)
+    assert paired([restored, degraded], clean) != paired([restored, turned], clean)
+    torch.testing.assert_close(everyone([restored, degraded], clean), everyone([restored, turned], clean))
+
+
+def test_a_student_that_starts_as_the_identity_explodes_unless_eps_is_mild():
+    _, degraded, clean = images()
+    assert SCRLoss(FEATURES)([degraded, degraded], clean) > 1e4
+    assert SCRLoss(FEATURES, eps=1e-2)([degraded, degraded], clean) < 100
+
+
+def test_all_pairs_without_a_tensor_of_all_pairs():
+    torch.manual_seed(0)
+    a = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(5, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(mean_distance_of_all_pairs(a, b), (a[:, None] - b).abs().mean())
+    assert torch.autograd.gradcheck(lambda x: mean_distance_of_all_pairs(x, b), a)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_ckt_is_the_mean_distance_and_says_who_learns_from_it(detach):
+    torch.manual_seed(0)
+    student, teacher = (torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2))
+    value = CKTLoss(detach)(student, teacher)
+    torch.testing.assert_close(value, F.l1_loss(student, teacher))
+    value.backward()
+    assert student.grad.abs().sum() > 0
+    assert (teacher.grad is None) == detach
+    assert CKTLoss(detach)(student, student) == 0
+
+
+def test_half_precision_is_compared_in_float32():
+    student, teacher = torch.full((1, 1, 2, 2), 6e4).half(), torch.full((1, 1, 2, 2), -6e4).half()
+    assert CKTLoss()(student, teacher) == pytest.approx(1.2e5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda r, d, c: SCRLoss(FEATURES)(r, c), r"gives 1 tensors to SCRLoss; wanted: two.*Tap\(\"\", \"input\"\)"),
+        (lambda r, d, c: HCRLoss(FEATURES)([r, d, c], c), "gives 3 tensors to HCRLoss"),
+        (lambda r, d, c: HCRLoss(FEATURES)([r, d[:1]], c), r"\(1, 3, 8, 8\)"),
+        (lambda r, d, c: SCRLoss(FEATURES, positive="target")([r, d], c), "got no target"),
+        (lambda r, d, c: SCRLoss(Stages(4))([r, d], c), "features are 4 maps and there are 5 weights"),
+        (lambda r, d, c: SCRLoss(FEATURES, positive="truth"), "'truth'"),
+        (lambda r, d, c: SCRLoss(FEATURES, negatives="all"), "'all'"),
+        (lambda r, d, c: HCRLoss(FEATURES, eps=0), "eps is 0"),
+        (lambda r, d, c: HCRLoss(FEATURES, weights=[]), r"weights is \(\)"),
+        (lambda r, d, c: HCRLoss(FEATURES, weights=[1, -1]), r"weights is \(1, -1\)"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(call, sentence, shapes_unchecked):
+    with pytest.raises(InputError, match=sentence):
+        call(*images())
