@@ -81,7 +81,7 @@ def test_the_table_of_chapters_04_and_05_has_all_its_runs_and_the_weights_that_w
     assert len(pd.read_csv(evidence.FOLDER / "few_masks_runs.csv")) == len(list(evidence.few_masks_runs()))
     tuning = pd.read_csv(evidence.FOLDER / "few_masks_tuning.csv")
     assert set(tuning.seed).isdisjoint(evidence.SEEDS)
-    assert len(tuning) == 3 * len(evidence.FEW_MASKS_CENTRES)
+    assert len(tuning) == len(evidence.FEW_MASKS_FACTORS) * len(evidence.FEW_MASKS_CENTRES)
     evidence._check_weights(tuning)
     tuning.loc[tuning.method == "CWD logits", "val_miou"] *= -1  # the worst of them would now be the best
     with pytest.raises(SystemExit, match="CWD logits"):
