@@ -77,7 +77,9 @@ class StudentRun(ABC):
         objective, train = self.objective(student, data, teacher, cache)
         place(objective, next(teacher.parameters()).device)
         settings: Any = self
-        recipe = {**asdict(settings), "data": data.name, "teacher": cache.fingerprint[:16]}
+        recipe = {**asdict(settings), "data": data.name}
+        if not isinstance(objective, Supervised):
+            recipe["teacher"] = cache.fingerprint[:16]
         done = fit_few(
             objective, train, data, steps=self.steps, batch_size=self.batch_size, lr=self.lr, seed=self.seed,
             recipe=recipe, keep=self.name if keep else None, after_epoch=after_epoch, measure=self.measure,
