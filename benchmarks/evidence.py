@@ -38,7 +38,7 @@ FOLDER = Path(__file__).parent / "evidence"
 SEEDS = range(5)
 TUNING_SEED = 100  # none of the table's
 FEW_MASKS = ["masks", "unlabelled", "steps", "method", "weight"]  # what a row of the table is
-# What the grid of weights is spread around: CWD's published one on logits, and of the others what a first trial suggested.
+# What the grid of weights is spread around: CWD's published one on logits, of the others what first trials suggested.
 FEW_MASKS_CENTRES = {
     "pixel-wise KD": 4.0, "AT": 250.0, "CWD logits": 3.0, "CWD features": 100.0, "MGD 0.5": 2e-3,
 }  # fmt: skip

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from command_line import done, refused, run
 from PIL import Image, ImageDraw
 
 import kdlab.doctor
@@ -25,33 +26,6 @@ from kdlab.training import ModelCard, load_model, save_model
 
 SMALL = ("--batch-size", "4", "--device", "cpu")
 TINY = (*SMALL, "--widths", "4,4,8,8", "--lr", "1e-2")
-
-
-def run(*words: object) -> SimpleNamespace:
-    """One command in this process: its exit status and what it printed."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as end:  # argparse's way to refuse
-            status = end.code
-    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
-
-
-def done(*words: object) -> str:
-    """The output of a command that has to succeed."""
-    result = run(*words)
-    assert (result.status, result.err) == (0, "")
-    return result.out
-
-
-def refused(*words: object) -> str:
-    """The message of a command that has to be refused, on one line, with nothing on stdout."""
-    result = run(*words)
-    assert result.status == 2
-    assert result.out == ""
-    assert result.err.startswith("kdlab: ")
-    return " ".join(result.err.split())
 
 
 def picture(name: str, seed: int) -> Image.Image:
@@ -504,15 +478,16 @@ def test_help_is_instant_because_torch_is_not_imported():
 
 
 @pytest.mark.parametrize("command", ["teach", "distill", "evaluate", "predict", "doctor"])
-def test_every_help_explains_and_has_an_example_that_parses(command, monkeypatch):
+def test_every_help_explains_and_has_examples_that_parse(command, monkeypatch):
     text = done(command, "--help")
     assert text.startswith(f"usage: kdlab {command}")
-    example = text.split("example:\n")[1].split()
-    assert example[:2] == ["kdlab", command]
+    examples = [line.split()[1:] for line in text.splitlines() if line.startswith("  kdlab ")]
+    assert examples
     parsed = []
     monkeypatch.setattr("kdlab.cli._run", lambda args: parsed.append(args) or 0)
-    done(*example[1:])
-    assert parsed[0].command == command
+    for example in examples:
+        done(*example)
+    assert [args.command for args in parsed] == [command] * len(examples)
 
 
 def test_the_defaults_of_distill_are_the_articles(monkeypatch):

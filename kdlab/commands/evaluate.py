@@ -2,14 +2,26 @@
 
 import argparse
 import json
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from kdlab.commands.inputs import check_classes, load_data
+from kdlab.commands.inputs import METRICS, check_classes, load_data, load_masks, task_of
+from kdlab.data import ImageSplits
+from kdlab.data.masks import IGNORE
 from kdlab.errors import InputError
-from kdlab.training import classification_metrics, load_model, pick_device, predict_logits
+from kdlab.training import (
+    ModelCard,
+    classification_metrics,
+    load_model,
+    pick_device,
+    predict_logits,
+    segmentation_metrics,
+)
 
 CONFUSIONS = 10  # that are shown, the most frequent ones
 
@@ -18,14 +30,19 @@ def evaluate(args: argparse.Namespace) -> int:
     """Measure a model on one split and print it as a table, CSV or JSON."""
     device = pick_device(args.device)
     model, card = load_model(args.model)
+    model.to(device)
+    if task_of(model) == "segmentation":
+        _evaluate_segmenter(args, model, card)
+    else:
+        _evaluate_classifier(args, model, card)
+    return 0
+
+
+def _evaluate_classifier(args: argparse.Namespace, model: nn.Module, card: ModelCard) -> None:
     data = load_data(args.data, card.size, card.mean, card.std)
     check_classes("model", card.classes, data)
-    if args.split == "test" and data.test_is_val:
-        raise InputError(f"--split test was given, but {data.name} has no test/. Use --split val, or make a test/.")
-    loader = DataLoader(getattr(data, args.split), args.batch_size, num_workers=args.workers)
-    logits, labels = predict_logits(model.to(device), loader)
-    measured = classification_metrics(logits, labels)
-    metrics = {"cross_entropy" if name == "loss" else name: value for name, value in measured.items()}
+    logits, labels = predict_logits(model, _loader(args, data))
+    metrics = _named(classification_metrics(logits, labels))
 
     classes = np.array(card.classes)
     answers = pd.DataFrame({"class": classes[labels.numpy()], "predicted": classes[logits.argmax(dim=1).numpy()]})
@@ -47,10 +64,53 @@ def evaluate(args: argparse.Namespace) -> int:
         columns = ["measure", "class", "predicted", "value"]
         print(pd.concat([part[columns] for part in parts if len(part)]).to_csv(index=False), end="")
     else:
-        print(f"{data.name}, {args.split}: {len(labels)} images")
-        print(*(f"{name.replace('_', ' '):18}{value:.4f}" for name, value in metrics.items()), sep="\n")
+        _print_metrics(args, data, len(labels), metrics)
         print(f"\n{by_class.to_string(index=False, float_format='{:.4f}'.format)}")
         print(
             f"\nmost frequent confusions:\n{confusions.to_string(index=False)}" if len(confusions) else "\nno confusion"
         )
-    return 0
+
+
+def _evaluate_segmenter(args: argparse.Namespace, model: nn.Module, card: ModelCard) -> None:
+    data = load_masks(args.data, card.size, card.mean, card.std, who="model", classes=card.classes)
+    pixels = torch.zeros(len(card.classes), dtype=torch.long)
+    loader = _loader(args, data)
+    measured, iou = segmentation_metrics(model, _counting(loader, pixels), len(card.classes))
+    metrics = _named({name: measured[name] for name in ("miou", "mdice", "pixel_accuracy", "loss")})
+    by_class = pd.DataFrame({"class": card.classes, "pixels": pixels.tolist(), "iou": iou.tolist()})
+    images = len(loader.dataset)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
+
+    if args.format == "json":
+        result = {"data": data.name, "split": args.split, "images": images, **metrics}
+        print(json.dumps(result | {"classes": by_class.to_dict("records")}, indent=2))
+    elif args.format == "csv":
+        overall = pd.DataFrame({"measure": metrics.keys(), "class": "", "value": metrics.values()})
+        each = by_class.melt("class", var_name="measure")[overall.columns]
+        print(pd.concat([overall, each]).to_csv(index=False), end="")
+    else:
+        _print_metrics(args, data, images, metrics)
+        print(f"\n{by_class.rename(columns={'iou': 'IoU'}).to_string(index=False, float_format='{:.4f}'.format)}")
+
+
+def _loader(args: argparse.Namespace, data: ImageSplits) -> DataLoader:
+    if args.split == "test" and data.test_is_val:
+        raise InputError(f"--split test was given, but {data.name} has no test/. Use --split val, or make a test/.")
+    return DataLoader(getattr(data, args.split), args.batch_size, num_workers=args.workers)
+
+
+def _counting(loader: Iterable, pixels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the loader yields; adds up in ``pixels`` how many of the masks' pixels have each class."""
+    for images, masks in loader:
+        pixels += masks[masks != IGNORE].bincount(minlength=len(pixels))
+        yield images, masks
+
+
+def _named(metrics: dict[str, float]) -> dict[str, float]:
+    """Under the names of users, who do not know which loss is meant."""
+    return {"cross_entropy" if name == "loss" else name: value for name, value in metrics.items()}
+
+
+def _print_metrics(args: argparse.Namespace, data: ImageSplits, images: int, metrics: dict[str, float]) -> None:
+    print(f"{data.name}, {args.split}: {images} images")
+    for name, value in metrics.items():
+        print(f"{METRICS.get(name, name.replace('_', ' ')):18}{value:.4f}")

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from kdlab.commands.inputs import task_of
+from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
 from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.progress import progress
-from kdlab.training import load_model, pick_device
+from kdlab.training import ModelCard, load_model, pick_device
+
+BATCH_SIZE = 32
 
 
 class Pictures(Dataset):
@@ -33,43 +37,59 @@ class Pictures(Dataset):
         return image if isinstance(image, Skipped) else (self.paths[index], self.transform(image))
 
 
-@torch.inference_mode()
 def predict(args: argparse.Namespace) -> int:
-    """Name the classes of image files, as a table, CSV or JSON: a row for each file and rank."""
+    """Name the classes of image files, or of their pixels, in a table, CSV or JSON."""
     device = pick_device(args.device)
+    model, card = load_model(args.model)
+    segmenter = task_of(model) == "segmentation"
+    (check_mask_options if segmenter else _check_class_options)(args, card)
+    paths, skipped = find_images(args.images)
+    rows, unusable = (predict_masks if segmenter else _predict_classes)(args, model.to(device), card, paths)
+    skipped += unusable
+    for one in skipped:
+        print(f"kdlab: skipped {one}", file=sys.stderr)
+    if rows.empty:
+        raise InputError(f"not one of the {len(skipped)} files could be used.")
+    text = _formatted(rows, args.format)
+    if segmenter or args.out is None:
+        print(text)
+    else:
+        write_whole(args.out, f"{text}\n".encode(errors="backslashreplace"))
+        print(f"{rows['file'].nunique()} images predicted, written to {args.out}")
+    return 0
+
+
+def _check_class_options(args: argparse.Namespace, card: ModelCard) -> None:
     if args.out is not None and args.out.is_dir():
         raise InputError(f"--out {args.out} is a folder; wanted: a file to write.")
-    model, card = load_model(args.model)
-    model.to(device)
-    if args.top_k > len(card.classes):
+    if args.top_k is not None and args.top_k > len(card.classes):
         raise InputError(f"--top-k is {args.top_k}, but the model knows only {len(card.classes)} classes.")
-    paths, skipped = find_images(args.images)
+
+
+@torch.inference_mode()
+def _predict_classes(
+    args: argparse.Namespace, model: nn.Module, card: ModelCard, paths: list[Path]
+) -> tuple[pd.DataFrame, list[Skipped]]:
+    """A row for each file and rank, and the files that could not be used."""
+    device = next(model.parameters()).device
     transform = ImageTransform.from_dict({"size": card.size, "mean": card.mean, "std": card.std})
-    loader = DataLoader(Pictures(paths, transform), args.batch_size, num_workers=args.workers, collate_fn=list)
-    rows = []
+    batch_size = args.batch_size or BATCH_SIZE
+    loader = DataLoader(Pictures(paths, transform), batch_size, num_workers=args.workers, collate_fn=list)
+    rows: list[dict[str, object]] = []
+    skipped: list[Skipped] = []
     for batch in progress(loader, desc="predicting", unit="batch"):
         skipped += [item for item in batch if isinstance(item, Skipped)]
         usable = [item for item in batch if not isinstance(item, Skipped)]
         if not usable:
             continue
         logits = model(torch.stack([tensor for _, tensor in usable]).to(device))
-        best = logits.float().softmax(dim=1).topk(args.top_k)
+        best = logits.float().softmax(dim=1).topk(args.top_k or 1)
         for (path, _), probabilities, labels in zip(usable, best.values.tolist(), best.indices.tolist(), strict=True):
             rows += [
                 {"file": printable(path), "rank": rank, "class": card.classes[label], "probability": probability}
                 for rank, (probability, label) in enumerate(zip(probabilities, labels, strict=True), start=1)
             ]
-    for one in skipped:
-        print(f"kdlab: skipped {one}", file=sys.stderr)
-    if not rows:
-        raise InputError(f"not one of the {len(skipped)} files could be used.")
-    text = _formatted(pd.DataFrame(rows), args.format)
-    if args.out is None:
-        print(text)
-    else:
-        write_whole(args.out, f"{text}\n".encode(errors="backslashreplace"))
-        print(f"{len(rows) // args.top_k} images predicted, written to {args.out}")
-    return 0
+    return pd.DataFrame(rows), skipped
 
 
 def _formatted(rows: pd.DataFrame, form: str) -> str:

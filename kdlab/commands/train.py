@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from kdlab.commands.inputs import check_classes, load_data, names
+from kdlab.commands.inputs import METRICS, check_classes, load_data, load_masks, names, task_of
+from kdlab.commands.methods import dense_distillation, describe
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
 from kdlab.models import StudentCNN, densenet121
-from kdlab.recipes import response
+from kdlab.recipes import response, segmentation
 from kdlab.recipes.response import Distillation, Settings
 from kdlab.training import Fit, ModelCard, load_model, load_weights, pick_device
 from kdlab.training.checkpoints import BEST, LAST, RESUME
@@ -25,23 +27,34 @@ def teach(args: argparse.Namespace) -> int:
     """Train or fine-tune the teacher."""
     settings, device = _settings(args), pick_device(args.device)
     _check_folder(args.out, args.resume)
-    data = load_data(args.data, args.image_size, _flat(args.mean), _flat(args.std), args.augment)
-    _start(args, data, device)
-    fit = response.teach(data, settings, out=args.out, weights=args.weights, resume=args.resume, device=device)
-    _, card = load_model(args.out)
-    print(f"started from weights: {card.weights}")
+    size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
+    run: dict[str, Any] = {"out": args.out, "weights": args.weights, "resume": args.resume, "device": device}
+    if args.task == "segmentation":
+        architecture = _architecture(args, segmentation.NARROW_TEACHER)
+        data = load_masks(args.data, size, mean, std)
+        _start(args, data, device)
+        fit = segmentation.teach(data, settings, architecture=architecture, monitor=args.monitor, **run)
+    else:
+        data = load_data(args.data, size, mean, std, args.augment)
+        _start(args, data, device)
+        fit = response.teach(data, settings, **run)
+    _say_weights(args.out)
     _finish(args, fit)
     return 0
 
 
 def distill(args: argparse.Namespace) -> int:
     """Distil a student from the teacher."""
+    return _distill_segmenter(args) if args.task == "segmentation" else _distill_classifier(args)
+
+
+def _distill_classifier(args: argparse.Namespace) -> int:
     settings, device = _settings(args), pick_device(args.device)
     distillation = Distillation(args.temperature, args.alpha)
     widths = tuple(chain.from_iterable(args.widths))
     StudentCNN(2, widths, args.drop_rate)  # refuses widths and a drop rate that make no sense
     _check_folder(args.out, args.resume)
-    teacher, card = _own_teacher(args.teacher)
+    teacher, card = _own_teacher(args)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
     if card is not None:  # the images as the teacher knows them, for both networks
         size, mean, std = size or card.size, mean or card.mean, std or card.std
@@ -66,8 +79,40 @@ def distill(args: argparse.Namespace) -> int:
     return 0
 
 
+def _distill_segmenter(args: argparse.Namespace) -> int:
+    settings, device = _settings(args), pick_device(args.device)
+    distillation = dense_distillation(args)
+    architecture = _architecture(args, segmentation.NARROW_STUDENT)
+    _check_folder(args.out, args.resume)
+    teacher, card = _own_teacher(args)
+    if teacher is None or card is None:
+        raise InputError(
+            f"--teacher {args.teacher} is no file of kdlab's; wanted: what `kdlab teach --task segmentation` made."
+        )
+    size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
+    data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)
+    _start(args, data, device)
+    print(f"distillation: {describe(distillation)}")
+    fit = segmentation.distil(
+        data, teacher, distillation, settings, out=args.out, architecture=architecture, weights=args.weights,
+        monitor=args.monitor, resume=args.resume, device=device,
+    )  # fmt: skip
+    _say_weights(args.out)
+    _finish(args, fit)
+    return 0
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+
+
+def _architecture(args: argparse.Namespace, narrow: dict[str, Any]) -> dict[str, Any] | None:
+    """The narrow network, where it was asked for; None is the recipe's own."""
+    if args.narrow and args.weights == "imagenet":
+        raise InputError(
+            "--weights imagenet was given with --narrow, which ImageNet's do not fit. Leave one of them out."
+        )
+    return narrow if args.narrow else None
 
 
 def _flat(groups: Sequence[Sequence] | None) -> tuple | None:
@@ -84,8 +129,9 @@ def _check_folder(out: Path, resume: bool) -> None:
         )
 
 
-def _own_teacher(path: Path) -> tuple[nn.Module, ModelCard] | tuple[None, None]:
-    """A teacher that kdlab has saved; (None, None) if the file is another's."""
+def _own_teacher(args: argparse.Namespace) -> tuple[nn.Module, ModelCard] | tuple[None, None]:
+    """A teacher that kdlab has saved, for this task; (None, None) if the file is another's."""
+    path: Path = args.teacher
     if not path.exists():
         raise InputError(f"--teacher {path} does not exist. Make a teacher with `kdlab teach`, or give a state_dict.")
     if path.is_file():
@@ -97,7 +143,13 @@ def _own_teacher(path: Path) -> tuple[nn.Module, ModelCard] | tuple[None, None]:
                     return None, None
         except (SafetensorError, OSError):
             pass  # load_model says what is wrong with it
-    return load_model(path)
+    teacher, card = load_model(path)
+    if task_of(teacher) != args.task:
+        raise InputError(
+            f"the teacher in {path} was made for {task_of(teacher)} ({card.architecture['name']}), and the task is "
+            f"{args.task}. Say --task {task_of(teacher)}, or name another teacher."
+        )
+    return teacher, card
 
 
 def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) -> None:
@@ -120,9 +172,17 @@ def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) ->
     print(f"device: {device}", flush=True)
 
 
+def _say_weights(out: Path) -> None:
+    print(f"started from weights: {load_model(out)[1].weights}")
+
+
 def _finish(args: argparse.Namespace, fit: Fit) -> None:
+    monitor = getattr(args, "monitor", "accuracy")
     out, early = shlex.quote(str(args.out)), f" (none better for {args.patience})" if fit.ended == "patience" else ""
-    print(f"best epoch: {fit.best['epoch']} of {len(fit.history)}{early}, with validation accuracy "
-          f"{fit.best['val_accuracy']:.4f} and loss {fit.best['val_loss']:.4f}")  # fmt: skip
+    metric = f"{METRICS.get(monitor, monitor)} {fit.best[f'val_{monitor}']:.4f}"
+    loss = f"loss {fit.best['val_loss']:.4f}"
+    print(f"best epoch: {fit.best['epoch']} of {len(fit.history)}{early}, with validation {metric} and {loss}")
     print(f"saved in {args.out}: {BEST}, {LAST}, history.csv")
-    print(f"use it:\n  kdlab evaluate {shlex.quote(args.data)} --model {out}\n  kdlab predict IMAGES --model {out}")
+    masks = " --out MASKS" if args.task == "segmentation" else ""
+    print("use it:")
+    print(f"  kdlab evaluate {shlex.quote(args.data)} --model {out}\n  kdlab predict IMAGES --model {out}{masks}")

@@ -1,5 +1,6 @@
 """The exercises' checks: ``check.<name>(answer)`` says the first thing that is wrong with an answer."""
 
+from kdlab.classroom.check.dense import cwd_gradient, cwd_loss, effective_positions, mean_iou, unseen
 from kdlab.classroom.check.losses import (
     attention_loss,
     carried_weight,
@@ -7,24 +8,43 @@ from kdlab.classroom.check.losses import (
     relative_distances,
     similarity_loss,
 )
+from kdlab.classroom.check.masked import (
+    carried_alpha,
+    drawn_masks,
+    generator_parameters,
+    mask_owners,
+    mgd_loss,
+    spatial_mask,
+)
 from kdlab.classroom.check.response import best_epoch, kd_loss, softened, temperature_for, times_smaller, total_loss
 from kdlab.classroom.check.taps import connector_parameters, dangerous, recorded, second_call, shrunk
 
 __all__ = [
     "attention_loss",
     "best_epoch",
+    "carried_alpha",
     "carried_weight",
     "channel_distribution",
     "connector_parameters",
+    "cwd_gradient",
+    "cwd_loss",
     "dangerous",
+    "drawn_masks",
+    "effective_positions",
+    "generator_parameters",
     "kd_loss",
+    "mask_owners",
+    "mean_iou",
+    "mgd_loss",
     "recorded",
     "relative_distances",
     "second_call",
     "shrunk",
     "similarity_loss",
     "softened",
+    "spatial_mask",
     "temperature_for",
     "times_smaller",
     "total_loss",
+    "unseen",
 ]
