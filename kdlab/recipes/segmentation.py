@@ -157,7 +157,9 @@ def teach(
     earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
     teacher = UPerNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
     used = earlier.weights if earlier else teacher.weights_used
-    recipe = recipe_of(data, settings, task="teach", weights=weights, architecture=teacher.architecture)
+    recipe = recipe_of(
+        data, settings, task="teach", weights=weights, monitor=monitor, architecture=teacher.architecture
+    )  # fmt: skip
     objective = place(Supervised(teacher, PixelCrossEntropy()), device)
     return _run(objective, data.train, data, settings, out, recipe, monitor, resume, weights=used)
 
@@ -195,7 +197,7 @@ def distil(
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
     recipe = recipe_of(
         data, settings, task="distil", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,
-        architecture=student.architecture,
+        monitor=monitor, architecture=student.architecture,
     )  # fmt: skip
     return _run(objective, train, data, settings, out, recipe, monitor, resume, weights=used, after_epoch=after_epoch)
 

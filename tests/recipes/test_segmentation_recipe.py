@@ -222,6 +222,13 @@ def test_cached_and_live_outputs_give_the_same_training(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(kept.drop(columns="seconds"), live.drop(columns="seconds"), rtol=1e-3, atol=1e-4)
 
 
+def test_the_one_cycle_spans_the_whole_run(tmp_path):
+    rates = distilled(tmp_path / "cycle", settings=replace(QUICK, epochs=4, one_cycle=True)).history["lr"]
+    assert rates.max() == rates[1]  # close to its peak after three tenths
+    assert rates[0] == pytest.approx(1e-2 / 25)
+    assert distilled(tmp_path / "constant").history["lr"].tolist() == [1e-2] * 2
+
+
 @pytest.mark.parametrize("method", ["cwd features", "mgd"])  # a connector and a generator learn too
 def test_a_stopped_distillation_goes_on_to_the_same_bits(tmp_path, method):
     options = {"settings": replace(QUICK, epochs=3, one_cycle=True), "distillation": METHODS[method]}

@@ -1,0 +1,122 @@
+"""Scenes as a reader sees them: a colour for each class, a mask over its image, and where an answer is wrong."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
+from PIL import Image
+from torch import Tensor
+
+from kdlab.classroom.figures import PALETTE, figure, show
+from kdlab.losses import PixelCrossEntropy
+
+CLASS_COLOURS = ("#333333", *PALETTE[:6])  # the background's first
+ERROR_COLOURS = {"shape missed": "#ff0000", "shape named wrongly": "#ffb000", "background taken for one": "#0072B2"}
+
+
+def painted(mask: Int[Tensor, "h w"]) -> UInt8[Tensor, "h w 3"]:
+    """Each pixel in the colour of its class; white where it has none."""
+    known = mask != PixelCrossEntropy.IGNORE
+    white = torch.full((*mask.shape, 3), 255, dtype=torch.uint8)
+    return torch.where(known[..., None], _bytes(CLASS_COLOURS)[mask.long().where(known, 0)], white)
+
+
+def overlaid(image: UInt8[Tensor, "3 h w"], mask: Int[Tensor, "h w"]) -> UInt8[Tensor, "h w 3"]:
+    """The image, half covered by the colours of its classes; the background as it is."""
+    pixels = image.movedim(0, -1)
+    half = (pixels // 2) + (painted(mask) // 2)
+    return torch.where((mask == 0)[..., None], pixels, half)
+
+
+def wrong(answer: Int[Tensor, "h w"], mask: Int[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
+    """Which pixels have another class than the answer says; those without a class count as right."""
+    return (answer != mask) & (mask != PixelCrossEntropy.IGNORE)
+
+
+def error_kinds(answer: Int[Tensor, "h w"], mask: Int[Tensor, "h w"]) -> Int[Tensor, "h w"]:
+    """0 where the answer is right, else the number from 1 up of its mistake in :data:`ERROR_COLOURS`."""
+    kinds = torch.where(mask == 0, 3, torch.where(answer == 0, 1, 2))
+    return kinds * wrong(answer, mask)
+
+
+def errors_over(
+    image: UInt8[Tensor, "3 h w"], errors: Bool[Tensor, "h w"] | Int[Tensor, "h w"]
+) -> UInt8[Tensor, "h w 3"]:
+    """The image in pale grey, and in red where there is an error, or in the colour of its kind."""
+    grey = (128 + image.float().mean(dim=0) / 2).to(torch.uint8)
+    colours = _bytes(("#ffffff", *ERROR_COLOURS.values()))
+    return torch.where(errors[..., None] > 0, colours[errors.long()], grey[..., None])
+
+
+def coloured(
+    values: Float[Tensor, "h w"], limits: tuple[float, float] | None = None, colours: str = "viridis"
+) -> UInt8[Tensor, "h w 3"]:
+    """A map in false colours, dark to bright between two limits; its own range where there are none."""
+    values = values.detach().float().cpu()
+    low, high = limits or (values.min().item(), values.max().item())
+    shares = (values - low) / max(high - low, 1e-12)
+    return torch.from_numpy(colormaps[colours](shares.numpy(), bytes=True)[..., :3].copy())
+
+
+def as_html(pixels: UInt8[Tensor, "h w 3"], caption: str, width: int = 160) -> str:
+    """A picture with its caption under it, every pixel a sharp square: for a widget's view."""
+    png = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(png, format="png", compress_level=1)
+    source, words = base64.b64encode(png.getvalue()).decode(), html.escape(caption)
+    return (
+        f'<figure style="margin: 0; width: {width}px"><img alt="{words}" width="{width}" height="{width}" '
+        f'style="image-rendering: pixelated" src="data:image/png;base64,{source}">'
+        f"<figcaption>{words}</figcaption></figure>"
+    )
+
+
+def legend_html(colours: Mapping[str, str]) -> str:
+    """Which colour stands for what, in one line."""
+    marks = (f'<span style="color: {colour}">■</span> {html.escape(name)}' for name, colour in colours.items())
+    return f"<p>{' &nbsp; '.join(marks)}</p>"
+
+
+def show_pictures(
+    rows: Mapping[str, Sequence[UInt8[Tensor, "_ _ 3"]]],
+    alt: str,
+    *,
+    titles: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    legend: Mapping[str, str] | None = None,
+    width: float = 1.3,
+) -> None:
+    """Pictures in rows, each row with its name at the left.
+
+    Args:
+        rows: from a row's name to its pictures; as many in each.
+        alt: one sentence that says what they show, the finding included.
+        titles: above the columns.
+        classes, legend: which colour stands for which class, or for anything else, is said below.
+        width: of one picture, in inches.
+    """
+    columns = max(len(pictures) for pictures in rows.values())
+    fig, axes = figure(len(rows), columns, width=width, height=width, squeeze=False)
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for ax, pixels in zip(line, pictures, strict=True):
+            ax.imshow(pixels.numpy(), interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(name, fontsize=8)
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(title, fontsize=8)
+    colours = dict(zip(classes, CLASS_COLOURS, strict=False)) | dict(legend or {})
+    if colours:
+        patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
+        fig.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8, handlelength=1.0)
+    show(fig, alt)
+
+
+def _bytes(colours: Sequence[str]) -> UInt8[Tensor, "k 3"]:
+    return (torch.tensor([to_rgb(colour) for colour in colours]) * 255).round().to(torch.uint8)

@@ -1,0 +1,192 @@
+"""The options that several commands have, and those that depend on the task."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdlab.errors import InputError
+
+# All options whose default depends on the task, or that one task alone has, by command and task. None is settled later.
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "teach": {
+        "classification": {
+            "epochs": 20, "lr": 1e-3, "one_cycle": True, "batch_size": 32, "patience": None, "augment": False,
+        },
+        "segmentation": {
+            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "narrow": False,
+            "monitor": "miou",
+        },
+    },
+    "distill": {
+        "classification": {
+            "epochs": 500, "lr": 1e-4, "one_cycle": False, "batch_size": 4, "patience": 30, "augment": False,
+            "temperature": 2.0, "alpha": 0.7, "drop_rate": 0.2, "widths": [[32, 64, 128, 256]], "classes": None,
+        },
+        "segmentation": {
+            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "narrow": False,
+            "monitor": "miou", "weights": "auto", "preset": None, "method": None, "layer": None, "weight": None,
+            "temperature": None, "mask_ratio": None,
+        },
+    },
+}  # fmt: skip
+
+
+def settle_task(args: argparse.Namespace) -> None:
+    """Fill in the task's defaults.
+
+    Raises:
+        InputError: an option that only the other task has.
+    """
+    by_task = DEFAULTS.get(args.command, {})
+    for task, defaults in by_task.items():
+        foreign = sorted(vars(args).keys() & defaults.keys() - by_task[args.task].keys())
+        if foreign:
+            raise InputError(
+                f"{', '.join(map(option, foreign))} was given, which only {task} has; the task is {args.task}. "
+                f"Leave it out, or say --task {task}."
+            )
+    if by_task:
+        vars(args).update(by_task[args.task] | vars(args))
+
+
+def option(name: str) -> str:
+    """An option as it is written."""
+    return f"--{name.replace('_', '-')}"
+
+
+# --- options of several commands -------------------------------------------------------------------------------------
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="for classification a folder with train/CLASS/ and val/CLASS/, perhaps test/CLASS/, full of images; or "
+        "the word digits: 1,797 built-in ones (./digits is a folder of that name). For segmentation a folder with "
+        "images/ and masks/ in train/ and val/, perhaps test/ (a mask is a PNG of class numbers, called like its "
+        "image; 255 means ignore); or scenes, built in; or pets or voc, where torchvision has put them into ./data",
+    )
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task",
+        choices=("classification", "segmentation"),
+        default="classification",
+        help="one class for an image, or one for each pixel (default: %(default)s)",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="M", help="what teach or distill made: the folder, or a file in it"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="of the result (default: %(default)s)"
+    )
+
+
+def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> None:
+    add = parser.add_argument
+    unset = argparse.SUPPRESS  # settle_task sees what was given
+    epochs, lr, patience, batch_size = (
+        default_of(command, name) for name in ("epochs", "lr", "patience", "batch_size")
+    )
+    add("--epochs", type=whole(1), default=unset, metavar="N", help=f"rounds over the images {epochs}")
+    add("--lr", type=float, default=unset, metavar="X", help=f"{rate} {lr}")
+    add(
+        "--patience",
+        type=whole(1),
+        default=unset,
+        metavar="N",
+        help=f"end after N epochs without a better one {patience}",
+    )
+    add(
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="of all random numbers; on the CPU the same seed gives the same weights (default: %(default)s)",
+    )
+    add(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16 is faster on a recent GPU (default: %(default)s)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out that was interrupted; all else must be as it was (default: off)",
+    )
+    add_loading(parser, batch_size, unset)
+
+
+def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> None:
+    add = parser.add_argument
+    add(
+        "--image-size",
+        type=whole(32),
+        metavar="N",
+        help=f"pixels; the largest central square of an image is scaled to N x N, N at least 32 (default: {size})",
+    )
+    for name in ("--mean", "--std"):
+        add(
+            name,
+            type=numbers(float),
+            nargs="+",
+            metavar="R,G,B",
+            help=f"of red, green and blue, for pixels in 0 to 1, such as 0.5,0.5,0.5 (default: {moment})",
+        )
+
+
+def add_loading(parser: argparse.ArgumentParser, default: str, batch_size: object) -> None:
+    add = parser.add_argument
+    add("--batch-size", type=whole(1), default=batch_size, metavar="N", help=f"images at a time {default}")
+    add(
+        "--workers",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="processes that load images; 0 loads them in this one (default: %(default)s)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="auto takes a GPU where there is one (default: %(default)s)",
+    )
+
+
+def default_of(command: str, name: str) -> str:
+    """What --help says of a default."""
+    own, other = ("never" if defaults[name] is None else defaults[name] for defaults in DEFAULTS[command].values())
+    return f"(default: {own})" if own == other else f"(default: {own}, for segmentation {other})"
+
+
+# --- values of options -----------------------------------------------------------------------------------------------
+
+
+def whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+        return int(text)
+
+    return parse
+
+
+def numbers(kind: type[int] | type[float]) -> Callable[[str], list[float]]:
+    """Numbers between commas, spaces or both, in brackets or not. The option's value is a list of such lists."""
+
+    def parse(text: str) -> list[float]:
+        words = text.strip("()[] ").replace(",", " ").split()
+        try:
+            return [kind(word) for word in words or [text]]
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not made of numbers between commas (and DATA stands before the options)"
+            ) from None
+
+    return parse

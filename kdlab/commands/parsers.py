@@ -1,0 +1,318 @@
+"""What each command can be told. Nothing here imports PyTorch, so that --help answers at once."""
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from kdlab import __version__
+from kdlab.commands.options import (
+    add_data,
+    add_images,
+    add_loading,
+    add_model,
+    add_task,
+    add_training,
+    numbers,
+    whole,
+)
+
+PRESETS = ("cwd-logits", "cwd-logits-mmrazor", "cwd-features", "mgd")
+METHODS = ("cwd", "mgd", "kd", "at", "hard")
+UNSET = argparse.SUPPRESS  # for what depends on the task: settle_task sees what was given
+Add = Callable[..., argparse.ArgumentParser]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdlab",
+        description="Knowledge distillation: train a large network, and a small one that learns from it.",
+        epilog=_examples(
+            "teach digits --out runs/teacher --weights none",
+            "distill digits --teacher runs/teacher --out runs/student --epochs 20",
+            "predict photos/ --model runs/student",
+        )
+        + "\n\n`kdlab COMMAND --help` explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kdlab {__version__}")
+    add = partial(_add_command, parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
+    for add_command in (_add_teach, _add_distill, _add_evaluate, _add_predict, _add_doctor):
+        add_command(add)
+    return parser
+
+
+def _add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    arguments: str,
+    summary: str,
+    *,
+    description: tuple[str, ...],
+    examples: tuple[str, ...],
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        usage=f"kdlab {name} {arguments}",
+        help=summary,
+        description="\n\n".join(textwrap.fill(" ".join(paragraph.split()), 100) for paragraph in description),
+        epilog=_examples(*(f"{name} {example}".strip() for example in examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join([f"example{'s' * (len(lines) > 1)}:", *(f"  kdlab {line}" for line in lines)])
+
+
+def _add_teach(add: Add) -> None:
+    parser = add(
+        "teach",
+        "DATA --out T [options]",
+        "train or fine-tune the teacher",
+        description=(
+            """Train or fine-tune the teacher: DenseNet121 (7 million parameters), or for segmentation UPerNet on
+            ConvNeXt-Tiny (59 million). After each epoch it is judged on the validation images: T/best.safetensors is
+            the epoch of highest accuracy, or mIoU (of equal ones that of lower loss), T/last.safetensors the latest.
+            Both carry classes, image size, mean and std, so that no later command has to be told.""",
+        ),
+        examples=(
+            "pets/ --out runs/teacher --epochs 10 --batch-size 16 --augment",
+            "roads/ --task segmentation --out runs/segmenter --lr 1e-4 --batch-size 8",
+            "scenes --task segmentation --narrow --out runs/narrow --lr 3e-3 --batch-size 32",
+        ),
+    )
+    add_data(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="T", help="folder for the teacher")
+    add_task(parser)
+    _add_weights(parser, default="auto")
+    rate = (
+        "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. A random start bears "
+        "3e-3, ImageNet's weights rather want 1e-4"
+    )
+    add_training(parser, "teach", rate)
+    add_images(parser, size="224, or 32 for digits and 64 for scenes", moment="the training images'")
+    _add_augment(parser.add_argument_group("for --task classification"))
+    _add_segmentation(parser.add_argument_group("for --task segmentation"), "1.2 million parameters")
+
+
+def _add_distill(add: Add) -> None:
+    parser = add(
+        "distill",
+        "DATA --teacher T --out S [options]",
+        "train the student on what the teacher says",
+        description=(
+            """Train a student of four convolution blocks on alpha * T^2 * KL(teacher || student), both softened by the
+            temperature T, + (1 - alpha) * cross-entropy. S/best.safetensors is the epoch of highest validation accuracy
+            (of equal ones that of lower loss), S/last.safetensors the latest. The teacher runs once over the training
+            images; with --augment, where no image comes twice, it runs at each step.""",
+            """For segmentation the student is PSPNet on ResNet18 (13 million parameters). It learns its masks'
+            cross-entropy + weight * the method's loss: cwd compares where each channel is active, mgd generates the
+            teacher's features from masked ones, kd compares the logits pixel by pixel, at attention maps, and hard
+            takes the teacher's decision for a label. Best is the epoch of highest mIoU.""",
+        ),
+        examples=(
+            "pets/ --teacher runs/teacher --out runs/student --temperature 4 --epochs 50 --batch-size 32",
+            "roads/ --task segmentation --teacher runs/segmenter --out runs/small --preset cwd-logits",
+            "scenes --task segmentation --narrow --teacher runs/narrow --out runs/tiny --method mgd --weight 2e-3",
+        ),
+    )
+    add_data(parser)
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        required=True,
+        metavar="T",
+        help="what `kdlab teach` made (the folder, or a file in it); for classification also a plain state_dict of "
+        "DenseNet121 (.pt, .pth, .safetensors), from which no code is run: give the --image-size, --mean and --std "
+        "that it was trained with",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="S", help="folder for the student")
+    add_task(parser)
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=UNSET,
+        metavar="X",
+        help="above 0; 2 to 4 is usual (default: 2.0, for segmentation the preset's); only of kd and cwd",
+    )
+    rate = "Adam's learning rate; for segmentation AdamW's highest one, in one cycle"
+    add_training(parser, "distill", rate)
+    otherwise = "for a plain state_dict"
+    add_images(
+        parser,
+        size=f"the teacher's; {otherwise} 224, or 32 for digits",
+        moment=f"the teacher's; {otherwise} the training images'",
+    )
+
+    classifier = parser.add_argument_group("for --task classification")
+    classifier.add_argument(
+        "--alpha",
+        type=float,
+        default=UNSET,
+        metavar="X",
+        help="weight of the teacher, from 0 (labels only) to 1 (teacher only) (default: 0.7)",
+    )
+    classifier.add_argument(
+        "--drop-rate", type=float, default=UNSET, metavar="X", help="dropout in the student (default: 0.2)"
+    )
+    classifier.add_argument(
+        "--widths",
+        type=numbers(int),
+        nargs="+",
+        default=UNSET,
+        metavar="N,N,N,N",
+        help="channels of the student's four blocks (default: 32,64,128,256)",
+    )
+    classifier.add_argument(
+        "--classes",
+        type=whole(2),
+        default=UNSET,
+        metavar="N",
+        help="classes of a plain state_dict (default: as many as DATA has)",
+    )
+    _add_augment(classifier)
+
+    segmenter = parser.add_argument_group("for --task segmentation")
+    segmenter.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default=UNSET,
+        help="a method with its published numbers, any of which --weight, --temperature and --mask-ratio change "
+        "(default: cwd-logits: weight 3, temperature 4)",
+    )
+    segmenter.add_argument("--method", choices=METHODS, default=UNSET, help="instead of a preset (default: cwd)")
+    segmenter.add_argument(
+        "--layer",
+        choices=("logits", "features"),
+        default=UNSET,
+        help="what --method compares (default: features for mgd and at, else logits)",
+    )
+    segmenter.add_argument(
+        "--weight",
+        type=float,
+        default=UNSET,
+        metavar="X",
+        help="of the method's loss; the masks' cross-entropy has 1 (default, as published: cwd 3, or 50 on features, "
+        "mgd 2e-5, which is for Cityscapes' large images; as it did best on the scenes of 64x64: kd 16, hard 1, at "
+        "62.5. There mgd did best with 2e-3)",
+    )
+    segmenter.add_argument(
+        "--mask-ratio",
+        type=float,
+        default=UNSET,
+        metavar="X",
+        help="only of mgd: the share of positions that are masked (default: 0.75)",
+    )
+    _add_weights(segmenter, default=UNSET)
+    _add_segmentation(segmenter, "0.5 million parameters")
+
+
+def _add_evaluate(add: Add) -> None:
+    parser = add(
+        "evaluate",
+        "DATA --model M [options]",
+        "measure a model on labelled images",
+        description=(
+            """Of a classifier: accuracy, cross-entropy (in nats) and expected calibration error, the accuracy on each
+            class, and which classes it takes for which. Of a segmenter: mIoU, mDice, pixel accuracy and cross-entropy,
+            and the IoU of each class. The validation images have chosen the best epoch and flatter it a little; the
+            test images have chosen nothing.""",
+        ),
+        examples=(
+            "digits --model runs/student --split test --format json",
+            "roads/ --model runs/small --format csv",
+        ),
+    )
+    add_data(parser)
+    add_model(parser)
+    parser.add_argument(
+        "--split", choices=("val", "test", "train"), default="val", help="which images (default: %(default)s)"
+    )
+    add_loading(parser, "(default: %(default)s)", batch_size=32)
+
+
+def _add_predict(add: Add) -> None:
+    parser = add(
+        "predict",
+        "IMAGES... --model M [options]",
+        "name the classes of images, or of their pixels",
+        description=(
+            """Images may be of any size and kind. A classifier names the most probable classes of each. Whatever cannot
+            be used is named on stderr and left out; the exit status is 0 if any image could be used, else 2.""",
+            """A segmenter looks at the whole image, its shorter side scaled to the size that the model was trained on,
+            and writes two files of the image's own size into the folder --out: NAME_mask.png, a palette PNG whose
+            values are the class numbers, and NAME_overlay.png, the image with the mask over it. It prints which share
+            of each image each class has. Of several images called NAME, the second is NAME_2.""",
+        ),
+        examples=(
+            "photos/ more/rex.jpg --model runs/student --top-k 3 --format csv --out classes.csv",
+            "photos/ --model runs/small --out masks/",
+        ),
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, or folders to search")
+    add_model(parser)
+    parser.add_argument(
+        "--top-k", type=whole(1), metavar="K", help="classes to name for each image (default: 1); only of a classifier"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="O",
+        help="of a classifier, the file for the result (default: to the terminal); of a segmenter, the folder for the "
+        "masks, which has to be given",
+    )
+    add_loading(parser, "(default: 32); only of a classifier, a segmenter takes one", batch_size=None)
+
+
+def _add_doctor(add: Add) -> None:
+    add(
+        "doctor",
+        "",
+        "look at this machine and say how to mend what is wrong",
+        description=(
+            """Look at versions, device, cache, data, widgets and browser, and say how to mend what is wrong. The exit
+            status is 1 if anything is.""",
+        ),
+        examples=("",),
+    )
+
+
+# --- options of teach and distill ------------------------------------------------------------------------------------
+
+
+def _add_weights(parser: argparse._ActionsContainer, default: str) -> None:
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "imagenet", "none"),
+        default=default,
+        help="start from ImageNet's weights (downloaded once), from random ones (none), or auto: from ImageNet's where "
+        "they can be had (default: auto)",
+    )
+
+
+def _add_augment(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        default=UNSET,
+        help="train on random crops and mirror images (default: off)",
+    )
+
+
+def _add_segmentation(parser: argparse._ActionsContainer, size: str) -> None:
+    parser.add_argument(
+        "--narrow",
+        action="store_true",
+        default=UNSET,
+        help=f"train the small network of the course instead ({size}), which a CPU bears; it starts at random "
+        "(default: off)",
+    )
+    parser.add_argument(
+        "--monitor",
+        choices=("miou", "mdice"),
+        default=UNSET,
+        help="the best epoch is that of highest mIoU, or mDice (default: miou)",
+    )
