@@ -36,10 +36,10 @@ TEACHER_SCENES = 30_000  # the students' 2,000 first, all with their masks: of f
 METHODS: dict[str, DenseDistillation | None] = {
     "alone": None,
     "hard labels": DenseDistillation("hard", "logits", weight=1.0),
-    "pixel-wise KD": DenseDistillation("kd", "logits", weight=16.0),
+    "pixel-wise KD": DenseDistillation("kd", "logits", weight=4.0),
     "AT": DenseDistillation("at", "features", weight=62.5),
     "CWD logits": DenseDistillation("cwd", "logits", weight=3.0),
-    "CWD features": DenseDistillation("cwd", "features", weight=200.0),
+    "CWD features": DenseDistillation("cwd", "features", weight=400.0),
     "MGD 0": DenseDistillation("mgd", "features", weight=2e-3, mask_ratio=0.0),
     "MGD 0.25": DenseDistillation("mgd", "features", weight=2e-3, mask_ratio=0.25),
     "MGD 0.5": DenseDistillation("mgd", "features", weight=2e-3, mask_ratio=0.5),
