@@ -144,6 +144,7 @@ def test_teach_says_what_it_did_and_leaves_a_segmenter_with_a_card(taught):
 
 def test_distill_makes_a_student_of_the_teachers_images(student, taught):
     assert "distillation: cwd on logits, weight 3, temperature 4\n" in student.text
+    assert "teacher: validation mIoU 0." in student.text
     card, teacher = load_model(student.out)[1], load_model(taught.out)[1]
     assert (card.classes, card.mean, card.std, card.size) == (teacher.classes, teacher.mean, teacher.std, SIZE)
     assert (card.architecture["name"], card.architecture["width"]) == ("PSPNet", NARROW_STUDENT["width"])

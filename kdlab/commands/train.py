@@ -93,6 +93,8 @@ def _distill_segmenter(args: argparse.Namespace) -> int:
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)
     _start(args, data, device)
     print(f"distillation: {describe(distillation)}")
+    known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
+    print(f"teacher: validation mIoU {known['miou']:.4f}, mDice {known['mdice']:.4f}", flush=True)
     fit = segmentation.distil(
         data, teacher, distillation, settings, out=args.out, architecture=architecture, weights=args.weights,
         monitor=args.monitor, resume=args.resume, device=device,

@@ -1,0 +1,82 @@
+"""VGG19 up to its fifth stage, as maps to compare images by."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import VGG19_Weights
+from torchvision.models.vgg import cfgs, make_layers
+
+from kdlab.errors import InputError
+from kdlab.models.weights import Weights, pretrained
+
+ENDS = (2, 7, 12, 21, 30)  # of the slices, in torchvision's features: relu1_1, relu2_1, relu3_1, relu4_1, relu5_1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red, green, blue
+
+
+class VGGSlices(nn.Module):
+    """VGG19's maps relu1_1 to relu5_1, frozen: 12,944,960 parameters.
+
+    It is always in eval mode and never trained; the gradient passes through it to the images. ``weights_used`` says in
+    words where its weights come from.
+
+    Args:
+        weights: "imagenet", "none", or "auto" for ImageNet's where they can be had. With a random start the maps still
+            tell images apart, but by nothing that was learnt.
+        normalise: whether the images, in 0 to 1, are first normalised as ImageNet's were. The two-stage system's
+            released code does not, although its network was trained so.
+
+    Shapes: images (n, 3, h, w) in 0 to 1, of at least 16x16 pixels, to five maps: 64 channels at the full size, 128 at
+    1/2, 256 at 1/4, 512 at 1/8 and 512 at 1/16, sizes rounded down.
+
+    Raises:
+        InputError: "imagenet" that cannot be had; in forward, images below 16x16.
+
+    Source: Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015,
+    arXiv:1409.1556.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, weights: Weights = "auto", normalise: bool = True) -> None:
+        super().__init__()
+        found, self.weights_used = pretrained("VGG19", weights, _imagenet)
+        layers = found if found is not None else _layers()
+        self.slices = nn.ModuleList(layers[start:end] for start, end in zip((0, *ENDS[:-1]), ENDS, strict=True))
+        self.normalise = normalise
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "VGGSlices":
+        """Stays in eval mode, whatever is asked for."""
+        return super().train(False)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        if min(images.shape[2:]) < 16:
+            height, width = images.shape[2:]
+            raise InputError(f"images are {height}x{width}; VGG19 halves the size four times and wants 16x16 or more.")
+        if self.normalise:
+            images = (images - self.mean) / self.std
+        maps = []
+        for layers in self.slices:
+            images = layers(images)
+            maps.append(images)
+        return maps
+
+
+def _layers() -> nn.Sequential:
+    """torchvision's layers up to relu5_1; none works in place, since each slice's map is kept."""
+    layers = make_layers(cfgs["E"])[: ENDS[-1]]
+    for index, layer in enumerate(layers):
+        if isinstance(layer, nn.ReLU):
+            layers[index] = nn.ReLU()
+    return layers
+
+
+def _imagenet() -> nn.Sequential:
+    trained = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    layers = _layers()
+    named = {name.removeprefix("features."): value for name, value in trained.items() if name.startswith("features.")}
+    layers.load_state_dict({name: value for name, value in named.items() if int(name.split(".")[0]) < ENDS[-1]})
+    return layers
