@@ -168,6 +168,30 @@ class Translator(nn.Sequential):
         super().__init__(*_factor_layers([student_channels, student_channels, factors, factors]))
 
 
+class Projector(nn.Sequential):
+    """Collaborative knowledge transfer's way into the space that student and teachers share, and the way back.
+
+    ``Projector(c, h)`` brings a network's map into the space of h channels, h being half of the teacher's; one is the
+    student's for all teachers, and each teacher has its own. ``Projector(h, c)`` is the inverse: a term's
+    reconstruction, which keeps the space from shrinking to nothing.
+
+    Args:
+        before, after: channels; the second convolution has as many on both sides.
+
+    Shapes: (n, before, h, w) to (n, after, h, w). Neither convolution has a bias.
+
+    Source: Chen et al.: Learning Multiple Adverse Weather Removal via Two-stage Knowledge Learning and
+    Multi-contrastive Regularization, CVPR 2022.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        _channels(before=before, after=after)
+        layers = [nn.Conv2d(c, after, 3, padding=1, bias=False) for c in (before, after)]
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        super().__init__(layers[0], nn.ReLU(), layers[1])
+
+
 class ReviewFusion(nn.Module):
     """Knowledge review's student side: each stage is fused with what the deeper stages have become, by attention.
 

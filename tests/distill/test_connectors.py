@@ -12,6 +12,7 @@ from kdlab.distill import (
     Paraphraser,
     Pixels,
     Pooled,
+    Projector,
     Resize,
     ReviewFusion,
     Translator,
@@ -58,6 +59,21 @@ def test_normalising_makes_unit_vectors_and_leaves_zero():
     torch.testing.assert_close(out.flatten(1).norm(dim=1), torch.ones(2))
     torch.testing.assert_close(out * MAPS.flatten(1).norm(dim=1).view(2, 1, 1, 1), MAPS)
     assert (Normalize()(torch.zeros(2, 3)) == 0).all()
+
+
+def test_the_common_space_of_three_teachers_has_the_published_parameters():
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
+    students = [count(Projector(c, c // 2)) for c in (64, 128, 256, 256)]
+    assert students == [27_648, 110_592, 442_368, 442_368]
+    both_ways = [
+        count(Projector(c, c // 2)) + 3 * (count(Projector(c, c // 2)) + count(Projector(c // 2, c)))
+        for c in (64, 128, 256, 256)
+    ]
+    assert both_ways == [276_480, 1_105_920, 4_423_680, 4_423_680]
+    assert sum(both_ways) == 10_229_760
+    assert Projector(6, 3)(MAPS).shape == (2, 3, 8, 8)
 
 
 def test_a_paraphraser_learns_to_give_the_map_back():

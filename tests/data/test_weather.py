@@ -1,0 +1,104 @@
+"""Weather by its physics: what it must do to an image, and that a seed fixes it."""
+
+import math
+
+import pytest
+import torch
+
+from kdlab import InputError
+from kdlab.data.weather import WEATHERS, add_haze, add_rain, add_snow, draw_weather, smooth_noise, synthetic_depth
+
+BLACK, WHITE = torch.zeros(3, 64, 80), torch.ones(3, 64, 80)
+IMAGE = torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", WEATHERS)
+def test_a_seed_gives_the_same_bytes_and_another_one_others(name):
+    first, again, other = (draw_weather(name, IMAGE, seeded(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.shape == IMAGE.shape
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert not torch.equal(first, IMAGE)
+
+
+def test_haze_is_the_scattering_model_pixel_by_pixel():
+    depth = synthetic_depth(64, 80, seeded())
+    hazy = add_haze(IMAGE, depth, beta=1.5, airlight=0.8)
+    t = math.exp(-1.5 * depth[0, 10, 20])
+    torch.testing.assert_close(hazy[:, 10, 20], IMAGE[:, 10, 20] * t + 0.8 * (1 - t))
+
+
+def test_haze_leaves_what_is_near_and_hides_what_is_far():
+    assert torch.equal(add_haze(IMAGE, torch.zeros(1, 64, 80), beta=9.0), IMAGE)
+    assert torch.equal(add_haze(IMAGE, torch.ones(1, 64, 80), beta=0.0), IMAGE)
+    hidden = add_haze(IMAGE, torch.ones(1, 64, 80), beta=50.0, airlight=0.7)
+    torch.testing.assert_close(hidden, torch.full_like(IMAGE, 0.7))
+    thin, dense = (add_haze(IMAGE, torch.ones(1, 64, 80), beta).std() for beta in (0.5, 2.0))
+    assert dense < thin < IMAGE.std()
+
+
+def test_patchy_haze_is_denser_where_the_patches_say():
+    patches = torch.ones(1, 64, 80)
+    patches[:, :, 40:] = 3
+    hazy = add_haze(BLACK, torch.ones(1, 64, 80), patches=patches)
+    assert hazy[:, :, 40:].min() > hazy[:, :, :40].max()
+
+
+@pytest.mark.parametrize("add", [add_rain, add_snow])
+def test_drops_and_flakes_brighten_and_more_of_them_more(add):
+    none, some, many = (add(BLACK, seeded(), density=density) for density in (0, 1, 4))
+    assert torch.equal(none, BLACK)
+    assert 0 < some.mean() < many.mean()
+    assert (some >= BLACK).all()
+    assert add(WHITE, seeded()).mean() > 0.9
+
+
+def test_a_streak_is_longer_than_wide_and_leans_with_the_angle():
+    def alike(rain, down, right):
+        """How much the rain resembles itself, moved."""
+        here = rain[0, : 64 - down, max(0, -right) : 80 - max(0, right)]
+        there = rain[0, down:, max(0, right) : 80 + min(0, right)]
+        return torch.corrcoef(torch.stack([here.flatten(), there.flatten()]))[0, 1]
+
+    straight = add_rain(BLACK, seeded(), angle=0)
+    assert alike(straight, 3, 0) > alike(straight, 0, 3) + 0.2
+    leaning = add_rain(BLACK, seeded(), angle=45)
+    assert alike(leaning, 3, 3) > alike(leaning, 3, -3) + 0.2  # to the right as it falls
+
+
+def test_larger_flakes_are_larger():
+    small, large = (add_snow(BLACK, seeded(), size=size, veil=0.0) for size in (1.0, 4.0))
+    changes = [(flakes[0, :, 1:] - flakes[0, :, :-1]).abs().sum() / flakes.sum() for flakes in (small, large)]
+    assert changes[1] < 0.7 * changes[0]  # less outline for the same area
+
+
+def test_noise_and_depth_are_smooth_and_of_the_asked_size():
+    for made in (smooth_noise(50, 70, seeded()), synthetic_depth(50, 70, seeded())):
+        assert made.shape == (1, 50, 70)
+        assert made.min() >= 0
+        assert made.max() <= 1
+        assert (made[:, 1:] - made[:, :-1]).abs().max() < 0.15
+    depth = torch.stack([synthetic_depth(50, 70, seeded(seed)) for seed in range(20)]).mean(dim=0)
+    assert depth[0, 0].mean() > depth[0, -1].mean() + 0.3  # the sky is far
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: add_haze(IMAGE, torch.ones(1, 5, 5)), r"depth is \(1, 5, 5\).*wanted: one size"),
+        (lambda: add_haze(IMAGE, torch.ones(1, 64, 80), beta=-1), "beta is -1; wanted: at least 0"),
+        (lambda: add_haze(IMAGE, torch.ones(1, 64, 80), airlight=2), "airlight is 2; wanted: from 0 to 1"),
+        (lambda: add_rain(IMAGE, seeded(), angle=90), "angle is 90; wanted: from -60 to 60"),
+        (lambda: add_snow(IMAGE, seeded(), size=0), "size is 0"),
+        (lambda: draw_weather("hail", IMAGE, seeded()), "'hail'"),
+    ],
+)
+def test_impossible_weather_is_named(call, sentence, shapes_unchecked):
+    with pytest.raises(InputError, match=sentence):
+        call()
