@@ -131,7 +131,8 @@ def draw_weather(name: str, image: Image, generator: torch.Generator, depth: Map
     first, second, third = torch.rand(3, generator=generator).tolist()
     match name:
         case "haze":
-            depth = synthetic_depth(*image.shape[1:], generator) if depth is None else depth
+            height, width = image.shape[1:]
+            depth = synthetic_depth(height, width, generator) if depth is None else depth
             return add_haze(image, depth, beta=0.8 + 1.6 * first, airlight=0.7 + 0.25 * second)
         case "rain":
             return add_rain(image, generator, 0.5 + 1.5 * first, -25 + 50 * second, 0.3 + 0.35 * third)
