@@ -99,7 +99,7 @@ def teach(
     used = earlier.weights if earlier else str(teacher.weights_used)
     recipe = recipe_of(data, settings, task="teach", weights=weights)
     objective = place(Supervised(teacher, LabelledCrossEntropy()), device)
-    return _run(objective, data.train, data, settings, out, recipe, resume, weights=used)
+    return fit_with(settings, objective, data.train, data, out=out, recipe=recipe, resume=resume, weights=used)
 
 
 def distil(
@@ -128,7 +128,7 @@ def distil(
     shape = {"widths": list(widths), "drop_rate": drop_rate}
     known = weights_hash(teacher)[:16]
     recipe = recipe_of(data, settings, task="distil", teacher=known, **asdict(distillation), **shape)
-    return _run(objective, train, data, settings, out, recipe, resume, after_epoch=after_epoch)
+    return fit_with(settings, objective, train, data, out=out, recipe=recipe, resume=resume, after_epoch=after_epoch)
 
 
 def place(objective: Objective, device: torch.device) -> Objective:
@@ -146,33 +146,47 @@ def recipe_of(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, A
     return recipe
 
 
-def _run(
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
+    """Accuracy, loss and calibration error of a model on a data set."""
+    return classification_metrics(*predict_logits(model, DataLoader(dataset, batch_size, num_workers=workers)))
+
+
+def fit_with(
+    settings: Settings,
     objective: Supervised | Distiller,
     train: Dataset,
     data: ImageSplits,
-    settings: Settings,
+    *,
     out: Path,
     recipe: dict[str, Any],
-    resume: bool,
+    resume: bool = False,
     weights: str = "none: a random start",
     after_epoch: AfterEpoch | None = None,
+    optimizer: type[torch.optim.Adam] = torch.optim.Adam,
+    measure: Callable[..., dict[str, float]] = evaluate,
+    monitor: str = "accuracy",
 ) -> Fit:
+    """Train as the settings say, and keep the best epoch and the last in ``out``, with all that is needed to use them.
+
+    Args:
+        train: the samples that the objective takes; ``data`` has the validation split and what the card says.
+        recipe: all that the result depends on.
+        weights: what the student starts from, in words.
+        measure: from the student, a data set and ``workers`` to named metrics.
+        monitor: which of these says which epoch is best.
+    """
     loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
-    optimizer = torch.optim.Adam(objective.parameters(), settings.lr, fused=True)
+    adam = optimizer(objective.parameters(), settings.lr, fused=True)
     steps = settings.epochs * len(loader)
     student: Any = objective.student
     card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
     return fit(
-        objective, loader, epochs=settings.epochs, optimizer=optimizer,
-        scheduler=OneCycleLR(optimizer, settings.lr, total_steps=steps) if settings.one_cycle and steps else None,
-        evaluate=lambda model: evaluate(model, data.val, workers=settings.workers), patience=settings.patience,
-        out=out, card=card, resume=resume, seed=settings.seed, precision=settings.precision, after_epoch=after_epoch,
+        objective, loader, epochs=settings.epochs, optimizer=adam,
+        scheduler=OneCycleLR(adam, settings.lr, total_steps=steps) if settings.one_cycle and steps else None,
+        evaluate=lambda model: measure(model, data.val, workers=settings.workers), monitor=monitor,
+        patience=settings.patience, out=out, card=card, resume=resume, seed=settings.seed,
+        precision=settings.precision, after_epoch=after_epoch,
     )  # fmt: skip
-
-
-def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
-    """Accuracy, loss and calibration error of a model on a data set."""
-    return classification_metrics(*predict_logits(model, DataLoader(dataset, batch_size, num_workers=workers)))
 
 
 # What the chapters 00 and 01 train, by its own hash in the cache: a second run loads it.

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.data.splits import ImageSplits
@@ -25,8 +25,8 @@ from kdlab.errors import InputError, unknown
 from kdlab.losses import ATLoss, CWDLoss, KDLoss, MGDLoss, PixelCrossEntropy
 from kdlab.models import PSPNet, UPerNet
 from kdlab.models.weights import Weights
-from kdlab.recipes.response import CPU, AfterEpoch, Settings, place, recipe_of
-from kdlab.training import Fit, ModelCard, Supervised, fit, load_model, segmentation_metrics
+from kdlab.recipes.response import CPU, AfterEpoch, Settings, fit_with, place, recipe_of
+from kdlab.training import Fit, Supervised, load_model, segmentation_metrics
 from kdlab.training.checkpoints import LAST, RESUME
 
 LOGITS = "decode_head.conv_seg"
@@ -161,7 +161,10 @@ def teach(
         data, settings, task="teach", weights=weights, monitor=monitor, architecture=teacher.architecture
     )  # fmt: skip
     objective = place(Supervised(teacher, PixelCrossEntropy()), device)
-    return _run(objective, data.train, data, settings, out, recipe, monitor, resume, weights=used)
+    return fit_with(
+        settings, objective, data.train, data, out=out, recipe=recipe, resume=resume, weights=used, optimizer=AdamW,
+        measure=measure, monitor=monitor,
+    )  # fmt: skip
 
 
 def distil(
@@ -199,7 +202,10 @@ def distil(
         data, settings, task="distil", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,
         monitor=monitor, architecture=student.architecture,
     )  # fmt: skip
-    return _run(objective, train, data, settings, out, recipe, monitor, resume, weights=used, after_epoch=after_epoch)
+    return fit_with(
+        settings, objective, train, data, out=out, recipe=recipe, resume=resume, weights=used, after_epoch=after_epoch,
+        optimizer=AdamW, measure=measure, monitor=monitor,
+    )  # fmt: skip
 
 
 def measure(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
@@ -207,32 +213,6 @@ def measure(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: i
     loader = DataLoader(dataset, batch_size, num_workers=workers)
     classes = model.get_submodule(LOGITS).out_channels
     return segmentation_metrics(model, loader, int(classes))[0]  # type: ignore[arg-type]
-
-
-def _run(
-    objective: Supervised | Distiller,
-    train: Dataset,
-    data: ImageSplits,
-    settings: Settings,
-    out: Path,
-    recipe: dict[str, Any],
-    monitor: str,
-    resume: bool,
-    weights: str,
-    after_epoch: AfterEpoch | None = None,
-) -> Fit:
-    loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
-    optimizer = torch.optim.AdamW(objective.parameters(), settings.lr, fused=True)
-    steps = settings.epochs * len(loader)
-    student: Any = objective.student
-    card = ModelCard(student.architecture, data.classes, data.mean, data.std, data.size, weights, recipe)
-    return fit(
-        objective, loader, epochs=settings.epochs, optimizer=optimizer,
-        scheduler=OneCycleLR(optimizer, settings.lr, total_steps=steps) if settings.one_cycle and steps else None,
-        evaluate=lambda model: measure(model, data.val, workers=settings.workers), monitor=monitor,
-        patience=settings.patience, out=out, card=card, resume=resume, seed=settings.seed,
-        precision=settings.precision, after_epoch=after_epoch,
-    )  # fmt: skip
 
 
 @torch.no_grad()
