@@ -1,0 +1,61 @@
+"""PSNR and SSIM: equal to torchmetrics', and what they must say of simple images."""
+
+import math
+
+import pytest
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from kdlab import InputError
+from kdlab.training.image_quality import image_quality, luma
+
+
+def images(n=3, size=24):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(n, 3, size, size + 5, generator=generator)
+    return (clean + 0.1 * torch.randn(clean.shape, generator=generator)), clean
+
+
+def test_each_image_has_the_values_of_torchmetrics():
+    restored, clean = images()
+    quality = image_quality(restored, clean)
+    clamped = restored.clamp(0, 1)
+    for i in range(3):
+        one, other = clamped[i : i + 1], clean[i : i + 1]
+        for suffix, a, b in (("", one, other), ("_y", luma(one), luma(other))):
+            psnr = peak_signal_noise_ratio(a, b, data_range=1.0).item()
+            ssim = structural_similarity_index_measure(a, b, data_range=1.0).item()
+            assert quality[f"psnr{suffix}"][i].item() == pytest.approx(psnr, rel=1e-4)
+            assert quality[f"ssim{suffix}"][i].item() == pytest.approx(ssim, rel=1e-4)
+
+
+def test_identical_images_have_a_finite_best():
+    _, clean = images()
+    quality = image_quality(clean, clean)
+    assert quality["psnr"].tolist() == [100.0] * 3
+    assert quality["ssim"].tolist() == pytest.approx([1.0] * 3)
+
+
+def test_a_constant_error_has_the_psnr_of_its_formula():
+    clean = torch.full((1, 3, 16, 16), 0.5)
+    quality = image_quality(clean + 0.1, clean)
+    assert quality["psnr"].item() == pytest.approx(20.0, abs=1e-4)
+    assert quality["psnr_y"].item() == pytest.approx(-20 * math.log10(0.1 * 219 / 255), abs=1e-4)
+
+
+def test_what_lies_beyond_black_and_white_counts_as_these():
+    white = torch.ones(1, 3, 16, 16)
+    assert image_quality(white * 3, white)["psnr"].item() == 100
+
+
+def test_luma_is_matlabs():
+    colours = torch.eye(3).view(3, 3, 1, 1)
+    assert luma(colours).flatten().tolist() == pytest.approx([(16 + w) / 255 for w in (65.481, 128.553, 24.966)])
+    assert luma(torch.ones(1, 3, 1, 1)).item() == pytest.approx(235 / 255)
+
+
+def test_images_that_cannot_be_compared_are_named(shapes_unchecked):
+    with pytest.raises(InputError, match=r"\(1, 3, 16, 16\).*\(1, 3, 16, 15\)"):
+        image_quality(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 15))
+    with pytest.raises(InputError, match="10x30"):
+        image_quality(torch.ones(1, 3, 10, 30), torch.ones(1, 3, 10, 30))
