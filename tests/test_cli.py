@@ -233,7 +233,7 @@ def no_work(monkeypatch):
     def reached(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(response, "_run", reached)
+    monkeypatch.setattr(response, "fit_with", reached)
     monkeypatch.setattr(response.TeacherCache, "build", reached)
 
 

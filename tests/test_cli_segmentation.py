@@ -103,7 +103,7 @@ def no_work(monkeypatch):
     def reached(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(segmentation, "_run", reached)
+    monkeypatch.setattr(segmentation, "fit_with", reached)
     monkeypatch.setattr(segmentation.TeacherCache, "build", reached)
 
 
@@ -170,7 +170,8 @@ def test_the_defaults_suit_segmentation_and_narrow_is_asked_for(roads, taught, t
 def test_the_best_epoch_is_that_of_the_metric_asked_for(roads, taught, tmp_path, monkeypatch):
     words = ("distill", roads, "--teacher", taught.out, "--epochs", 2, *TINY, "--out")
     for monitor, epoch, said in (("miou", 2, "mIoU 0.4000"), ("mdice", 1, "mDice 0.6000")):
-        looks = iter([{"miou": 0.3, "mdice": 0.6, "loss": 1.0}, {"miou": 0.4, "mdice": 0.5, "loss": 1.0}])
+        of_teacher = {"miou": 0.9, "mdice": 0.9, "loss": 0.1}
+        looks = iter([of_teacher, {"miou": 0.3, "mdice": 0.6, "loss": 1.0}, {"miou": 0.4, "mdice": 0.5, "loss": 1.0}])
         with monkeypatch.context() as patch:
             patch.setattr(segmentation, "measure", lambda *_, looks=looks, **__: next(looks))
             text = done(*words, tmp_path / monitor, "--monitor", monitor)
@@ -185,7 +186,7 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(roads, taught, tmp_pat
 
         def interrupted(*arguments, **options):
             calls.append(1)
-            if len(calls) == 2:
+            if len(calls) == 3:  # the teacher, the first epoch, the second
                 raise KeyboardInterrupt
             return whole(*arguments, **options)
 

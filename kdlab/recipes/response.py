@@ -99,7 +99,9 @@ def teach(
     used = earlier.weights if earlier else str(teacher.weights_used)
     recipe = recipe_of(data, settings, task="teach", weights=weights)
     objective = place(Supervised(teacher, LabelledCrossEntropy()), device)
-    return fit_with(settings, objective, data.train, data, out=out, recipe=recipe, resume=resume, weights=used)
+    return fit_with(
+        settings, objective, data.train, data, out=out, recipe=recipe, measure=evaluate, resume=resume, weights=used
+    )  # fmt: skip
 
 
 def distil(
@@ -128,7 +130,10 @@ def distil(
     shape = {"widths": list(widths), "drop_rate": drop_rate}
     known = weights_hash(teacher)[:16]
     recipe = recipe_of(data, settings, task="distil", teacher=known, **asdict(distillation), **shape)
-    return fit_with(settings, objective, train, data, out=out, recipe=recipe, resume=resume, after_epoch=after_epoch)
+    return fit_with(
+        settings, objective, train, data, out=out, recipe=recipe, measure=evaluate, resume=resume,
+        after_epoch=after_epoch,
+    )  # fmt: skip
 
 
 def place(objective: Objective, device: torch.device) -> Objective:
@@ -159,11 +164,11 @@ def fit_with(
     *,
     out: Path,
     recipe: dict[str, Any],
+    measure: Callable[..., dict[str, float]],
     resume: bool = False,
     weights: str = "none: a random start",
     after_epoch: AfterEpoch | None = None,
     optimizer: type[torch.optim.Adam] = torch.optim.Adam,
-    measure: Callable[..., dict[str, float]] = evaluate,
     monitor: str = "accuracy",
 ) -> Fit:
     """Train as the settings say, and keep the best epoch and the last in ``out``, with all that is needed to use them.

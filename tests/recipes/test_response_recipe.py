@@ -13,7 +13,7 @@ from kdlab import InputError
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, TeacherCache
 from kdlab.models import StudentCNN
-from kdlab.recipes import response
+from kdlab.recipes import few_labels, response
 from kdlab.recipes.few_labels import FewLabels, HiddenLabels
 from kdlab.recipes.response import Distillation, Settings, cached, distil, teach
 from kdlab.training import Supervised, load_model
@@ -370,14 +370,14 @@ def test_the_teacher_of_the_digits_is_trained_once(tmp_path, monkeypatch, calls)
 def fits(monkeypatch):
     """What each comparison hands to the training loop."""
     seen = []
-    original = response.fit
+    original = few_labels.fit
 
     def noted(objective, loader, **options):
         initial = {name: value.clone() for name, value in objective.student.state_dict().items()}
         seen.append({"objective": objective, "loader": loader, "initial": initial, **options})
         return original(objective, loader, **options)
 
-    monkeypatch.setattr(response, "fit", noted)
+    monkeypatch.setattr(few_labels, "fit", noted)
     return seen
 
 
