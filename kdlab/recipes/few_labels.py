@@ -195,4 +195,8 @@ class HiddenLabels(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         image, label, *rest = self.dataset[index]
-        return image, label if index in self.kept else LabelledCrossEntropy.UNLABELLED, *rest
+        return image, label if index in self.kept else self.hidden(label), *rest
+
+    def hidden(self, label: Any) -> Any:
+        """What stands in for a label that is not to be seen."""
+        return LabelledCrossEntropy.UNLABELLED

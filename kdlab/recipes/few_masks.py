@@ -1,6 +1,5 @@
 """The comparison behind chapters 04 and 05: a narrow student on scenes of which only a few have their mask."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from kdlab.distill import TeacherCache
 from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
 from kdlab.models import PSPNet
-from kdlab.recipes.few_labels import StudentRun
+from kdlab.recipes.few_labels import HiddenLabels, StudentRun
 from kdlab.recipes.response import CPU, Settings, cached, recipe_of
 from kdlab.recipes.segmentation import (
     NARROW_STUDENT,
@@ -133,16 +132,8 @@ def half_labelled(train: "HiddenMasks") -> Dataset:
     return Subset(train, [*images, *kept * more])
 
 
-class HiddenMasks(Dataset):
+class HiddenMasks(HiddenLabels):
     """The same samples, but only those of the given indices with their mask; the others' pixels all carry 255."""
 
-    def __init__(self, dataset: Dataset, kept: Iterable[int]) -> None:
-        self.dataset = dataset
-        self.kept = frozenset(kept)
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        image, mask, *rest = self.dataset[index]
-        return image, mask if index in self.kept else torch.full_like(mask, PixelCrossEntropy.IGNORE), *rest
+    def hidden(self, label: Any) -> Any:
+        return torch.full_like(label, PixelCrossEntropy.IGNORE)

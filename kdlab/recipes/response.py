@@ -1,4 +1,4 @@
-"""Response distillation: teach a teacher, distil a student, compare the student with and without."""
+"""Response distillation: teach a teacher, distil a student; and what every recipe trains with."""
 
 import hashlib
 import json
