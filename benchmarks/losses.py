@@ -14,9 +14,7 @@ kernels is not in it. The comparison with torchdistill wants a package that kdla
     pip install --no-deps torchdistill==1.1.5
 """
 
-import argparse
 import math
-import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -27,7 +25,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import Row, Run, compare, interleave, machine, peak_bytes, table, write_section, yes
+from timing import (
+    Parts,
+    Row,
+    Run,
+    command_line,
+    compare,
+    interleave,
+    peak_bytes,
+    yes,
+)
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils._pytree import tree_leaves, tree_map
@@ -453,38 +460,9 @@ def _to(device: str, batch: Any) -> Any:
     return [tensor.to(device) for tensor in batch]
 
 
-PARTS: dict[str, tuple[Callable[[str, int], list[Row]], int]] = {
+PARTS: Parts = {
     "time": (time, 25), "memory": (memory, 1), "step": (step, 40), "stop": (stop, 30), "compiled": (compiled, 15),
 }  # fmt: skip
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all", help="what to measure")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="all but compiled run on a CPU")
-    parser.add_argument("--repeats", type=int, help="timed rounds of every part, instead of its own number")
-    parser.add_argument("--write", action="store_true", help="keep the tables of all parts in benchmarks/RESULTS.md")
-    arguments = parser.parse_args()
-    everything = [name for name in PARTS if name != "compiled" or arguments.device == "cuda"]
-    chosen = everything if "all" in arguments.parts else arguments.parts
-    if arguments.repeats is not None and arguments.repeats < 1:
-        parser.error(f"--repeats is {arguments.repeats}; wanted: at least 1")
-    if arguments.write and chosen != everything:
-        parser.error("--write replaces the whole section, so it wants all parts: name none")
-    os.environ["TQDM_DISABLE"] = "1"
-    blocks = [machine(PACKAGES)]
-    if arguments.device == "cuda":
-        blocks[0] = blocks[0].replace("all on the CPU", f"all on {torch.cuda.get_device_name()}")
-    print(blocks[0], flush=True)
-    for name in chosen:
-        measure, repeats = PARTS[name]
-        torch.manual_seed(0)
-        rows = measure(arguments.device, arguments.repeats or repeats)
-        blocks.append(f"### {name}\n\n{measure.__doc__}\n\n{table(rows)}")
-        print(f"\n{blocks[-1]}", flush=True)
-    if arguments.write:
-        write_section("losses", "\n\n".join(blocks))
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, PARTS, PACKAGES, "losses", only_cuda=["compiled"])

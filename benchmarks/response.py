@@ -10,8 +10,6 @@ other's, so that smaller is better. The comparison of KDLoss wants a package tha
     pip install --no-deps torchdistill==1.1.5
 """
 
-import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,12 +17,21 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nbformat
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nbclient import NotebookClient
-from timing import Row, Run, compare, interleave, machine, seconds, spread, table, write_section, yes
+from timing import (
+    Parts,
+    Row,
+    Run,
+    command_line,
+    compare,
+    execute_notebook,
+    interleave,
+    seconds,
+    spread,
+    yes,
+)
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader, Dataset
@@ -46,11 +53,10 @@ BATCH = 64
 EPOCHS = 3  # in one timed run of the training step
 CALLS = 20  # of a loss in one timed run: few, so that most runs pass without an interruption
 PACKAGES = ["torch", "torchvision", "kdlab", "torchdistill"]
-TUTORIALS = Path(__file__).parents[1] / "tutorials"
 CHAPTERS = ["00_start_here", "01_response_distillation"]
 
 
-def step(repeats: int) -> list[Row]:
+def step(device: str, repeats: int) -> list[Row]:
     """A training step through Distiller and fit, and the same step written by hand."""
     train = load_digits().train
     torch.manual_seed(1)
@@ -104,7 +110,7 @@ def _train_by_hand(student: nn.Module, teacher: nn.Module, optimizer: Optimizer,
             optimizer.step()
 
 
-def cache(repeats: int) -> list[Row]:
+def cache(device: str, repeats: int) -> list[Row]:
     """An epoch with cached teacher logits, and one that runs DenseNet121 at each step."""
     train = load_digits().train
     teacher, _ = digits_teacher(load_digits())
@@ -140,7 +146,7 @@ def _compare_epochs(
     return [compare(f"{what} (goal: 4 times faster)", times["ours"], times["other"], at_most=0.25), same]
 
 
-def kdloss(repeats: int) -> list[Row]:
+def kdloss(device: str, repeats: int) -> list[Row]:
     """KDLoss forward and backward, and torchdistill's: its soft part, which leaves out the factor T²."""
     try:
         from torchdistill.losses.mid_level import KDLoss as Peer  # type: ignore[import-not-found]
@@ -177,7 +183,7 @@ def _forward_and_backward(loss: Callable[[Tensor, Tensor], Tensor], student: Ten
     loss(student, teacher).backward()
 
 
-def imports(repeats: int) -> list[Row]:
+def imports(device: str, repeats: int) -> list[Row]:
     """What importing kdlab adds to importing torch and torchvision, in a fresh Python each time."""
     lines = {"other": "", "kdlab": "import kdlab", "parts": "import kdlab.distill, kdlab.losses"}
     commands = {name: [sys.executable, "-c", f"import torch, torchvision; {line}"] for name, line in lines.items()}
@@ -195,7 +201,7 @@ def imports(repeats: int) -> list[Row]:
     return rows
 
 
-def slider(repeats: int) -> list[Row]:
+def slider(device: str, repeats: int) -> list[Row]:
     """From a new temperature to the new picture, at each of the slider's; the goal is for the slowest of them."""
     torch.manual_seed(0)
     data = load_digits()
@@ -216,13 +222,13 @@ def slider(repeats: int) -> list[Row]:
     return rows
 
 
-def chapters(repeats: int) -> list[Row]:
+def chapters(device: str, repeats: int) -> list[Row]:
     """Chapters 00 and 01 executed in the fast profile with an empty cache, then again with the cache that they left."""
     taken: dict[str, list[list[float]]] = {"empty": [], "full": []}
     for _ in range(repeats):
         with TemporaryDirectory() as folder:
             for cached in taken.values():
-                cached.append([seconds(partial(_execute, name, folder)) for name in CHAPTERS])
+                cached.append([seconds(partial(execute_notebook, name, folder)) for name in CHAPTERS])
     rows = []
     for state, limit in [("empty", 180), ("full", 60)]:
         times = np.array(taken[state])
@@ -233,11 +239,6 @@ def chapters(repeats: int) -> list[Row]:
         rows.append(Row(f"both, {state} cache", spread(both), goal=f"less than {limit} s", met=met))
     return rows
 
-
-def _execute(name: str, cache_folder: str) -> None:
-    notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(TUTORIALS)}})
-    client.execute(env={**os.environ, "KDLAB_CACHE": cache_folder, "KDLAB_PROFILE": "fast"})
 
 
 def _student(widths: tuple[int, ...]) -> StudentCNN:
@@ -261,34 +262,10 @@ def _fit(distiller: Distiller, loader: DataLoader, epochs: int) -> Run:
     )
 
 
-PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
+PARTS: Parts = {
     "step": (step, 15), "cache": (cache, 2), "kdloss": (kdloss, 200), "import": (imports, 4), "slider": (slider, 5),
     "chapters": (chapters, 1),
 }  # fmt: skip
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all", help="what to measure")
-    parser.add_argument("--repeats", type=int, help="timed rounds of every part, instead of its own number")
-    parser.add_argument("--write", action="store_true", help="keep the tables of all parts in benchmarks/RESULTS.md")
-    arguments = parser.parse_args()
-    chosen = list(PARTS) if "all" in arguments.parts else arguments.parts
-    if arguments.repeats is not None and arguments.repeats < 1:
-        parser.error(f"--repeats is {arguments.repeats}; wanted: at least 1")
-    if arguments.write and set(chosen) != set(PARTS):
-        parser.error("--write replaces the whole section, so it wants all parts: name none")
-    os.environ["TQDM_DISABLE"] = "1"
-    blocks = [machine(PACKAGES)]
-    print(blocks[0], flush=True)
-    for name in chosen:
-        measure, repeats = PARTS[name]
-        rows = measure(arguments.repeats or repeats)
-        blocks.append(f"### {name}\n\n{measure.__doc__}\n\n{table(rows)}")
-        print(f"\n{blocks[-1]}", flush=True)
-    if arguments.write:
-        write_section("response", "\n\n".join(blocks))
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, PARTS, PACKAGES, "response", devices=["cpu"])

@@ -9,22 +9,29 @@ Compared variants take turns; a table shows medians with their quartiles in brac
 so that smaller is better. The losses alone stand in benchmarks/losses.py.
 """
 
-import argparse
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import nbformat
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nbclient import NotebookClient
-from timing import Row, Run, compare, interleave, machine, peak_bytes, seconds, spread, table, write_section, yes
+from timing import (
+    Parts,
+    Row,
+    Run,
+    command_line,
+    compare,
+    execute_notebook,
+    interleave,
+    peak_bytes,
+    seconds,
+    spread,
+    yes,
+)
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
@@ -48,7 +55,6 @@ METHODS = {
     "MGD": PRESETS["mgd"],
 }
 PACKAGES = ["torch", "torchvision", "kdlab"]
-TUTORIALS = Path(__file__).parents[1] / "tutorials"
 CHAPTERS = ["04_channel_wise_distillation", "05_masked_generative_distillation"]
 
 
@@ -106,16 +112,11 @@ def chapters(device: str, repeats: int) -> list[Row]:
     rows, total = [], 0.0
     with TemporaryDirectory() as folder:
         for name in CHAPTERS:
-            taken = seconds(partial(_execute, name, folder))
+            taken = seconds(partial(execute_notebook, name, folder))
             total += taken
             rows.append(Row(name, f"{taken:.1f} s"))
     return [*rows, Row("both", f"{total:.1f} s", goal="less than 240 s", met=yes(total < 240))]
 
-
-def _execute(name: str, cache_folder: str) -> None:
-    notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(TUTORIALS)}})
-    client.execute(env={**os.environ, "KDLAB_CACHE": cache_folder, "KDLAB_PROFILE": "fast"})
 
 
 def _network(who: str, device: str) -> nn.Module:
@@ -209,34 +210,9 @@ def _macs(network: nn.Module, image: Tensor) -> float:
     return counter.get_total_flops() / 2
 
 
-PARTS: dict[str, tuple[Callable[[str, int], list[Row]], int]] = {
+PARTS: Parts = {
     "step": (step, 30), "parts": (parts, 30), "networks": (networks, 50), "chapters": (chapters, 1),
 }  # fmt: skip
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all", help="what to measure")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, help="timed rounds of every part, instead of its own number")
-    parser.add_argument("--write", action="store_true", help="keep the tables of all parts in benchmarks/RESULTS.md")
-    arguments = parser.parse_args()
-    chosen = list(PARTS) if "all" in arguments.parts else arguments.parts
-    if arguments.repeats is not None and arguments.repeats < 1:
-        parser.error(f"--repeats is {arguments.repeats}; wanted: at least 1")
-    if arguments.write and set(chosen) != set(PARTS):
-        parser.error("--write replaces the whole section, so it wants all parts: name none")
-    os.environ["TQDM_DISABLE"] = "1"
-    blocks = [machine(PACKAGES)]
-    print(blocks[0], flush=True)
-    for name in chosen:
-        measure, repeats = PARTS[name]
-        rows = measure(arguments.device, arguments.repeats or repeats)
-        blocks.append(f"### {name}\n\n{measure.__doc__}\n\n{table(rows)}")
-        print(f"\n{blocks[-1]}", flush=True)
-    if arguments.write:
-        write_section("segmentation" if arguments.device == "cpu" else "segmentation-cuda", "\n\n".join(blocks))
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, PARTS, PACKAGES, "segmentation")

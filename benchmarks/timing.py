@@ -1,5 +1,6 @@
 """Time variants of the same work side by side, and write what came out as markdown."""
 
+import argparse
 import json
 import os
 import platform
@@ -14,13 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from timeit import timeit
 
+import nbformat
 import numpy as np
 import torch
+from nbclient import NotebookClient
 from torch.profiler import ProfilerActivity, profile
 
 from kdlab.files import write_whole
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 Run = Callable[[], object]
 
@@ -35,6 +39,9 @@ class Row:
     ratio: str = ""
     goal: str = ""
     met: str = ""
+
+
+Parts = Mapping[str, tuple[Callable[[str, int], list[Row]], int]]
 
 
 def seconds(run: Run, calls: int = 1) -> float:
@@ -127,6 +134,58 @@ def write_section(name: str, text: str) -> None:
     whole = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
     whole, found = re.subn(f"{start}.*?{end}", lambda _: section, whole, flags=re.DOTALL)
     write_whole(RESULTS, (whole if found else f"{whole}\n{section}\n").encode())
+
+
+def execute_notebook(name: str, cache_folder: str) -> None:
+    """Run a chapter in the fast profile, with what it trains kept in that folder."""
+    notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(TUTORIALS)}})
+    client.execute(env={**os.environ, "KDLAB_CACHE": cache_folder, "KDLAB_PROFILE": "fast"})
+
+
+def command_line(
+    doc: str | None,
+    parts: Parts,
+    packages: Sequence[str],
+    section: str,
+    *,
+    devices: Sequence[str] = ("cpu", "cuda"),
+    only_cuda: Sequence[str] = (),
+) -> None:
+    """Measure the parts that the command names, print their tables, and keep them where that is asked for.
+
+    Args:
+        parts: by name, what measures from a device and a number of repeats, and how many repeats there are by default.
+        section: of RESULTS.md; on a GPU another one, so that neither replaces the other.
+        devices: where it can be measured.
+        only_cuda: the parts that are left out elsewhere, unless they are named.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*parts, "all"], default="all", help="what to measure")
+    parser.add_argument("--device", choices=devices, default="cpu", help="where (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, help="timed rounds of every part, instead of its own number")
+    parser.add_argument("--write", action="store_true", help="keep the tables of all parts in benchmarks/RESULTS.md")
+    arguments = parser.parse_args()
+    everything = [name for name in parts if name not in only_cuda or arguments.device == "cuda"]
+    chosen = everything if "all" in arguments.parts else arguments.parts
+    if arguments.repeats is not None and arguments.repeats < 1:
+        parser.error(f"--repeats is {arguments.repeats}; wanted: at least 1")
+    if arguments.write and set(chosen) != set(everything):
+        parser.error("--write replaces the whole section, so it wants all parts: name none")
+    os.environ["TQDM_DISABLE"] = "1"
+    blocks = [machine(packages)]
+    if arguments.device == "cuda":
+        blocks[0] = blocks[0].replace("all on the CPU", f"all on {torch.cuda.get_device_name()}")
+        section = f"{section}-cuda"
+    print(blocks[0], flush=True)
+    for name in chosen:
+        measure, repeats = parts[name]
+        torch.manual_seed(0)
+        rows = measure(arguments.device, arguments.repeats or repeats)
+        blocks.append(f"### {name}\n\n{measure.__doc__}\n\n{table(rows)}")
+        print(f"\n{blocks[-1]}", flush=True)
+    if arguments.write:
+        write_section(section, "\n\n".join(blocks))
 
 
 def _processor() -> str:
