@@ -13,26 +13,62 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from functools import partial
 
 import torch
 from torch import nn
 
 from kdlab.data import load_scenes
-from kdlab.recipes import few_masks, segmentation
+from kdlab.data.weather_photos import load_weather
+from kdlab.recipes import few_masks, perceptual, segmentation
+from kdlab.recipes import weather as weather_recipe
 from kdlab.recipes.zoo import ZOO
 from kdlab.training import ModelCard, load_model, pick_device, save_model
+from kdlab.training.restoration import restoration_metrics
 
 MOST_BYTES = 4 * 2**20
 
 
-def scenes_teacher() -> tuple[nn.Module, ModelCard, Callable[[nn.Module], dict[str, float]]]:
+Made = tuple[nn.Module, ModelCard, Callable[[nn.Module], dict[str, float]]]
+
+
+def scenes_teacher() -> Made:
     """The teacher of chapters 04 and 05: the narrow UPerNet."""
     data = load_scenes()
     teacher, card = few_masks.scenes_teacher(data, pick_device())
     return teacher, card, lambda model: segmentation.measure(model, data.test)
 
 
-MAKERS = {"scenes_teacher": scenes_teacher}
+def scenes_vgg() -> Made:
+    """What SCR and HCR compare images by: a quarter of VGG19's width, trained on the scenes."""
+    reader, card = perceptual.scenes_reader(pick_device())
+    data = load_scenes(mean=card.mean, std=card.std)
+    return reader, card, lambda model: perceptual.measure(model, data.test)
+
+
+def weather_teacher(weather: str) -> Made:
+    """A teacher of chapters 07 to 09: the narrow MSBDN of one weather."""
+    teacher, card = weather_recipe.weather_teacher(weather, pick_device())
+    test = load_weather(variants=1).test.only([weather])
+    return teacher, card, lambda model: restoration_metrics(model, test)
+
+
+def weather_student(method: str) -> Made:
+    """A student of chapter 09: the narrow MSBDN of all three weathers."""
+    student, card = weather_recipe.weather_student(method, pick_device())
+    test = load_weather(variants=1).test
+    return student, card, lambda model: restoration_metrics(model, test)
+
+
+MAKERS: dict[str, Callable[[], Made]] = {
+    "scenes_teacher": scenes_teacher,
+    "scenes_vgg": scenes_vgg,
+    "haze_teacher": partial(weather_teacher, "haze"),
+    "rain_teacher": partial(weather_teacher, "rain"),
+    "snow_teacher": partial(weather_teacher, "snow"),
+    "weather_from_scratch": partial(weather_student, "from scratch"),
+    "weather_two_stages": partial(weather_student, "two stages"),
+}
 
 
 def make(name: str) -> None:

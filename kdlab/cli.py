@@ -1,4 +1,4 @@
-"""The command line: ``kdlab teach``, ``distill``, ``evaluate``, ``predict`` and ``doctor``.
+"""The command line: ``kdlab teach``, ``distill``, ``evaluate``, ``predict``, ``restore`` and ``doctor``.
 
 The commands are in :mod:`kdlab.commands`, and in ``parsers`` there what each can be told.
 """
@@ -54,6 +54,8 @@ def _run(args: argparse.Namespace) -> int:
             from kdlab.commands.evaluate import evaluate as command
         case "predict":
             from kdlab.commands.predict import predict as command
+        case "restore":
+            from kdlab.commands.restore import restore_images as command
         case _:
             from kdlab.doctor import report
 

@@ -24,7 +24,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     Raises:
         InputError: the disk is full, or the place cannot be written.
     """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        if own.data_ptr() in seen:  # a module that stands in two places; the format wants each tensor by itself
+            own = own.clone()
+        seen.add(own.data_ptr())
+        contiguous[name] = own
     write_whole(path, save(contiguous, metadata={"kdlab": json.dumps(meta)}))
 
 

@@ -20,7 +20,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from kdlab.commands import parsers
 from kdlab.commands.methods import BASES, dense_distillation
-from kdlab.commands.predict_masks import PALETTE, distinct_names
+from kdlab.commands.outputs import distinct_names
+from kdlab.commands.predict_masks import PALETTE
 from kdlab.data import scenes
 from kdlab.files import load_tensors
 from kdlab.models import PSPNet, StudentCNN

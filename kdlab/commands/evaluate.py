@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from kdlab.commands.inputs import METRICS, check_classes, load_data, load_masks, task_of
+from kdlab.commands.evaluate_restorer import evaluate_restorer
+from kdlab.commands.inputs import METRICS, check_classes, check_split, load_data, load_masks, task_of
+from kdlab.commands.options import option
 from kdlab.data import ImageSplits
 from kdlab.data.masks import IGNORE
 from kdlab.errors import InputError
@@ -23,6 +25,7 @@ from kdlab.training import (
     segmentation_metrics,
 )
 
+BATCH_SIZE = 32
 CONFUSIONS = 10  # that are shown, the most frequent ones
 
 
@@ -31,7 +34,16 @@ def evaluate(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     model, card = load_model(args.model)
     model.to(device)
-    if task_of(model) == "segmentation":
+    task = task_of(model)
+    useless = ("batch_size",) if task == "restoration" else ("weather", "per_image")
+    for name in useless:
+        if getattr(args, name) is not None:
+            raise InputError(
+                f"{option(name)} was given, but the model is for {task}, which has no use for it. Leave it out."
+            )
+    if task == "restoration":
+        evaluate_restorer(args, model, card)
+    elif task == "segmentation":
         _evaluate_segmenter(args, model, card)
     else:
         _evaluate_classifier(args, model, card)
@@ -93,9 +105,8 @@ def _evaluate_segmenter(args: argparse.Namespace, model: nn.Module, card: ModelC
 
 
 def _loader(args: argparse.Namespace, data: ImageSplits) -> DataLoader:
-    if args.split == "test" and data.test_is_val:
-        raise InputError(f"--split test was given, but {data.name} has no test/. Use --split val, or make a test/.")
-    return DataLoader(getattr(data, args.split), args.batch_size, num_workers=args.workers)
+    check_split(args, data)
+    return DataLoader(getattr(data, args.split), args.batch_size or BATCH_SIZE, num_workers=args.workers)
 
 
 def _counting(loader: Iterable, pixels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,8 @@
 """The images that a command was given, with their labels or masks, and whether they fit a model."""
 
+import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -8,10 +10,15 @@ from torch import nn
 from kdlab.data import ImageSplits, load_digits, load_folders, load_segmentation
 from kdlab.data.images import printable
 from kdlab.data.masks import NAMED
+from kdlab.data.pair_folders import load_pairs
+from kdlab.data.weather_photos import load_weather
 from kdlab.errors import InputError
+from kdlab.models import MSBDN
 from kdlab.models.segmentation import Segmenter
 
-METRICS = {"miou": "mIoU", "mdice": "mDice"}  # as they are written; the others are words
+# As they are written; the others are words.
+METRICS = {"miou": "mIoU", "mdice": "mDice", "psnr": "PSNR", "ssim": "SSIM"}
+WEATHER = "weather"  # the built-in pairs
 
 
 def load_data(
@@ -24,8 +31,13 @@ def load_data(
     """The splits of DATA with labels: the word "digits", or a folder. What is None is the data's own.
 
     Raises:
-        InputError: whatever :func:`kdlab.data.load_folders` refuses; augmentation of digits; a set of masks.
+        InputError: whatever :func:`kdlab.data.load_folders` refuses; augmentation of digits; a set of masks or pairs.
     """
+    if source == WEATHER and not Path(source).exists():
+        raise InputError(
+            "weather has a clean image for each image and no labels, which is for restoration; wanted for "
+            "classification: digits, or a folder with train/CLASS/ and val/CLASS/."
+        )
     if source in NAMED and not Path(source).exists():
         raise InputError(
             f"{source} has a mask for each image, which is for segmentation; wanted for classification: digits, or a "
@@ -53,12 +65,14 @@ def load_masks(
         who: "teacher" or "model", whichever knows these ``classes``: a folder's masks have numbers and no names.
 
     Raises:
-        InputError: whatever :func:`kdlab.data.load_segmentation` refuses; digits; other classes than those.
+        InputError: whatever :func:`kdlab.data.load_segmentation` refuses; digits; pairs; other classes than those.
     """
-    if source == "digits":
+    other = {"digits": ("a label", "classification"), WEATHER: ("a clean image", "restoration")}
+    if source in other:
+        what, task = other[source]
         raise InputError(
-            "digits has a label for each image and no masks, which is for classification; wanted for segmentation: "
-            f"{', '.join(NAMED)}, or a folder with images/ and masks/ (./digits is a folder of that name)."
+            f"{source} has {what} for each image and no masks, which is for {task}; wanted for segmentation: "
+            f"{', '.join(NAMED)}, or a folder with images/ and masks/ (./{source} is a folder of that name)."
         )
     if source in NAMED or classes is None:
         data = load_segmentation(source, size=size, mean=mean, std=std)
@@ -71,6 +85,27 @@ def load_masks(
         raise InputError(f"{error}\nThe {who} knows {len(classes)} classes: {names(classes)}.") from error
 
 
+def load_restoration(source: str, crop: int | None = None, *, only_judged: bool = False) -> ImageSplits:
+    """The splits of DATA with clean images: the word "weather", or a folder.
+
+    Args:
+        crop: of the training images; None: the data's own.
+        only_judged: whether the training images will do without the variants that take seconds to draw.
+
+    Raises:
+        InputError: whatever :func:`load_pairs` and :func:`load_weather` refuse; a built-in set of another task.
+    """
+    if source == "digits" or source in NAMED:
+        raise InputError(
+            f"{source} has no clean image for each image, which restoration wants: weather, or a folder with "
+            f"train/WEATHER/ and val/WEATHER/ (./{source} is a folder of that name)."
+        )
+    size = {} if crop is None else {"crop": crop}
+    if source != WEATHER:
+        return load_pairs(source, **size)
+    return replace(load_weather(variants=1), name=WEATHER) if only_judged else load_weather(**size)
+
+
 def check_classes(who: str, known: Sequence[str], data: ImageSplits) -> None:
     """Refuse data whose classes are not those that a model knows, in their order."""
     if tuple(known) != data.classes:
@@ -80,8 +115,16 @@ def check_classes(who: str, known: Sequence[str], data: ImageSplits) -> None:
         )
 
 
+def check_split(args: argparse.Namespace, data: ImageSplits) -> None:
+    """Refuse --split test where there is none."""
+    if args.split == "test" and data.test_is_val:
+        raise InputError(f"--split test was given, but {data.name} has no test/. Use --split val, or make a test/.")
+
+
 def task_of(model: nn.Module) -> str:
     """The --task that made a model."""
+    if isinstance(model, MSBDN):
+        return "restoration"
     return "segmentation" if isinstance(model, Segmenter) else "classification"
 
 

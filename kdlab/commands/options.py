@@ -11,22 +11,33 @@ from kdlab.errors import InputError
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "teach": {
         "classification": {
-            "epochs": 20, "lr": 1e-3, "one_cycle": True, "batch_size": 32, "patience": None, "augment": False,
+            "epochs": 20, "lr": 1e-3, "one_cycle": True, "batch_size": 32, "patience": None, "image_size": None,
+            "mean": None, "std": None, "weights": "auto", "augment": False,
         },
         "segmentation": {
-            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "narrow": False,
-            "monitor": "miou",
+            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
+            "mean": None, "std": None, "weights": "auto", "narrow": False, "monitor": "miou",
+        },
+        "restoration": {
+            "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,
+            "width": None, "crop": None, "warm_up": None, "weather": None,
         },
     },
     "distill": {
         "classification": {
-            "epochs": 500, "lr": 1e-4, "one_cycle": False, "batch_size": 4, "patience": 30, "augment": False,
-            "temperature": 2.0, "alpha": 0.7, "drop_rate": 0.2, "widths": [[32, 64, 128, 256]], "classes": None,
+            "epochs": 500, "lr": 1e-4, "one_cycle": False, "batch_size": 4, "patience": 30, "image_size": None,
+            "mean": None, "std": None, "augment": False, "temperature": 2.0, "alpha": 0.7, "drop_rate": 0.2,
+            "widths": [[32, 64, 128, 256]], "classes": None,
         },
         "segmentation": {
-            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "narrow": False,
-            "monitor": "miou", "weights": "auto", "preset": None, "method": None, "layer": None, "weight": None,
-            "temperature": None, "mask_ratio": None,
+            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
+            "mean": None, "std": None, "narrow": False, "monitor": "miou", "weights": "auto", "preset": None,
+            "method": None, "layer": None, "weight": None, "temperature": None, "mask_ratio": None,
+        },
+        "restoration": {
+            "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,
+            "width": None, "crop": None, "warm_up": None, "collation": None, "ckt": None, "reconstruction": None,
+            "scr": None, "hcr": None, "detach": None, "positive": None, "negatives": None, "features": "auto",
         },
     },
 }  # fmt: skip
@@ -36,15 +47,17 @@ def settle_task(args: argparse.Namespace) -> None:
     """Fill in the task's defaults.
 
     Raises:
-        InputError: an option that only the other task has.
+        InputError: an option that only other tasks have.
     """
     by_task = DEFAULTS.get(args.command, {})
-    for task, defaults in by_task.items():
+    for defaults in by_task.values():
         foreign = sorted(vars(args).keys() & defaults.keys() - by_task[args.task].keys())
         if foreign:
+            owners = [task for task, own in by_task.items() if own.keys() >= set(foreign)]
             raise InputError(
-                f"{', '.join(map(option, foreign))} was given, which only {task} has; the task is {args.task}. "
-                f"Leave it out, or say --task {task}."
+                f"{', '.join(map(option, foreign))} was given, which only {' and '.join(owners)} "
+                f"{'have' if len(owners) > 1 else 'has'}; the task is {args.task}. "
+                f"Leave it out, or say --task {' or '.join(owners)}."
             )
     if by_task:
         vars(args).update(by_task[args.task] | vars(args))
@@ -65,16 +78,19 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="for classification a folder with train/CLASS/ and val/CLASS/, perhaps test/CLASS/, full of images; or "
         "the word digits: 1,797 built-in ones (./digits is a folder of that name). For segmentation a folder with "
         "images/ and masks/ in train/ and val/, perhaps test/ (a mask is a PNG of class numbers, called like its "
-        "image; 255 means ignore); or scenes, built in; or pets or voc, where torchvision has put them into ./data",
+        "image; 255 means ignore); or scenes, built in; or pets or voc, where torchvision has put them into ./data. "
+        "For restoration a folder with train/WEATHER/ and val/WEATHER/, perhaps test/WEATHER/, each with degraded "
+        "images and clean ones as a public set has them (such as input/ and target/), or with lists of pairs in "
+        "meta/train/WEATHER.json and meta/valid/WEATHER.json; or weather, built in",
     )
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
-        choices=("classification", "segmentation"),
+        choices=("classification", "segmentation", "restoration"),
         default="classification",
-        help="one class for an image, or one for each pixel (default: %(default)s)",
+        help="one class for an image, one for each pixel, or an image without its weather (default: %(default)s)",
     )
 
 
@@ -82,6 +98,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, required=True, metavar="M", help="what teach or distill made: the folder, or a file in it"
     )
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("table", "csv", "json"), default="table", help="of the result (default: %(default)s)"
     )
@@ -128,16 +147,20 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
     add(
         "--image-size",
         type=whole(32),
+        default=argparse.SUPPRESS,
         metavar="N",
-        help=f"pixels; the largest central square of an image is scaled to N x N, N at least 32 (default: {size})",
+        help=f"pixels; the largest central square of an image is scaled to N x N, N at least 32 (default: {size}); "
+        "not for restoration",
     )
     for name in ("--mean", "--std"):
         add(
             name,
             type=numbers(float),
             nargs="+",
+            default=argparse.SUPPRESS,
             metavar="R,G,B",
-            help=f"of red, green and blue, for pixels in 0 to 1, such as 0.5,0.5,0.5 (default: {moment})",
+            help=f"of red, green and blue, for pixels in 0 to 1, such as 0.5,0.5,0.5 (default: {moment}); "
+            "not for restoration",
         )
 
 
@@ -151,7 +174,11 @@ def add_loading(parser: argparse.ArgumentParser, default: str, batch_size: objec
         metavar="N",
         help="processes that load images; 0 loads them in this one (default: %(default)s)",
     )
-    add(
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda", "mps"),
         default="auto",
@@ -161,8 +188,10 @@ def add_loading(parser: argparse.ArgumentParser, default: str, batch_size: objec
 
 def default_of(command: str, name: str) -> str:
     """What --help says of a default."""
-    own, other = ("never" if defaults[name] is None else defaults[name] for defaults in DEFAULTS[command].values())
-    return f"(default: {own})" if own == other else f"(default: {own}, for segmentation {other})"
+    first, *others = DEFAULTS[command]
+    values = {task: "never" if own[name] is None else own[name] for task, own in DEFAULTS[command].items()}
+    other_values = [f"for {task} {values[task]}" for task in others if values[task] != values[first]]
+    return f"(default: {', '.join([str(values[first]), *other_values])})"
 
 
 # --- values of options -----------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from pathlib import Path
 from kdlab import __version__
 from kdlab.commands.options import (
     add_data,
+    add_device,
+    add_format,
     add_images,
     add_loading,
     add_model,
@@ -17,9 +19,11 @@ from kdlab.commands.options import (
     numbers,
     whole,
 )
+from kdlab.commands.restoration_options import add_restorer, add_two_stages
 
 PRESETS = ("cwd-logits", "cwd-logits-mmrazor", "cwd-features", "mgd")
 METHODS = ("cwd", "mgd", "kd", "at", "hard")
+TILE = 512  # of an image of more than a megapixel
 UNSET = argparse.SUPPRESS  # for what depends on the task: settle_task sees what was given
 Add = Callable[..., argparse.ArgumentParser]
 
@@ -38,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kdlab {__version__}")
     add = partial(_add_command, parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
-    for add_command in (_add_teach, _add_distill, _add_evaluate, _add_predict, _add_doctor):
+    for add_command in (_add_teach, _add_distill, _add_evaluate, _add_predict, _add_restore, _add_doctor):
         add_command(add)
     return parser
 
@@ -73,29 +77,42 @@ def _add_teach(add: Add) -> None:
         "DATA --out T [options]",
         "train or fine-tune the teacher",
         description=(
-            """Train or fine-tune the teacher: DenseNet121 (7 million parameters), or for segmentation UPerNet on
-            ConvNeXt-Tiny (59 million). After each epoch it is judged on the validation images: T/best.safetensors is
-            the epoch of highest accuracy, or mIoU (of equal ones that of lower loss), T/last.safetensors the latest.
-            Both carry classes, image size, mean and std, so that no later command has to be told.""",
+            """Train or fine-tune the teacher: DenseNet121 (7 million parameters), for segmentation UPerNet on
+            ConvNeXt-Tiny (59 million), for restoration MSBDN (29 million). After each epoch it is judged on the
+            validation images: T/best.safetensors is the epoch of highest accuracy, mIoU or PSNR (of equal ones that of
+            lower loss), T/last.safetensors the latest. Both carry classes, image size, mean and std, so that no later
+            command has to be told.""",
         ),
         examples=(
             "pets/ --out runs/teacher --epochs 10 --batch-size 16 --augment",
             "roads/ --task segmentation --out runs/segmenter --lr 1e-4 --batch-size 8",
             "scenes --task segmentation --narrow --out runs/narrow --lr 3e-3 --batch-size 32",
+            "outdoors/ --task restoration --weather haze --out runs/haze --batch-size 32",
+            "weather --task restoration --weather haze --narrow --out runs/haze --epochs 40 --lr 4e-3 --batch-size 4",
         ),
     )
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="T", help="folder for the teacher")
     add_task(parser)
-    _add_weights(parser, default="auto")
+    _add_weights(parser, "; not for restoration")
+    _add_narrow(parser, "for segmentation 1.2 million parameters, for restoration 1.8")
     rate = (
         "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. A random start bears "
-        "3e-3, ImageNet's weights rather want 1e-4"
+        "3e-3, ImageNet's weights rather want 1e-4. For restoration it is that of a batch of 16 and grows in "
+        "proportion to the batch"
     )
     add_training(parser, "teach", rate)
     add_images(parser, size="224, or 32 for digits and 64 for scenes", moment="the training images'")
     _add_augment(parser.add_argument_group("for --task classification"))
-    _add_segmentation(parser.add_argument_group("for --task segmentation"), "1.2 million parameters")
+    _add_monitor(parser.add_argument_group("for --task segmentation"))
+    restorer = parser.add_argument_group("for --task restoration")
+    restorer.add_argument(
+        "--weather",
+        default=UNSET,
+        metavar="W",
+        help="train a teacher of this weather alone (default: one network for all that DATA has)",
+    )
+    add_restorer(restorer)
 
 
 def _add_distill(add: Add) -> None:
@@ -112,25 +129,31 @@ def _add_distill(add: Add) -> None:
             cross-entropy + weight * the method's loss: cwd compares where each channel is active, mgd generates the
             teacher's features from masked ones, kd compares the logits pixel by pixel, at attention maps, and hard
             takes the teacher's decision for a label. Best is the epoch of highest mIoU.""",
+            """For restoration there is a teacher for each weather, and teachers and student are MSBDN (29 million
+            parameters). In the first stage the student learns from the teachers: their restored images, their features
+            in a common space (CKT), and to leave the degraded image behind (SCR). In the second it learns from the
+            clean images (L1 and HCR). Best is the epoch of highest PSNR.""",
         ),
         examples=(
             "pets/ --teacher runs/teacher --out runs/student --temperature 4 --epochs 50 --batch-size 32",
             "roads/ --task segmentation --teacher runs/segmenter --out runs/small --preset cwd-logits",
             "scenes --task segmentation --narrow --teacher runs/narrow --out runs/tiny --method mgd --weight 2e-3",
+            "outdoors/ --task restoration --teacher haze=runs/haze --teacher rain=runs/rain --out runs/all --width 8",
         ),
     )
     add_data(parser)
     parser.add_argument(
         "--teacher",
-        type=Path,
-        required=True,
+        action="append",
         metavar="T",
         help="what `kdlab teach` made (the folder, or a file in it); for classification also a plain state_dict of "
         "DenseNet121 (.pt, .pth, .safetensors), from which no code is run: give the --image-size, --mean and --std "
-        "that it was trained with",
+        "that it was trained with. For restoration WEATHER=T, such as haze=runs/haze, once for each weather of DATA; "
+        "only without a first stage (--collation 0) none is wanted",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="S", help="folder for the student")
     add_task(parser)
+    _add_narrow(parser, "for segmentation 0.5 million parameters, for restoration 1.8")
     parser.add_argument(
         "--temperature",
         type=float,
@@ -138,7 +161,10 @@ def _add_distill(add: Add) -> None:
         metavar="X",
         help="above 0; 2 to 4 is usual (default: 2.0, for segmentation the preset's); only of kd and cwd",
     )
-    rate = "Adam's learning rate; for segmentation AdamW's highest one, in one cycle"
+    rate = (
+        "Adam's learning rate; for segmentation AdamW's highest one, in one cycle; for restoration Adam's highest one, "
+        "of a batch of 16, from which it grows in proportion to the batch"
+    )
     add_training(parser, "distill", rate)
     otherwise = "for a plain state_dict"
     add_images(
@@ -206,8 +232,14 @@ def _add_distill(add: Add) -> None:
         metavar="X",
         help="only of mgd: the share of positions that are masked (default: 0.75)",
     )
-    _add_weights(segmenter, default=UNSET)
-    _add_segmentation(segmenter, "0.5 million parameters")
+    _add_weights(segmenter)
+    _add_monitor(segmenter)
+
+    restorer = parser.add_argument_group(
+        "for --task restoration", "Defaults are the published ones, and with --narrow those of the course."
+    )
+    add_restorer(restorer)
+    add_two_stages(restorer)
 
 
 def _add_evaluate(add: Add) -> None:
@@ -220,18 +252,25 @@ def _add_evaluate(add: Add) -> None:
             class, and which classes it takes for which. Of a segmenter: mIoU, mDice, pixel accuracy and cross-entropy,
             and the IoU of each class. The validation images have chosen the best epoch and flatter it a little; the
             test images have chosen nothing.""",
+            """Of a restorer: PSNR (in dB) and SSIM, in colour (RGB) and on brightness (Y), which gives higher numbers,
+            for each weather that DATA has, and the mean of these. Images are whole and of their own size.""",
         ),
         examples=(
             "digits --model runs/student --split test --format json",
             "roads/ --model runs/small --format csv",
+            "weather --model runs/all --split test --per-image quality.csv",
         ),
     )
     add_data(parser)
     add_model(parser)
+    add_format(parser)
     parser.add_argument(
         "--split", choices=("val", "test", "train"), default="val", help="which images (default: %(default)s)"
     )
-    add_loading(parser, "(default: %(default)s)", batch_size=32)
+    add_loading(parser, "(default: 32); a restorer takes one", batch_size=None)
+    restorer = parser.add_argument_group("for a restorer")
+    restorer.add_argument("--weather", metavar="W", help="only the images in this weather (default: all)")
+    restorer.add_argument("--per-image", type=Path, metavar="FILE", help="write a CSV file with a row for each image")
 
 
 def _add_predict(add: Add) -> None:
@@ -252,8 +291,9 @@ def _add_predict(add: Add) -> None:
             "photos/ --model runs/small --out masks/",
         ),
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, or folders to search")
+    _add_image_files(parser)
     add_model(parser)
+    add_format(parser)
     parser.add_argument(
         "--top-k", type=whole(1), metavar="K", help="classes to name for each image (default: 1); only of a classifier"
     )
@@ -265,6 +305,43 @@ def _add_predict(add: Add) -> None:
         "masks, which has to be given",
     )
     add_loading(parser, "(default: 32); only of a classifier, a segmenter takes one", batch_size=None)
+
+
+def _add_restore(add: Add) -> None:
+    parser = add(
+        "restore",
+        "IMAGES... --model M --out FOLDER [options]",
+        "take rain, haze and snow out of images",
+        description=(
+            """Images may be of any size and kind. For each, NAME_restored.png is written into the folder --out, of the
+            image's own size; of several images called NAME, the second is NAME_2. Whatever cannot be used is named on
+            stderr and left out; the exit status is 0 if any image could be used, else 2.""",
+        ),
+        examples=("photos/ more/rex.jpg --model runs/all --out restored/ --side-by-side",),
+    )
+    _add_image_files(parser)
+    add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the restored images")
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="also write NAME_compared.png, the image on the left and what it became on the right (default: off)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=whole(0),
+        metavar="N",
+        help="restore in overlapping squares of N x N pixels, so that a large image does not fill the memory; 0: "
+        f"always the whole image (default: {TILE} for images of more than a megapixel, else the whole)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=whole(0),
+        default=32,
+        metavar="N",
+        help="pixels that neighbouring tiles share, at most half of a tile (default: %(default)s)",
+    )
+    add_device(parser)
 
 
 def _add_doctor(add: Add) -> None:
@@ -280,16 +357,30 @@ def _add_doctor(add: Add) -> None:
     )
 
 
-# --- options of teach and distill ------------------------------------------------------------------------------------
+# --- options of two commands -----------------------------------------------------------------------------------------
 
 
-def _add_weights(parser: argparse._ActionsContainer, default: str) -> None:
+def _add_image_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, or folders to search")
+
+
+def _add_weights(parser: argparse._ActionsContainer, note: str = "") -> None:
     parser.add_argument(
         "--weights",
         choices=("auto", "imagenet", "none"),
-        default=default,
+        default=UNSET,
         help="start from ImageNet's weights (downloaded once), from random ones (none), or auto: from ImageNet's where "
-        "they can be had (default: auto)",
+        f"they can be had (default: auto){note}",
+    )
+
+
+def _add_narrow(parser: argparse._ActionsContainer, size: str) -> None:
+    parser.add_argument(
+        "--narrow",
+        action="store_true",
+        default=UNSET,
+        help=f"train the small network of the course instead ({size}), which a CPU bears; it starts at random "
+        "(default: off); not for classification",
     )
 
 
@@ -302,14 +393,7 @@ def _add_augment(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_segmentation(parser: argparse._ActionsContainer, size: str) -> None:
-    parser.add_argument(
-        "--narrow",
-        action="store_true",
-        default=UNSET,
-        help=f"train the small network of the course instead ({size}), which a CPU bears; it starts at random "
-        "(default: off)",
-    )
+def _add_monitor(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--monitor",
         choices=("miou", "mdice"),

@@ -41,6 +41,11 @@ def predict(args: argparse.Namespace) -> int:
     """Name the classes of image files, or of their pixels, in a table, CSV or JSON."""
     device = pick_device(args.device)
     model, card = load_model(args.model)
+    if task_of(model) == "restoration":
+        raise InputError(
+            f"the model in {args.model} is a restorer, which knows weather and no classes. For images without their "
+            "weather use `kdlab restore`."
+        )
     segmenter = task_of(model) == "segmentation"
     (check_mask_options if segmenter else _check_class_options)(args, card)
     paths, skipped = find_images(args.images)

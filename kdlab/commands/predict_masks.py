@@ -1,7 +1,6 @@
 """What ``kdlab predict`` makes with a segmenter: a mask and an overlay for each image."""
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
+from kdlab.commands.outputs import as_png, distinct_names, make_folder
 from kdlab.data import Skipped
 from kdlab.data.images import printable, try_open
 from kdlab.errors import InputError
@@ -56,17 +56,7 @@ def check_mask_options(args: argparse.Namespace, card: ModelCard) -> None:
             raise InputError(f"{name} was given, but the model is a segmenter, which has no use for it. Leave it out.")
     if args.out is None:
         raise InputError("the model is a segmenter, which writes masks; wanted: --out FOLDER for them.")
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError(f"--out {args.out} is a file; wanted: a folder for the masks.")
-    out = args.out.resolve()
-    if any(
-        out.is_relative_to(path.resolve()) if path.is_dir() else out == path.resolve().parent for path in args.images
-    ):
-        raise InputError(f"--out {args.out} is where the images are, and masks are images too. Name another folder.")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {args.out} cannot be made: {error.strerror}. Name another folder.") from error
+    make_folder(args.out, args.images, "masks")
 
 
 @torch.inference_mode()
@@ -93,8 +83,8 @@ def predict_masks(
         mask = Image.fromarray(answer)
         mask.putpalette(PALETTE)
         name = f"{names[path]}_mask.png"
-        write_whole(args.out / name, _png(mask))
-        write_whole(args.out / f"{names[path]}_overlay.png", _png(Image.blend(image, mask.convert("RGB"), alpha=0.5)))
+        write_whole(args.out / name, as_png(mask))
+        write_whole(args.out / f"{names[path]}_overlay.png", as_png(Image.blend(image, mask.convert("RGB"), alpha=0.5)))
         shares = np.bincount(answer.reshape(-1), minlength=len(card.classes)) / answer.size
         rows.append([printable(path), name, *shares.tolist()])
     return pd.DataFrame(rows, columns=["file", "mask", *card.classes]), skipped
@@ -115,20 +105,6 @@ def decide(logits: Float[Tensor, "k _ _"], height: int, width: int) -> UInt8[Ten
     return answer
 
 
-def distinct_names(paths: list[Path]) -> dict[Path, str]:
-    """A name for each file: its own without the suffix, and where that is taken, a number behind it."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        name, number = path.stem, 1
-        while name.casefold() in taken:  # some file systems know no capitals
-            number += 1
-            name = f"{path.stem}_{number}"
-        taken.add(name.casefold())
-        names[path] = name
-    return names
-
-
 def _colour(number: int) -> tuple[int, int, int]:
     """The colour of Pascal VOC's masks: the number's bits, dealt out to red, green and blue from the highest down."""
     red, green, blue = (
@@ -138,9 +114,3 @@ def _colour(number: int) -> tuple[int, int, int]:
 
 
 PALETTE = [level for number in range(256) for level in _colour(number)]
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="png")
-    return file.getvalue()

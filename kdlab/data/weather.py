@@ -133,11 +133,11 @@ def draw_weather(name: str, image: Image, generator: torch.Generator, depth: Map
         case "haze":
             height, width = image.shape[1:]
             depth = synthetic_depth(height, width, generator) if depth is None else depth
-            return add_haze(image, depth, beta=0.8 + 1.6 * first, airlight=0.7 + 0.25 * second)
+            return add_haze(image, depth, beta=0.5 + first, airlight=0.7 + 0.25 * second)
         case "rain":
-            return add_rain(image, generator, 0.5 + 1.5 * first, -25 + 50 * second, 0.3 + 0.35 * third)
+            return add_rain(image, generator, 0.5 + 1.5 * first, -25 + 50 * second, 0.4 + 0.4 * third)
         case "snow":
-            return add_snow(image, generator, 0.5 + 1.5 * first, 0.7 + 0.8 * second, 0.05 + 0.2 * third)
+            return add_snow(image, generator, 0.3 + 0.7 * first, 0.7 + 0.8 * second, 0.05 + 0.1 * third)
         case _:
             raise InputError(unknown("weather", name, WEATHERS))
 

@@ -15,7 +15,7 @@ from kdlab.distill.connectors import (
 )
 from kdlab.distill.distiller import Distiller, Teacher
 from kdlab.distill.online import MutualDistiller, SelfDistiller
-from kdlab.distill.schedules import Cosine, Until, WarmUp
+from kdlab.distill.schedules import Cosine, From, Until, WarmUp
 from kdlab.distill.taps import Tap, Taps
 from kdlab.distill.term import Term
 
@@ -24,6 +24,7 @@ __all__ = [
     "Cosine",
     "Distiller",
     "Each",
+    "From",
     "Indexed",
     "MutualDistiller",
     "Normalize",

@@ -251,6 +251,11 @@ class Distiller(nn.Module):
         seen = images if teacher.sees is None else teacher.sees(images, labels)
         if teacher.part is not None:
             seen = seen[teacher.part(images, labels)]
+            if len(seen) == 0:
+                raise InputError(
+                    f"no sample of this batch is teacher {name!r}'s part. Draw batches that hold some for every "
+                    "teacher, as kdlab.data.StratifiedBatches does."
+                )
         _, read = self._teacher_readers[name](teacher.model, seen)
         return {self._key(name, tap): value for tap, value in read.items()}
 

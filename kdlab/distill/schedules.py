@@ -71,6 +71,27 @@ class Until:
         return self.weight if epoch < self.epoch else 0.0
 
 
+@dataclass(frozen=True)
+class From:
+    """Nothing up to an epoch, then the weight: until then the term is not computed.
+
+    Args:
+        weight: at least 0.
+        epoch: the first epoch with the term, counted from 0.
+    """
+
+    weight: float
+    epoch: int
+
+    def __post_init__(self) -> None:
+        check_weight("weight", self.weight)
+        if self.epoch < 1:
+            raise InputError(f"epoch is {self.epoch}; wanted: at least 1, or the weight itself in place of a schedule.")
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        return self.weight if epoch >= self.epoch else 0.0
+
+
 def check_weight(name: str, weight: float) -> None:
     """Refuse a weight that is negative or not finite.
 

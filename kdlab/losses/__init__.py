@@ -5,10 +5,12 @@ from kdlab.losses.dense import CWDLoss, MGDLoss, PixelCrossEntropy
 from kdlab.losses.feature import ABLoss, ATLoss, FTLoss, HintLoss, OFDLoss, ReviewKDLoss, VIDLoss, ofd_margin
 from kdlab.losses.relation import FSPLoss, PKTLoss, RKDLoss, SPLoss
 from kdlab.losses.response import DISTLoss, DKDLoss, DMLLoss, KDLoss, LabelledCrossEntropy
+from kdlab.losses.restoration import CKTLoss, HCRLoss, SCRLoss
 
 __all__ = [
     "ABLoss",
     "ATLoss",
+    "CKTLoss",
     "CRDLoss",
     "CWDLoss",
     "DISTLoss",
@@ -16,6 +18,7 @@ __all__ = [
     "DMLLoss",
     "FSPLoss",
     "FTLoss",
+    "HCRLoss",
     "HintLoss",
     "KDLoss",
     "LabelledCrossEntropy",
@@ -25,6 +28,7 @@ __all__ = [
     "PixelCrossEntropy",
     "RKDLoss",
     "ReviewKDLoss",
+    "SCRLoss",
     "SPLoss",
     "VIDLoss",
     "ofd_margin",

@@ -14,7 +14,6 @@ from kdlab.losses import inputs
 from kdlab.losses.inputs import at_least_float32, comparable, usable
 
 SLICE_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG19's relu1_1 to relu5_1
-Positive = Literal["teacher", "target"]
 Negatives = Literal["paired", "same_weather"]
 Images = Float[Tensor, "n 3 h w"]
 
@@ -32,6 +31,8 @@ class CKTLoss(nn.Module):
             does not stop it; at small layers and high rates the common space then shrinks in spite of PFV, and the loss
             with it, which teaches nothing.
 
+    :attr:`shrunk_to` says what has become of the space: far below 1, it has collapsed.
+
     Shapes: projected maps (n, c, h, w) of one size. Returns a scalar in the units of the maps, the mean over all
     elements. Half precision is compared in float32, under autocast too.
 
@@ -42,21 +43,72 @@ class CKTLoss(nn.Module):
     Multi-contrastive Regularization, CVPR 2022. The published weight is 1.
     """
 
+    first: Tensor
+    last: Tensor
+
     def __init__(self, detach: bool = False) -> None:
         super().__init__()
         self.detach = detach
+        self.register_buffer("first", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(()))
+
+    @property
+    def shrunk_to(self) -> float:
+        """The mean size of the teacher's projections at the last training step, as a share of that at the first one."""
+        return (self.last / self.first).item() if self.first else 1.0
 
     def forward(self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
         mine, its = comparable(student, teacher, "n c h w")
         if not self.detach:
             its = at_least_float32(teacher).to(mine.dtype)
+        if self.training:
+            with torch.no_grad():  # on the device: nobody waits for the numbers
+                self.last.copy_(its.abs().mean())
+                self.first.copy_(torch.where(self.first > 0, self.first, self.last))
         return F.l1_loss(mine, its)
 
     def extra_repr(self) -> str:
         return f"detach={self.detach}"
 
 
-class SCRLoss(nn.Module):
+class _Contrast(nn.Module):
+    """What SCR and HCR share. The frozen features move along with the loss, and are no part of its state."""
+
+    features: nn.Module
+
+    def __init__(self, features: nn.Module, weights: Sequence[float], eps: float) -> None:
+        super().__init__()
+        inputs.positive(eps=eps)
+        if not weights or min(weights) < 0 or not any(weights):
+            raise InputError(f"weights is {tuple(weights)}; wanted: one for each map, at least 0 and not all 0.")
+        self.__dict__["features"] = features
+        self.weights, self.eps = tuple(weights), eps
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "_Contrast":
+        self.features._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def _contrast(self, restored: Tensor, wanted: Tensor, degraded: Tensor, all_pairs: bool) -> Tensor:
+        comparable(restored, wanted, "n c h w")
+        comparable(restored, degraded, "n c h w")
+        with torch.no_grad():  # one pass for both
+            fixed = self.features(torch.cat([wanted, degraded]).to(restored.dtype))
+        maps = self.features(restored)
+        if len(maps) != len(self.weights):
+            raise InputError(
+                f"the features are {len(maps)} maps and there are {len(self.weights)} weights; wanted: one for each."
+            )
+        total = restored.new_zeros((), dtype=torch.float32)
+        with torch.autocast(restored.device.type, enabled=False):
+            for weight, mine, others in zip(self.weights, maps, fixed, strict=True):
+                anchor = at_least_float32(mine)
+                positives, negatives = others.to(anchor.dtype).chunk(2)
+                away = mean_distance_of_all_pairs(anchor, negatives) if all_pairs else F.l1_loss(anchor, negatives)
+                total = total + weight * F.l1_loss(anchor, positives) / (away + self.eps)
+        return total
+
+
+class SCRLoss(_Contrast):
     r"""Compare a restored image with what it should be, in relation to what it was: soft contrastive regularisation.
 
     .. math:: \mathcal L = \sum_i w_i \frac{d(\phi_i(a), \phi_i(p))}{d(\phi_i(a), \phi_i(n)) + \epsilon}
@@ -65,21 +117,20 @@ class SCRLoss(nn.Module):
     positive and n the degraded input. Only the student's image gets a gradient.
 
     Args:
-        features: a frozen module from images to a sequence of maps, one for each weight.
+        features: a frozen module from images to a sequence of maps, one for each weight. Several losses may share it.
         weights: of the maps; those of VGG19's relu1_1 to relu5_1 by default.
-        positive: "teacher" takes the teacher's restored image, as the paper draws it; "target" the clean image, as the
-            released code does.
         negatives: "paired" compares each image with its own input; "same_weather" with all inputs of the batch, which
             for a term of one teacher are those of its weather, as the paper draws it.
         eps: in the denominator; the official 1e-7. A student that starts as the identity has a distance of 0 to its
             input, and the ratio explodes; 1e-2 is mild.
 
     Shapes: ``student`` is the pair of restored and degraded images, (n, 3, h, w) in 0 to 1; a term taps both as
-    ``[Tap(""), Tap("", "input")]``. ``teacher`` and ``target`` are images of the same shape. Returns a scalar without
+    ``[Tap(""), Tap("", "input")]``. ``teacher`` is the positive, of the same shape: the teacher's
+    restored images, as the paper draws it, or the clean ones, as the released code has it. Returns a scalar without
     unit. The distances are computed in float32; the network runs in what its parameters, or autocast, have.
 
     Raises:
-        InputError: no pair; shapes that differ; another number of maps than weights; no target where it is wanted.
+        InputError: no pair; shapes that differ; another number of maps than weights.
 
     Source: as :class:`CKTLoss`. The published weight is 0.1.
     """
@@ -88,32 +139,23 @@ class SCRLoss(nn.Module):
         self,
         features: nn.Module,
         weights: Sequence[float] = SLICE_WEIGHTS,
-        positive: Positive = "teacher",
         negatives: Negatives = "paired",
         eps: float = 1e-7,
     ) -> None:
-        super().__init__()
-        _check(weights, eps)
-        if positive not in get_args(Positive):
-            raise InputError(unknown("positive", str(positive), get_args(Positive)))
+        super().__init__(features, weights, eps)
         if negatives not in get_args(Negatives):
             raise InputError(unknown("kind of negatives", str(negatives), get_args(Negatives)))
-        self.features = features
-        self.weights, self.eps = tuple(weights), eps
-        self.positive, self.negatives = positive, negatives
+        self.negatives = negatives
 
-    def forward(self, student: Sequence[Images], teacher: Images, target: Images | None = None) -> Float[Tensor, ""]:
+    def forward(self, student: Sequence[Images], teacher: Images) -> Float[Tensor, ""]:
         restored, degraded = _two(student, "SCRLoss")
-        if self.positive == "target" and target is None:
-            raise InputError("SCRLoss(positive='target') got no target; wanted: the clean images.")
-        wanted = teacher if self.positive == "teacher" or target is None else target
-        return _contrast(self, restored, wanted, degraded, all_pairs=self.negatives == "same_weather")
+        return self._contrast(restored, teacher, degraded, all_pairs=self.negatives == "same_weather")
 
     def extra_repr(self) -> str:
-        return f"positive={self.positive!r}, negatives={self.negatives!r}, eps={self.eps}"
+        return f"negatives={self.negatives!r}, eps={self.eps}"
 
 
-class HCRLoss(nn.Module):
+class HCRLoss(_Contrast):
     r"""Compare restored images with the clean ones, in relation to every degraded one: hard contrastive regularisation.
 
     .. math:: \mathcal L = \sum_i w_i \frac{d(\phi_i(a), \phi_i(p))}{D_i + \epsilon},
@@ -136,14 +178,11 @@ class HCRLoss(nn.Module):
     """
 
     def __init__(self, features: nn.Module, weights: Sequence[float] = SLICE_WEIGHTS, eps: float = 1e-7) -> None:
-        super().__init__()
-        _check(weights, eps)
-        self.features = features
-        self.weights, self.eps = tuple(weights), eps
+        super().__init__(features, weights, eps)
 
     def forward(self, student: Sequence[Images], teacher: Images) -> Float[Tensor, ""]:
         restored, degraded = _two(student, "HCRLoss")
-        return _contrast(self, restored, teacher, degraded, all_pairs=True)
+        return self._contrast(restored, teacher, degraded, all_pairs=True)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}"
@@ -175,26 +214,6 @@ class _AllPairs(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None
 
 
-def _contrast(loss: Any, restored: Tensor, wanted: Tensor, degraded: Tensor, all_pairs: bool) -> Tensor:
-    comparable(restored, wanted, "n c h w")
-    comparable(restored, degraded, "n c h w")
-    with torch.no_grad():  # one pass for both
-        fixed = loss.features(torch.cat([wanted, degraded]).to(restored.dtype))
-    maps = loss.features(restored)
-    if len(maps) != len(loss.weights):
-        raise InputError(
-            f"the features are {len(maps)} maps and there are {len(loss.weights)} weights; wanted: one for each."
-        )
-    total = restored.new_zeros((), dtype=torch.float32)
-    with torch.autocast(restored.device.type, enabled=False):
-        for weight, mine, others in zip(loss.weights, maps, fixed, strict=True):
-            anchor = at_least_float32(mine)
-            positives, negatives = others.to(anchor.dtype).chunk(2)
-            away = mean_distance_of_all_pairs(anchor, negatives) if all_pairs else F.l1_loss(anchor, negatives)
-            total = total + weight * F.l1_loss(anchor, positives) / (away + loss.eps)
-    return total
-
-
 def _two(images: Sequence[Tensor], loss: str) -> Sequence[Tensor]:
     if isinstance(images, Tensor) or len(images) != 2:
         raise InputError(
@@ -204,9 +223,3 @@ def _two(images: Sequence[Tensor], loss: str) -> Sequence[Tensor]:
     for single in images:
         usable(single, "student", "n c h w")
     return images
-
-
-def _check(weights: Sequence[float], eps: float) -> None:
-    inputs.positive(eps=eps)
-    if not weights or min(weights) < 0 or not any(weights):
-        raise InputError(f"weights is {tuple(weights)}; wanted: one for each map, at least 0 and not all 0.")

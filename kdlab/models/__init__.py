@@ -9,11 +9,13 @@ from kdlab.errors import InputError, unknown
 from kdlab.models.classification import StudentCNN, densenet121
 from kdlab.models.restoration import MSBDN
 from kdlab.models.segmentation import PSPNet, UPerNet
+from kdlab.models.vgg import VGGReader, VGGSlices
 
-__all__ = ["MSBDN", "PSPNet", "StudentCNN", "UPerNet", "build_model", "densenet121"]
+__all__ = ["MSBDN", "PSPNet", "StudentCNN", "UPerNet", "VGGReader", "VGGSlices", "build_model", "densenet121"]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "MSBDN": MSBDN, "PSPNet": PSPNet, "StudentCNN": StudentCNN, "UPerNet": UPerNet, "densenet121": densenet121,
+    "MSBDN": MSBDN, "PSPNet": PSPNet, "StudentCNN": StudentCNN, "UPerNet": UPerNet, "VGGReader": VGGReader,
+    "densenet121": densenet121,
 }  # fmt: skip
 
 

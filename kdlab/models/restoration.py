@@ -28,6 +28,8 @@ class MSBDN(nn.Module):
 
     Args:
         width: channels at the full size, doubled at each smaller one; an even number. The published network has 16.
+        residual: whether the output is added to the images. The published network's is not; a narrow one then spends
+            its first thousand steps on learning to copy.
 
     Shapes: RGB images in 0 to 1, (n, 3, h, w) of at least 2x2 pixels, to the same; nothing keeps the output in 0 to 1.
     Other sizes than multiples of 16 are padded by reflection and cropped again.
@@ -42,11 +44,11 @@ class MSBDN(nn.Module):
 
     TAPS = ("encoder_dense.2", "encoder_dense.3", "encoder_fuse.3", "bottleneck")
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, residual: bool = False) -> None:
         super().__init__()
         if width < 2 or width % 2:
             raise InputError(f"width is {width}; wanted: an even number, such as 16 (the published one) or 8.")
-        self.width = width
+        self.width, self.residual = width, residual
         c = [width * 2**level for level in range(5)]
         self.conv_input = ReflectedConv(3, c[0], kernel=11)
         self.down = nn.ModuleList(ReflectedConv(c[i], c[i + 1], stride=2) for i in range(4))
@@ -58,7 +60,7 @@ class MSBDN(nn.Module):
         self.decoder_dense = nn.ModuleList(Dense(c[i]) for i in reversed(range(4)))
         self.decoder_fuse = nn.ModuleList(Fuse(c[i], 4 - i, finer=False) for i in reversed(range(4)))
         self.conv_output = ReflectedConv(c[0], 3)
-        self.architecture = {"name": "MSBDN", "width": width}
+        self.architecture = {"name": "MSBDN", "width": width, "residual": residual}
 
     @property
     def tap_channels(self) -> tuple[int, ...]:
@@ -81,7 +83,8 @@ class MSBDN(nn.Module):
             coarse = F.interpolate(up(x), skip.shape[2:], mode="bilinear", align_corners=False)
             x = fuse(dense(coarse + skip) - coarse, memory)
             memory.append(_first_half(x))
-        return self.conv_output(x)[:, :, :height, :width]
+        restored = self.conv_output(x)[:, :, :height, :width]
+        return images + restored if self.residual else restored
 
 
 def padded(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c _ _"]:

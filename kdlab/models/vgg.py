@@ -1,6 +1,9 @@
 """VGG19 up to its fifth stage, as maps to compare images by."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import VGG19_Weights
@@ -10,6 +13,7 @@ from kdlab.errors import InputError
 from kdlab.models.weights import Weights, pretrained
 
 ENDS = (2, 7, 12, 21, 30)  # of the slices, in torchvision's features: relu1_1, relu2_1, relu3_1, relu4_1, relu5_1
+FULL_WIDTH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, red, green, blue
 
 
@@ -22,14 +26,16 @@ class VGGSlices(nn.Module):
     Args:
         weights: "imagenet", "none", or "auto" for ImageNet's where they can be had. With a random start the maps still
             tell images apart, but by nothing that was learnt.
+        width: channels of the first map; ImageNet's weights are for 64. 16 takes a sixteenth of the work.
         normalise: whether the images, in 0 to 1, are first normalised as ImageNet's were. The two-stage system's
             released code does not, although its network was trained so.
 
     Shapes: images (n, 3, h, w) in 0 to 1, of at least 16x16 pixels, to five maps: 64 channels at the full size, 128 at
-    1/2, 256 at 1/4, 512 at 1/8 and 512 at 1/16, sizes rounded down.
+    1/2, 256 at 1/4, 512 at 1/8 and 512 at 1/16 (all for a width of 64), sizes rounded down.
 
     Raises:
-        InputError: "imagenet" that cannot be had; in forward, images below 16x16.
+        InputError: "imagenet" that cannot be had, or with another width; a width below 1; in forward, images below
+            16x16.
 
     Source: Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015,
     arXiv:1409.1556.
@@ -38,10 +44,12 @@ class VGGSlices(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, weights: Weights = "auto", normalise: bool = True) -> None:
+    def __init__(self, weights: Weights = "auto", normalise: bool = True, width: int = FULL_WIDTH) -> None:
         super().__init__()
-        found, self.weights_used = pretrained("VGG19", weights, _imagenet)
-        layers = found if found is not None else _layers()
+        if width < 1 or (weights == "imagenet" and width != FULL_WIDTH):
+            raise InputError(f"width is {width}; wanted: from 1 up, and {FULL_WIDTH} for the weights 'imagenet'.")
+        found, self.weights_used = pretrained("VGG19", weights if width == FULL_WIDTH else "none", _imagenet)
+        layers = found if found is not None else _layers(width)
         self.slices = nn.ModuleList(layers[start:end] for start, end in zip((0, *ENDS[:-1]), ENDS, strict=True))
         self.normalise = normalise
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -65,13 +73,21 @@ class VGGSlices(nn.Module):
         return maps
 
 
-def _layers() -> nn.Sequential:
-    """torchvision's layers up to relu5_1; none works in place, since each slice's map is kept."""
-    layers = make_layers(cfgs["E"])[: ENDS[-1]]
+def _layers(width: int = FULL_WIDTH) -> nn.Sequential:
+    """torchvision's layers up to relu5_1, at random; none works in place, since each slice's map is kept."""
+    channels = [size if isinstance(size, str) else _scaled(size, width) for size in cfgs["E"]]
+    layers = make_layers(channels)[: ENDS[-1]]
     for index, layer in enumerate(layers):
         if isinstance(layer, nn.ReLU):
             layers[index] = nn.ReLU()
+        elif isinstance(layer, nn.Conv2d):  # as torchvision starts it: nothing fades through sixteen layers
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]  # there is one
     return layers
+
+
+def _scaled(channels: int, width: int) -> int:
+    return max(1, channels * width // FULL_WIDTH)
 
 
 def _imagenet() -> nn.Sequential:
@@ -80,3 +96,28 @@ def _imagenet() -> nn.Sequential:
     named = {name.removeprefix("features."): value for name, value in trained.items() if name.startswith("features.")}
     layers.load_state_dict({name: value for name, value in named.items() if int(name.split(".")[0]) < ENDS[-1]})
     return layers
+
+
+class VGGReader(nn.Module):
+    """A segmenter that reads all five maps of VGG19's slices by a 1x1 convolution each, and trains them so.
+
+    What each map has learnt to tell apart is then what images are compared by: see :class:`VGGSlices`.
+
+    Args:
+        classes: of the pixels.
+        width: of the slices, which start at random.
+
+    Shapes: images (n, 3, h, w) in 0 to 1, of at least 16x16 pixels, to logits (n, classes, h, w).
+    """
+
+    def __init__(self, classes: int, width: int = FULL_WIDTH) -> None:
+        super().__init__()
+        self.slices = VGGSlices("none", width=width).requires_grad_(True)
+        channels = [_scaled(one, width) for one in (64, 128, 256, 512, 512)]
+        self.classifiers = nn.ModuleList(nn.Conv2d(one, classes, 1) for one in channels)
+        self.architecture: dict[str, Any] = {"name": "VGGReader", "classes": classes, "width": width}
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k h w"]:
+        maps = zip(self.classifiers, self.slices(images), strict=True)
+        logits = [F.interpolate(classify(one), images.shape[2:], mode="bilinear") for classify, one in maps]
+        return torch.stack(logits).sum(dim=0)

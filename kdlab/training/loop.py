@@ -67,7 +67,7 @@ def fit(
 
     Args:
         objective: a :class:`Distiller`, a :class:`Supervised`, or any module that returns named losses.
-        loader: yields the objective's arguments.
+        loader: yields the objective's arguments. A batch sampler that has ``set_epoch`` is told each epoch, from 0.
         scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps.
         evaluate: from the student to named metrics, once an epoch.
         monitor: the one metric that says which epoch is best: the highest; for "loss", the lowest. Among epochs of
@@ -110,6 +110,9 @@ def fit(
             began = time.perf_counter()
             epoch = len(rows)
             seed_everything(seed + 1_000_003 * epoch, loader)
+            tell = getattr(loader.batch_sampler, "set_epoch", None)
+            if tell is not None:
+                tell(epoch)
             row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
             row |= _epoch(objective, loader, optimizer, scheduler, device, precision, epoch, epochs, bar)
             _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))

@@ -13,6 +13,6 @@ class Supervised(nn.Module):
         self.student = student
         self.task = task
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    def forward(self, images: Tensor, labels: Any) -> dict[str, Any]:
         loss = self.task(self.student(images), labels)
         return {"task": loss, "total": loss}

@@ -4,12 +4,13 @@ import socket
 import sys
 from importlib import util
 
+import numpy as np
 import pytest
 import torch
 
 import kdlab.data.photos as photos
 from kdlab import InputError
-from kdlab.data.photos import FILES, SPLITS, TILE, list_tiles, load_photograph, load_photographs
+from kdlab.data.photos import FILES, SPLITS, TILE, list_tiles, load_depth, load_photograph, load_photographs
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,55 @@ def test_each_photograph_is_in_one_split(everything):
         assert all(torch.equal(pixels, everything[name]) for name, pixels in part.items())
 
 
+def test_the_photograph_with_a_true_depth_is_kept_for_the_test():
+    assert SPLITS["test"] == ("cat", "motorcycle")
+    assert (len(SPLITS["train"]), SPLITS["val"]) == (8, ("coffee",))
+
+
+# --- depth ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_depth_is_a_number_from_0_to_1_for_every_pixel(no_network):
+    depth = load_depth("motorcycle")
+    assert depth.shape == (1, *load_photograph("motorcycle").shape[1:])
+    assert depth.dtype == torch.float32
+    assert torch.isfinite(depth).all()
+    assert (depth.min(), depth.max()) == (0, 1)
+
+
+def test_the_floor_in_front_and_the_motorcycle_are_nearer_than_the_walls():
+    depth = load_depth("motorcycle")[0]
+    floor, motorcycle, wall = depth[470:490, 100:600], depth[230:260, 200:420], depth[30:70, 100:300]
+    assert floor.max() < 0.1
+    assert motorcycle.median() < 0.1
+    assert wall.median() > 0.4
+
+
+def test_what_the_second_camera_did_not_see_has_the_depth_of_what_is_to_its_left():
+    """The disparity from the file, looked at pixel by pixel in a few rows."""
+    depth = load_depth("motorcycle")[0]
+    with np.load(photos._folder_of("skimage", "motorcycle") / "skimage/data/motorcycle_disp.npz") as archive:
+        known = torch.from_numpy(np.isfinite(archive["arr_0"]))
+    for row in range(0, 500, 50):
+        seen = known[row].nonzero().flatten().tolist()
+        for column in range(seen[0], known.shape[1]):
+            if not known[row, column]:
+                assert depth[row, column] == depth[row, column - 1]
+
+
+def test_it_is_depth_and_not_disparity():
+    """One over what the file has, so that a haze that follows it is physical: linear to within the scale's ends."""
+    depth = load_depth("motorcycle")[0]
+    with np.load(photos._folder_of("skimage", "motorcycle") / "skimage/data/motorcycle_disp.npz") as archive:
+        disparity = torch.from_numpy(archive["arr_0"])
+    known = torch.isfinite(disparity)
+    correlation = torch.corrcoef(torch.stack([depth[known], 1 / disparity[known]]))[0, 1]
+    assert correlation > 1 - 1e-5
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
 def test_the_tiles_of_the_splits_share_no_pixel_and_every_photograph_is_in_all(everything):
     used = {name: torch.zeros(pixels.shape[1:], dtype=torch.int) for name, pixels in everything.items()}
     for split in ("train", "val", "test"):
@@ -84,6 +134,18 @@ def test_an_unknown_name_is_told_with_the_nearest():
 def test_an_unknown_split_is_told(load):
     with pytest.raises(InputError, match="unknown split 'trian'. Did you mean 'train'"):
         load("trian")
+
+
+@pytest.mark.parametrize("name", ["cat", "motorcyle", ""])
+def test_a_photograph_without_depth_is_told_which_has_one(name):
+    with pytest.raises(InputError, match=f"photograph '{name}' has no known depth; wanted: 'motorcycle'"):
+        load_depth(name)
+
+
+def test_a_depth_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "_folder_of", lambda module, name: tmp_path)
+    with pytest.raises(InputError, match=r"motorcycle_disp.npz is missing. Install scikit-image anew"):
+        load_depth("motorcycle")
 
 
 @pytest.mark.parametrize(("name", "package"), [("cat", "scikit-image"), ("china", "scikit-learn")])

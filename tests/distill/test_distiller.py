@@ -245,6 +245,14 @@ def test_a_learning_connector_of_the_teacher_needs_a_reconstruction_which_is_in_
     assert back.weight.grad.abs().sum() > 0
 
 
+def test_a_batch_without_a_teachers_part_is_refused():
+    teachers = {f"of_{label}": Teacher(student(), part=lambda x, y, label=label: y == label) for label in range(4)}
+    terms = [Term(f"kd_{name}", KDLoss(), "classifier", "classifier", of=name) for name in teachers]
+    d = Distiller(student(), teachers, terms, nn.CrossEntropyLoss())
+    with pytest.raises(InputError, match=r"no sample of this batch is teacher 'of_3's part.*StratifiedBatches"):
+        d(IMAGES, LABELS)
+
+
 def test_several_teachers_each_with_its_own_input_and_part():
     rain, haze = Stages(), Stages()
     d = stages(

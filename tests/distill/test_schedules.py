@@ -3,7 +3,7 @@
 import pytest
 
 from kdlab import InputError
-from kdlab.distill import Cosine, Until, WarmUp
+from kdlab.distill import Cosine, From, Until, WarmUp
 
 
 def test_warming_up_is_linear_and_then_constant():
@@ -21,6 +21,11 @@ def test_until_stops_at_its_epoch():
     assert [Until(3.0, epoch=2)(epoch, 9) for epoch in (0, 1.99, 2, 5)] == [3.0, 3.0, 0.0, 0.0]
 
 
+def test_from_starts_at_its_epoch_where_until_stops():
+    weights = [(From(3.0, epoch=2)(epoch, 9), Until(5.0, epoch=2)(epoch, 9)) for epoch in (0, 1.99, 2, 5)]
+    assert weights == [(0.0, 5.0), (0.0, 5.0), (3.0, 0.0), (3.0, 0.0)]
+
+
 @pytest.mark.parametrize(
     ("build", "said"),
     [
@@ -28,6 +33,8 @@ def test_until_stops_at_its_epoch():
         (lambda: WarmUp(1.0, epochs=0), "epochs is 0"),
         (lambda: Cosine(1.0, end=float("inf")), "end is inf"),
         (lambda: Until(1.0, epoch=0), "epoch is 0.*leave the term out"),
+        (lambda: From(1.0, epoch=0), "epoch is 0.*the weight itself"),
+        (lambda: From(-1.0, epoch=1), "weight is -1.0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(build, said):

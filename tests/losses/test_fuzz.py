@@ -28,6 +28,7 @@ from kdlab import InputError
 from kdlab.losses import (
     ABLoss,
     ATLoss,
+    CKTLoss,
     CRDLoss,
     CWDLoss,
     DISTLoss,
@@ -35,6 +36,7 @@ from kdlab.losses import (
     DMLLoss,
     FSPLoss,
     FTLoss,
+    HCRLoss,
     HintLoss,
     KDLoss,
     LabelledCrossEntropy,
@@ -44,6 +46,7 @@ from kdlab.losses import (
     PKTLoss,
     ReviewKDLoss,
     RKDLoss,
+    SCRLoss,
     SPLoss,
     VIDLoss,
     ofd_margin,
@@ -162,6 +165,7 @@ class Case:
     classes: Callable[[Sizes], int] | None = None  # of a last argument: class indices, or places in a data set
     unlabelled: int | None = None  # the number of one without a class
     targets: Callable[[Sizes], tuple[int, ...]] = lambda s: (s.n,)  # the shape of that argument
+    fixed: int = 0  # how many of the student's tensors, the last ones, get no gradient
 
 
 def logits(pick: Pick, s: Sizes) -> list[Any]:
@@ -194,6 +198,18 @@ def stages(pick: Pick, s: Sizes) -> list[Any]:
 
 def pair(pick: Pick, s: Sizes) -> list[Any]:
     return [[s.map, s.map2], [(s.n, s.c, s.h2, s.w2), (s.n, s.c2, s.h, s.w)]]
+
+
+def restored(pick: Pick, s: Sizes) -> list[Any]:
+    images = (s.n, 3, s.h, s.w)
+    return [[images, images], images]
+
+
+class TwoMaps(nn.Module):
+    """Maps of an image, for the losses that compare images by a frozen network's."""
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images.relu(), images.flip(1) / 2]
 
 
 def ofd(pick: Pick, s: Sizes) -> nn.Module:
@@ -244,6 +260,15 @@ CASES = {
     "RKDLoss": Case(lambda p, s: RKDLoss(p.weight(), p.of(50.0, 1e-3, bad=(-1.0,))), embeddings, several_samples),
     "SPLoss": Case(lambda p, s: SPLoss(), any_features, several_samples),
     "PKTLoss": Case(lambda p, s: PKTLoss(), embeddings, several_samples),
+    "CKTLoss": Case(lambda p, s: CKTLoss(detach=True), one_map),
+    "SCRLoss": Case(
+        lambda p, s: SCRLoss(
+            TwoMaps(), (0.5, p.of(1.0, 0.0, bad=(-1.0, math.nan))), p.of("paired", "same_weather", bad=("all",)),
+            p.positive(1e-7),
+        ),
+        restored, fixed=1,
+    ),
+    "HCRLoss": Case(lambda p, s: HCRLoss(TwoMaps(), (1.0, 0.25), p.positive(1e-7)), restored, fixed=1),
     "CRDLoss": Case(
         lambda p, s: CRDLoss(
             s.c, s.c2, samples=9, dim=p.of(4, 1), negatives=p.of(5, 1, 20), temperature=p.positive(0.07, 0.01),
@@ -315,7 +340,7 @@ def test_a_finite_value_or_a_sentence(name, data):
         spoil(pick, spoilt, pick.of(*givens))
     tensors = [one.made() for one in givens]
     sides = tree_unflatten(tensors, structure)
-    of_student = len(tree_leaves(inputs[0]))
+    of_student = len(tree_leaves(inputs[0])) - case.fixed
     checked = pick.of(*[False] * 9, True)
     torch.manual_seed(0)
 

@@ -59,7 +59,15 @@ def test_half_the_width_is_a_quarter_of_the_network():
     half = build_model({"name": "MSBDN", "width": 8})
     assert count(half) == 7_183_497
     assert half.tap_channels == (32, 64, 128, 128)
-    assert half.architecture == {"name": "MSBDN", "width": 8}
+    assert half.architecture == {"name": "MSBDN", "width": 8, "residual": False}
+
+
+@torch.no_grad()
+def test_a_residual_network_adds_its_output_to_the_images(narrow):
+    residual = MSBDN(4, residual=True).eval()
+    residual.load_state_dict(narrow.state_dict())
+    images = torch.rand(1, 3, 37, 40)
+    torch.testing.assert_close(residual(images), images + narrow(images))
 
 
 @torch.no_grad()

@@ -38,6 +38,24 @@ def test_the_maps_are_those_of_torchvisions_network(monkeypatch):
         torch.testing.assert_close(maps, x)
 
 
+def test_a_quarter_of_the_width_is_a_sixteenth_of_the_network():
+    narrow = VGGSlices("auto", width=16)
+    assert sum(p.numel() for p in narrow.parameters()) < 12_944_960 / 15
+    assert [one.shape[1] for one in narrow(torch.rand(1, 3, 16, 16))] == [16, 32, 64, 128, 128]
+    assert "random start" in narrow.weights_used
+
+
+def test_nothing_fades_on_the_way_through_a_random_start(slices):
+    sizes = [one.abs().mean() for one in slices(torch.rand(1, 3, 64, 64))]
+    assert min(sizes) > max(sizes) / 100
+
+
+@pytest.mark.parametrize(("weights", "width"), [("none", 0), ("imagenet", 16)])
+def test_an_impossible_width_is_refused(weights, width):
+    with pytest.raises(InputError, match=f"width is {width}"):
+        VGGSlices(weights, width=width)
+
+
 def test_normalising_is_imagenets(slices):
     image = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 16, 16)
     raw = VGGSlices("none", normalise=False)

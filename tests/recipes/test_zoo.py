@@ -4,10 +4,14 @@ import pytest
 import torch
 
 from kdlab.data import Scenes
+from kdlab.data.weather import WEATHERS
+from kdlab.data.weather_photos import load_weather
+from kdlab.recipes import perceptual
 from kdlab.recipes.few_masks import TEACHER_SCENES
 from kdlab.recipes.segmentation import measure
 from kdlab.recipes.zoo import ZOO, load_from_zoo
 from kdlab.training import load_model
+from kdlab.training.restoration import restoration_metrics
 
 NAMES = sorted(path.stem for path in ZOO.glob("*.safetensors"))
 
@@ -35,6 +39,27 @@ def test_the_teacher_of_the_scenes_meets_its_metric_and_has_not_seen_the_test_sc
     measured = measure(teacher, Scenes("test", mean=card.mean, std=card.std))
     assert measured["miou"] == pytest.approx(card.metrics["miou"], abs=0.002)
     assert card.recipe["data"] == f"scenes-{TEACHER_SCENES}"
+
+
+def test_what_images_are_compared_by_has_learnt_to_tell_the_scenes_apart():
+    reader, card = perceptual.scenes_reader()
+    measured = perceptual.measure(reader, Scenes("test", mean=card.mean, std=card.std))
+    assert measured["miou"] == pytest.approx(card.metrics["miou"], abs=0.002)
+    assert measured["miou"] > 0.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*(f"{weather}_teacher" for weather in WEATHERS), *(f"weather_{how}" for how in ("from_scratch", "two_stages"))],
+)
+def test_a_restorer_meets_its_metric_on_photographs_that_it_has_not_seen(name):
+    found = load_from_zoo(name)
+    assert found is not None
+    model, card = found
+    test = load_weather(variants=1).test.only(card.classes)
+    measured = restoration_metrics(model, test)
+    assert measured["psnr"] == pytest.approx(card.metrics["psnr"], abs=0.05)
+    assert measured["psnr"] > restoration_metrics(torch.nn.Identity(), test)["psnr"] + 2
 
 
 def test_it_is_made_again_where_that_is_asked_for(monkeypatch):

@@ -19,6 +19,15 @@ from kdlab.models import StudentCNN
 from kdlab.training import ModelCard, load_model, load_weights, save_model
 
 
+def test_a_tensor_that_stands_in_two_places_is_saved_twice(tmp_path):
+    one = torch.arange(6.0).view(2, 3)
+    save_tensors(tmp_path / "both", {"here": one, "there": one, "empty": torch.empty(0), "too": torch.empty(0)}, {})
+    tensors, _ = load_tensors(tmp_path / "both")
+    assert torch.equal(tensors["here"], one)
+    assert torch.equal(tensors["there"], one)
+    assert set(tensors) == {"here", "there", "empty", "too"}
+
+
 def small(classes=3):
     return StudentCNN(classes, (4, 4, 4, 4))
 

@@ -593,3 +593,30 @@ def test_an_unknown_monitor_is_named_when_resuming_too(tmp_path, options):
     train(epochs=1, out=tmp_path, card=card())
     with pytest.raises(InputError, match="monitor is 'acuracy'"):
         train(monitor="acuracy", out=tmp_path, card=card(), resume=True, **options)
+
+
+class CountingBatches(torch.utils.data.Sampler):
+    """Batches that are told the epoch."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+    def __len__(self):
+        return STEPS
+
+    def __iter__(self):
+        return iter(torch.arange(20).view(STEPS, 4).roll(len(self.epochs), 0).tolist())
+
+
+def test_a_batch_sampler_that_wants_to_know_the_epoch_is_told(tmp_path):
+    for done, epochs in ((2, 2), (4, 4)):
+        batches = CountingBatches()
+        objective, _, optimizer, _ = build()
+        fit(
+            objective, DataLoader(TensorDataset(IMAGES, LABELS), batch_sampler=batches), epochs=epochs,
+            optimizer=optimizer, evaluate=judge, out=tmp_path, card=card(), resume=True,
+        )  # fmt: skip
+        assert batches.epochs == list(range(done))[-2:]

@@ -1,6 +1,14 @@
 """The exercises' checks: ``check.<name>(answer)`` says the first thing that is wrong with an answer."""
 
 from kdlab.classroom.check.dense import cwd_gradient, cwd_loss, effective_positions, mean_iou, unseen
+from kdlab.classroom.check.examination import (
+    all_pairs_distance,
+    all_pairs_gradient,
+    hard_contrast,
+    naive_gibibytes,
+    padded_restoration,
+    rate_at,
+)
 from kdlab.classroom.check.losses import (
     attention_loss,
     carried_weight,
@@ -20,6 +28,8 @@ from kdlab.classroom.check.response import best_epoch, kd_loss, softened, temper
 from kdlab.classroom.check.taps import connector_parameters, dangerous, recorded, second_call, shrunk
 
 __all__ = [
+    "all_pairs_distance",
+    "all_pairs_gradient",
     "attention_loss",
     "best_epoch",
     "carried_alpha",
@@ -32,10 +42,14 @@ __all__ = [
     "drawn_masks",
     "effective_positions",
     "generator_parameters",
+    "hard_contrast",
     "kd_loss",
     "mask_owners",
     "mean_iou",
     "mgd_loss",
+    "naive_gibibytes",
+    "padded_restoration",
+    "rate_at",
     "recorded",
     "relative_distances",
     "second_call",

@@ -1,0 +1,190 @@
+"""Chapter 08: student and teachers in their common space, step by step, and the widget that drags the step."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kdlab.classroom.figures import PALETTE
+from kdlab.classroom.panel import LABELLED, WIDE, Panel, choice
+from kdlab.distill import Distiller, Taps
+from kdlab.losses.restoration import CKTLoss
+
+PARTS = {"image": "image_", "PFE": "ckt_", "PFV": "ckt_", "SCR": "scr_"}  # by how the names of their terms begin
+WIDTH, HEIGHT, EDGE = 520, 330, 18
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where some images are in the common space at one training step, as the student sees them and as their teachers.
+
+    Args:
+        student, teachers: for each tap a point for each image: the mean of its projection over all positions.
+    """
+
+    step: int
+    student: Mapping[str, Float[Tensor, "n h"]]
+    teachers: Mapping[str, Float[Tensor, "n h"]]
+
+    def apart(self, tap: str) -> tuple[float, float]:
+        """How far the student's points are from the teachers' of the same image, and these from their own mean."""
+        mine, its = self.student[tap], self.teachers[tap]
+        return (mine - its).norm(dim=1).mean().item(), (its - its.mean(dim=0)).norm(dim=1).mean().item()
+
+
+@torch.no_grad()
+def snapshot(step: int, distiller: Distiller, images: Float[Tensor, "n 3 h w"], labels: Sequence[Tensor]) -> Snapshot:
+    """Project the images by the distiller's CKT terms as they are now.
+
+    Args:
+        images: those of the first weather first, and so on: the points come in this order.
+        labels: the clean images and the weathers' numbers, as a batch has them.
+    """
+    terms = [term for term in distiller.terms if isinstance(term.loss, CKTLoss)]
+    taps = list(dict.fromkeys(str(term.student) for term in terms))
+    with Taps(distiller.student, taps) as read:
+        distiller.student(images)
+    observed = distiller.observe_teacher(images, labels)
+    student: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+    teachers: dict[str, list[Tensor]] = {tap: [] for tap in taps}
+    for term in terms:
+        name, tap = str(term.of), str(term.student)
+        part = distiller.teachers[name].part
+        mine = read[tap] if part is None else read[tap][part(images, labels)]
+        student[tap].append(distiller.student_connectors[term.name](mine).mean(dim=(2, 3)).cpu())
+        its = observed[f"{name}/{term.teacher}"]
+        teachers[tap].append(distiller.teacher_connectors[term.name](its).mean(dim=(2, 3)).cpu())
+    return Snapshot(step, *({tap: torch.cat(parts) for tap, parts in side.items()} for side in (student, teachers)))
+
+
+def by_part(losses: Mapping[str, Any]) -> dict[str, float]:
+    """A step's losses, or a run's means of them, summed over the taps and averaged over the weathers.
+
+    "image", "PFE", "PFV" and "SCR", each where there is one, without its weight.
+    """
+    sums: dict[str, float] = {}
+    weathers = {name for name in losses if name.startswith("image_")}
+    for name, value in losses.items():
+        for part, start in PARTS.items():
+            if name.startswith(start) and name.endswith("_reconstruction") == (part == "PFV"):
+                sums[part] = sums.get(part, 0.0) + float(value) / len(weathers)
+    return sums
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The two directions in which points vary most, to look at many of them as at a map."""
+
+    centre: Float[Tensor, " h"]
+    axes: Float[Tensor, "h 2"]
+
+    def of(self, points: Float[Tensor, "n h"]) -> Float[Tensor, "n 2"]:
+        return (points - self.centre) @ self.axes
+
+
+def fit_plane(points: Float[Tensor, "n h"]) -> Plane:
+    """The first two principal components; each axis points to where its largest weight is positive."""
+    centre = points.mean(dim=0)
+    axes = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    return Plane(centre, axes * largest.sign())
+
+
+def plane_of(run: Sequence[Snapshot], tap: str) -> Plane:
+    """One plane for all snapshots of a run, student and teachers: so that they can be compared."""
+    return fit_plane(torch.cat([side[tap] for seen in run for side in (seen.student, seen.teachers)]))
+
+
+def common_space_explorer(
+    runs: Mapping[str, Sequence[Snapshot]], weather: Int[Tensor, " n"], weathers: Sequence[str]
+) -> Panel:
+    """Choose a run and a tap, drag the training step: each image as the student's point and as its teacher's.
+
+    The panel has the controls as ``panel.run``, ``panel.tap`` and ``panel.step``.
+
+    Args:
+        runs: by name; their snapshots have the same images and the same steps, evenly spaced.
+        weather: of each image, its number.
+        weathers: their names, in the order of the numbers.
+    """
+    first = next(iter(runs.values()))
+    steps = [seen.step for seen in first]
+    run, tap = choice("Run", list(runs)), choice("Tap", list(first[0].student))
+    step = widgets.IntSlider(
+        value=0, min=0, max=steps[-1], step=steps[1] - steps[0], description="Training step", style=LABELLED,
+        layout=WIDE,
+    )  # fmt: skip
+    planes = {(name, layer): plane_of(runs[name], layer) for name in runs for layer in first[0].student}
+    reach = {
+        (name, layer): max(plane.of(side[layer]).abs().max().item() for seen in runs[name] for side in _sides(seen))
+        for (name, layer), plane in planes.items()
+    }
+
+    def draw() -> str:
+        seen, key = runs[run.value][steps.index(step.value)], (run.value, tap.value)
+        mine, its = (planes[key].of(side[tap.value]) for side in _sides(seen))
+        distance, spread = seen.apart(tap.value)
+        words = (
+            f"step {seen.step}, {tap.value}: the student's points are {distance:.3f} from their teachers', and these "
+            f"{spread:.3f} from their mean; that is {distance / max(spread, 1e-12):.2f} of it."
+        )
+        return scatter(mine, its, weather.tolist(), weathers, reach[key], words) + f"<p>{html.escape(words)}</p>"
+
+    panel = Panel([run, tap, step], draw, "collation")
+    panel.run, panel.tap, panel.step = run, tap, step
+    return panel
+
+
+def scatter(
+    student: Float[Tensor, "n 2"],
+    teachers: Float[Tensor, "n 2"],
+    weather: Sequence[int],
+    weathers: Sequence[str],
+    reach: float,
+    alt: str,
+) -> str:
+    """The points as SVG, the teachers' filled and the student's hollow, a line between those of one image.
+
+    Args:
+        reach: the largest coordinate that is still inside.
+    """
+    scale = (HEIGHT / 2 - EDGE) / max(reach, 1e-12)
+    marks = []
+    for mine, its, number in zip(student.tolist(), teachers.tolist(), weather, strict=True):
+        (x1, y1), (x2, y2) = ((HEIGHT / 2 + x * scale, HEIGHT / 2 - y * scale) for x, y in (mine, its))
+        colour = PALETTE[number]
+        ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+        marks.append(f'<line {ends} stroke="{colour}" opacity="0.35"/>')
+        marks.append(_mark(number, x2, y2, f'fill="{colour}"'))
+        marks.append(_mark(number, x1, y1, f'fill="none" stroke="{colour}"'))
+    for number, name in enumerate(weathers):
+        top = 30 + 46 * number
+        for below, who, paint in ((0, "teacher", "fill"), (20, "student", 'fill="none" stroke')):
+            marks.append(_mark(number, HEIGHT + 30, top + below, f'{paint}="{PALETTE[number]}"'))
+            words = f"{name}, {who}"
+            marks.append(f'<text x="{HEIGHT + 44}" y="{top + below + 4}">{html.escape(words)}</text>')
+    return (
+        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'style="max-width: 100%" font-size="12" fill="currentColor"><rect x="1" y="1" width="{HEIGHT - 2}" '
+        f'height="{HEIGHT - 2}" fill="none" stroke="currentColor" opacity="0.4"/>{"".join(marks)}</svg>'
+    )
+
+
+def _sides(seen: Snapshot) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    return seen.student, seen.teachers
+
+
+def _mark(number: int, x: float, y: float, paint: str) -> str:
+    """A circle, a square or a triangle."""
+    match number % 3:
+        case 0:
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {paint}/>'
+        case 1:
+            return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {paint}/>'
+        case _:
+            return f'<path d="M{x:.1f} {y - 5:.1f}l5 9h-10z" {paint}/>'

@@ -1,0 +1,77 @@
+"""What teach and distill can be told about a restorer. Nothing here imports PyTorch."""
+
+import argparse
+
+from kdlab.commands.options import whole
+
+UNSET = argparse.SUPPRESS  # settle_task sees what was given
+FEATURES = ("auto", "imagenet", "scenes", "none")
+POSITIVES = ("teacher", "target")
+NEGATIVES = ("paired", "same_weather")
+
+
+def add_restorer(parser: argparse._ActionsContainer) -> None:
+    """The network and the images of both commands."""
+    add = parser.add_argument
+    add(
+        "--width",
+        type=whole(2),
+        default=UNSET,
+        metavar="N",
+        help="channels of the network at the full size, an even number (default: 16, with --narrow 4)",
+    )
+    add(
+        "--crop",
+        type=whole(16),
+        default=UNSET,
+        metavar="N",
+        help="train on random parts of N x N pixels, mirrored half of the time (default: 224, for weather 64)",
+    )
+    add(
+        "--warm-up",
+        type=whole(0),
+        default=UNSET,
+        metavar="N",
+        help="epochs in which the learning rate rises (default: 3, and always less than --epochs)",
+    )
+
+
+def add_two_stages(parser: argparse._ActionsContainer) -> None:
+    """The plan of distill."""
+    add = parser.add_argument
+    for name, default, what in (
+        ("collation", "0.5", "the first stage's share of the epochs, from 0 (none) to 1 (no second stage)"),
+        ("ckt", "1", "weight of the distance to the teachers in the common space"),
+        ("reconstruction", "0.05, with --narrow 1", "weight of the way back from the common space, beside CKT"),
+        ("scr", "0.1", "weight of the contrast in the first stage"),
+        ("hcr", "0.2", "weight of the contrast in the second stage"),
+    ):
+        add(f"--{name}", type=float, default=UNSET, metavar="X", help=f"{what} (default: {default})")
+    add(
+        "--detach",
+        action=argparse.BooleanOptionalAction,
+        default=UNSET,
+        help="let the teachers' projections learn from the way back alone, so that the common space cannot collapse "
+        "(default: no, with --narrow yes)",
+    )
+    add(
+        "--positive",
+        choices=POSITIVES,
+        default=UNSET,
+        help="what SCR brings a restored image near to: the teacher's, or the clean one (default: teacher)",
+    )
+    add(
+        "--negatives",
+        choices=NEGATIVES,
+        default=UNSET,
+        help="what SCR keeps it away from: its own degraded image, or all of its weather in the batch (default: "
+        "paired)",
+    )
+    add(
+        "--features",
+        choices=FEATURES,
+        default=UNSET,
+        help="what SCR and HCR compare images by: VGG19 with ImageNet's weights (downloaded once), a quarter of it "
+        "trained on the scenes, or at random (none); auto takes ImageNet's where they can be had, else the scenes' "
+        "(default: auto)",
+    )

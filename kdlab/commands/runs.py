@@ -1,0 +1,96 @@
+"""What every training has before it starts and after it has ended, whatever the task."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from kdlab.commands.inputs import METRICS, names, task_of
+from kdlab.data import ImageSplits
+from kdlab.errors import InputError
+from kdlab.recipes.response import Settings
+from kdlab.training import Fit, ModelCard, load_model
+from kdlab.training.checkpoints import BEST, LAST, RESUME
+
+USES = {
+    "classification": "predict IMAGES --model {out}",
+    "segmentation": "predict IMAGES --model {out} --out MASKS",
+    "restoration": "restore IMAGES --model {out} --out RESTORED",
+}
+Kind = TypeVar("Kind", bound=Settings)
+
+
+def settings_of(args: argparse.Namespace, kind: type[Kind]) -> Kind:
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Refuse a folder that cannot take a new run."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; wanted: a folder, new or to --resume in.")
+    if not resume and (out / RESUME).exists():
+        raise InputError(
+            f"--out {out} holds an earlier run. Go on with it (--resume), delete it, or name another folder."
+        )
+
+
+def own_teacher(path: Path, task: str) -> tuple[nn.Module, ModelCard] | tuple[None, None]:
+    """A teacher that kdlab has saved, for this task; (None, None) if the file is another's."""
+    if not path.exists():
+        raise InputError(f"--teacher {path} does not exist. Make a teacher with `kdlab teach`, or give a state_dict.")
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            return None, None
+        try:
+            with safe_open(path, framework="pt") as file:
+                if "kdlab" not in (file.metadata() or {}):
+                    return None, None
+        except (SafetensorError, OSError):
+            pass  # load_model says what is wrong with it
+    teacher, card = load_model(path)
+    if task_of(teacher) != task:
+        raise InputError(
+            f"the teacher in {path} was made for {task_of(teacher)} ({card.architecture['name']}), and the task is "
+            f"{task}. Say --task {task_of(teacher)}, or name another teacher."
+        )
+    return teacher, card
+
+
+def teacher_of(path: Path, task: str) -> tuple[nn.Module, ModelCard]:
+    """As :func:`own_teacher`, for a task that takes no other's."""
+    teacher, card = own_teacher(path, task)
+    if teacher is None or card is None:
+        raise InputError(f"--teacher {path} is no file of kdlab's; wanted: what `kdlab teach --task {task}` made.")
+    return teacher, card
+
+
+def make_out(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}. Name another folder.") from error
+
+
+def say_data(data: ImageSplits, kind: str, sizes: str) -> None:
+    """What the training will work on: ``kind`` is what the classes are, ``sizes`` the images' in words."""
+    train, val = len(data.train), len(data.val)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
+    print(f"data: {data.name}, {train} training and {val} validation images {sizes}")
+    print(f"{kind}: {names(data.classes)}")
+    if data.skipped:
+        print(f"skipped: {len(data.skipped)} files that cannot be used, such as")
+        print(*(f"  {one}" for one in data.skipped[:3]), sep="\n")
+
+
+def finish(args: argparse.Namespace, fit: Fit, judged_by: Sequence[str]) -> None:
+    """What has come of it, by these validation metrics, and how to use it."""
+    out, early = shlex.quote(str(args.out)), f" (none better for {args.patience})" if fit.ended == "patience" else ""
+    metrics = [f"{METRICS.get(name, name)} {fit.best[f'val_{name}']:.4f}" for name in judged_by]
+    print(f"best epoch: {fit.best['epoch']} of {len(fit.history)}{early}, with validation {' and '.join(metrics)}")
+    print(f"saved in {args.out}: {BEST}, {LAST}, history.csv")
+    print("use it:")
+    print(f"  kdlab evaluate {shlex.quote(args.data)} --model {out}\n  kdlab {USES[args.task].format(out=out)}")

@@ -1,0 +1,157 @@
+"""``kdlab teach`` and ``kdlab distill`` with ``--task restoration``."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdlab.commands.inputs import load_restoration, names
+from kdlab.commands.runs import check_out, finish, make_out, say_data, settings_of, teacher_of
+from kdlab.data import ImageSplits
+from kdlab.data.images import printable
+from kdlab.data.pairs import StratifiedBatches
+from kdlab.errors import InputError
+from kdlab.models import MSBDN
+from kdlab.recipes import restoration
+from kdlab.recipes.perceptual import feature_slices
+from kdlab.recipes.restoration import RestorationSettings, TwoStage, pairs
+from kdlab.recipes.weather import NARROW, TWO_STAGE
+from kdlab.training import pick_device
+
+WARM_UP = 3  # epochs, as published
+WEIGHTS = ("image", "ckt", "reconstruction", "scr", "hcr")
+JUDGED_BY = ("psnr", "ssim")
+
+
+def teach_restorer(args: argparse.Namespace) -> int:
+    """Train a restorer on clean images: the teacher of one weather, or a network for all."""
+    settings, device = _settings(args), pick_device(args.device)
+    architecture = _architecture(args)
+    check_out(args.out, args.resume)
+    data = load_restoration(args.data, args.crop)
+    weathers = data.classes if args.weather is None else (args.weather,)
+    _start(args, data, weathers, architecture, device)
+    fit = restoration.teach(
+        data, weathers, settings, out=args.out, architecture=architecture, resume=args.resume, device=device
+    )
+    finish(args, fit, JUDGED_BY)
+    return 0
+
+
+def distill_restorer(args: argparse.Namespace) -> int:
+    """Distil a restorer of all weathers from a teacher of each, in two stages."""
+    settings, device, plan = _settings(args), pick_device(args.device), _plan(args)
+    architecture = _architecture(args)
+    check_out(args.out, args.resume)
+    paths = _by_weather(args.teacher or [])
+    data = load_restoration(args.data, args.crop)
+    switch = plan.switch(settings.epochs)
+    _check_weathers(paths, data, all_wanted=switch > 0)
+    teachers = _teachers(paths)
+    features = feature_slices(args.features)
+    _start(args, data, data.classes, architecture, device)
+    print(f"first stage: {_stage(1, switch)}, from the teachers' images and features")
+    print(f"second stage: {_stage(switch + 1, settings.epochs)}, from the clean images")
+    for name, path in paths.items():
+        print(f"teacher of {printable(name)}: {printable(path)}, width {teachers[name].width}")
+    print(f"weights: {', '.join(f'{name} {getattr(plan, name):g}' for name in WEIGHTS)}")
+    print(f"features of SCR and HCR: {features.weights_used}", flush=True)
+    _, fit = restoration.distil(
+        data, teachers, plan, features, settings, out=args.out, architecture=architecture, resume=args.resume,
+        device=device,
+    )  # fmt: skip
+    finish(args, fit, JUDGED_BY)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> RestorationSettings:
+    if args.warm_up is None:
+        args.warm_up = min(WARM_UP, args.epochs - 1)
+    return settings_of(args, RestorationSettings)
+
+
+def _architecture(args: argparse.Namespace) -> dict[str, Any]:
+    architecture = (NARROW if args.narrow else {}) | ({} if args.width is None else {"width": args.width})
+    with torch.device("meta"):
+        MSBDN(**architecture)  # refuses a width that makes no sense
+    return architecture
+
+
+def _plan(args: argparse.Namespace) -> TwoStage:
+    """The published plan, or the course's for its narrow network, with what was given instead."""
+    given = {one.name: getattr(args, one.name, None) for one in fields(TwoStage)}
+    return replace(
+        TWO_STAGE if args.narrow else TwoStage(), **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _by_weather(given: list[str]) -> dict[str, Path]:
+    """From WEATHER=T to the teachers' places."""
+    paths: dict[str, Path] = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise InputError(f"--teacher {text} does not say of which weather; wanted: WEATHER=T, such as haze={text}.")
+        if name in paths:
+            raise InputError(f"--teacher was given twice for {name}; wanted: one teacher for each weather.")
+        paths[name] = Path(path).expanduser()  # which a shell does not do behind a =
+    return paths
+
+
+def _check_weathers(paths: dict[str, Path], data: ImageSplits, all_wanted: bool) -> None:
+    surplus = [name for name in paths if name not in data.classes]
+    missing = [name for name in data.classes if name not in paths] if all_wanted else []
+    if surplus:
+        raise InputError(
+            f"--teacher was given for {names(surplus)}; {data.name} has {names(data.classes)}. Leave it out, or name "
+            "it for the weather that the data has."
+        )
+    if missing:
+        raise InputError(
+            f"there is no teacher for {names(missing)}; {data.name} has {names(data.classes)}. Give --teacher "
+            f"{printable(missing[0])}=T, which `kdlab teach --task restoration --weather {printable(missing[0])}` "
+            "makes, or leave that weather out of the data."
+        )
+
+
+def _teachers(paths: dict[str, Path]) -> dict[str, MSBDN]:
+    """Each by its weather, which its own card has to know."""
+    teachers: dict[str, MSBDN] = {}
+    for name, path in paths.items():
+        teacher, card = teacher_of(path, "restoration")
+        assert isinstance(teacher, MSBDN)
+        if name not in card.classes:
+            raise InputError(
+                f"--teacher {name}={path}: that teacher was trained for {names(card.classes)}. Name it for its own "
+                f"weather, or train one for {name}."
+            )
+        teachers[name] = teacher
+    widths = {name: teacher.width for name, teacher in teachers.items()}
+    if len(set(widths.values())) > 1:
+        said = ", ".join(f"{name} {width}" for name, width in widths.items())
+        raise InputError(f"the teachers have different widths ({said}); wanted: one, for one common space.")
+    return teachers
+
+
+def _start(
+    args: argparse.Namespace,
+    data: ImageSplits,
+    weathers: Sequence[str],
+    architecture: dict[str, Any],
+    device: torch.device,
+) -> None:
+    """The last checks before the work, and what it will work on."""
+    train, val = (pairs(split).only(weathers) for split in (data.train, data.val))
+    StratifiedBatches(train, args.batch_size)  # refuses a size that does not suit the weathers
+    make_out(args.out)
+    chosen = replace(data, train=train, val=val, classes=tuple(weathers))
+    say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)")
+    print(f"network: MSBDN, {', '.join(f'{name} {value}' for name, value in architecture.items()) or 'as published'}")
+    print(f"device: {device}", flush=True)
+
+
+def _stage(first: int, last: int) -> str:
+    return f"epochs {first} to {last}" if first <= last else "none"

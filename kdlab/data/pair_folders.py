@@ -1,0 +1,299 @@
+"""Degraded images with their clean ones on disk: the layouts of the public sets, and lists of pairs in JSON."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from kdlab.data.images import Skipped, attempt, files_under, printable
+from kdlab.data.pairs import Pair, PairedImages
+from kdlab.data.splits import ImageSplits
+from kdlab.errors import InputError
+from kdlab.progress import progress
+
+SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}  # and the names that each may have
+
+
+class Layout(NamedTuple):
+    """How public sets keep their pairs: in which two folders, or in one (""), and what makes a name the clean one's."""
+
+    sets: str
+    degraded: str
+    clean: str
+    example: str
+    pattern: str = ""
+    replacement: str = ""
+    margin: bool = False
+
+    def clean_stem(self, stem: str) -> str:
+        """The name of the clean image; the same name where the degraded one has nothing to take off."""
+        match = re.fullmatch(self.pattern, stem)
+        return match.expand(self.replacement) if match else stem
+
+    def __str__(self) -> str:
+        folders = [f"{name}/" if name else "" for name in (self.degraded, self.clean)]
+        return f"{folders[0]}{self.example} with {folders[1]}{self.clean_stem(self.example)} ({self.sets})"
+
+
+LAYOUTS = (
+    Layout("AllWeather", "input", "gt", "17"),
+    Layout("Outdoor-Rain", "input", "gt", "im_0001_s80_a04", r"(im_\d+)_.+", r"\1"),
+    Layout("RainDrop", "input", "gt", "17_rain", r"(.+)_rain", r"\1_clean"),
+    Layout("RainDrop", "data", "gt", "17_rain", r"(.+)_rain", r"\1_clean"),
+    Layout("RainDrop", "", "", "17_rain", r"(.+)_rain", r"\1_clean"),
+    Layout("Rain13K", "input", "target", "17"),
+    Layout("Rain1400", "rainy_image", "ground_truth", "901_1", r"(.+)_\d+", r"\1"),
+    Layout("Snow100K", "synthetic", "gt", "17"),
+    Layout("CSD, SRRS", "Snow", "Gt", "17"),
+    Layout("RESIDE", "hazy", "clear", "1400_1", r"([^_]+)_.+", r"\1", margin=True),
+    Layout("O-HAZE, I-HAZE", "hazy", "GT", "01_outdoor_hazy", r"(.+)_hazy", r"\1_GT"),
+    Layout("SOTS", "hazy", "gt", "1400_1", r"([^_]+)_.+", r"\1", margin=True),
+    Layout("NH-HAZE", "", "", "01_hazy", r"(.+)_hazy", r"\1_GT"),
+)
+
+WANTED = """Wanted
+  {root}/
+    train/  haze/ ...  rain/ ...    for each weather a folder with its pairs
+    val/    haze/ ...  rain/ ...
+    test/                           may be left out
+or lists of [clean, degraded] paths
+  {root}/
+    meta/   train/ haze.json rain.json    valid/ haze.json rain.json"""
+
+
+class _Match(NamedTuple):
+    """A degraded image, what its clean one has to be called, the files that are called so, and what the pair gets."""
+
+    degraded: Path
+    wanted: Path
+    clean: tuple[Path, ...]
+    name: str
+    margin: bool = False
+
+
+class _Source(NamedTuple):
+    """The folder or list of one weather in one split: its matches, and what in it cannot be in one."""
+
+    place: Path
+    matches: list[_Match]
+    skipped: list[Skipped]
+
+
+def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
+    """Pairs on disk, by weather, as training, validation and test splits of :class:`PairedImages`.
+
+    Either ``root/train/WEATHER/`` and ``root/val/WEATHER/``, perhaps ``root/test/WEATHER/``, each with its pairs in one
+    of the :data:`LAYOUTS`, whatever the case of the folders' names; a degraded and a clean image may differ in format,
+    and several degraded images may have one clean image. Or ``root/meta/train/WEATHER.json`` and
+    ``root/meta/valid/WEATHER.json``, lists of ``[clean, degraded]`` with paths from ``root``. The classes are the
+    weathers, in alphabetical order.
+
+    Only the head of each file is read here: one that is cut short is found when it is used.
+
+    Args:
+        crop: height and width of the training crops, at least 16; the other splits have whole images.
+
+    Raises:
+        InputError: another layout; a weather that is not in every split, or has no pairs; a degraded image without its
+            clean one; a list that is none, or names a file that is not there. Files that are no images are no error:
+            they are in ``skipped``.
+    """
+    if crop < 16:
+        raise InputError(f"crop is {crop}; wanted: at least 16 pixels.")
+    root = Path(root).expanduser().resolve()
+    listed = (root / "meta" / "train").is_dir()
+    find = partial(_in_list, root) if listed else _in_folder
+    sources = {
+        split: {weather: find(place) for weather, place in places.items()}
+        for split, places in _places(root, listed).items()
+    }
+    problems = _problems([source for weathers in sources.values() for source in weathers.values()])
+    pairs: dict[str, list[Pair]] = {
+        split: [pair for weather, source in weathers.items() for pair in _pairs(source, weather, problems)]
+        for split, weathers in sources.items()
+    }
+    weathers = tuple(sources["train"])
+    val = PairedImages(pairs["val"], weathers)
+    return ImageSplits(
+        train=PairedImages(pairs["train"], weathers, crop),
+        val=val,
+        test=PairedImages(pairs["test"], weathers) if "test" in pairs else val,
+        classes=weathers,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        size=crop,
+        name=root.name,
+        deterministic=False,
+        skipped=tuple(problems[path] for path in sorted(problems)),
+        test_is_val="test" not in pairs,
+    )
+
+
+# --- the weathers of the splits --------------------------------------------------------------------------------------
+
+
+def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
+    """The folder or list of every weather in each split that there is, the same weathers in all of them."""
+    if not root.is_dir():
+        what = "a file, not a folder" if root.exists() else "no such folder"
+        raise InputError(f"{printable(root)}: {what}. Give the folder that holds train/ and val/.")
+    parent = root / "meta" if listed else root
+    folders = {split: next(filter(Path.is_dir, map(parent.joinpath, names)), None) for split, names in SPLITS.items()}
+    missing = [f"{split}/" for split in ("train", "val") if folders[split] is None]
+    if missing:
+        raise InputError(
+            f"{printable(parent)} has no {' and no '.join(missing)} in it; folders found: "
+            f"{_few([f'{name}/' for name in _folders_in(parent)])}.\n{WANTED.format(root=printable(root.name))}"
+        )
+    within = _lists_in if listed else _folders_in
+    places = {split: within(folder) for split, folder in folders.items() if folder is not None}
+    uneven = []
+    for weather in sorted(set().union(*places.values())):
+        lacking = [f"{split}/" for split, there in places.items() if weather not in there]
+        if lacking:
+            having = [f"{split}/" for split, there in places.items() if weather in there]
+            uneven.append(f"{printable(weather)!r} is in {' and '.join(having)} but not in {' and '.join(lacking)}")
+    if uneven:
+        raise InputError(
+            f"the splits of {printable(parent)} have different weathers: {_few(uneven)}. "
+            "Every split needs the same: add or rename those that differ."
+        )
+    if not places["train"]:
+        raise InputError(f"no weather in {folders['train']}.\n{WANTED.format(root=printable(root.name))}")
+    return places
+
+
+def _folders_in(folder: Path) -> dict[str, Path]:
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"cannot list {printable(folder)}: {error.strerror}. Check its permissions.") from error
+    return {path.name: path for path in inside}
+
+
+def _lists_in(folder: Path) -> dict[str, Path]:
+    return dict(sorted((path.stem, path) for path in folder.glob("*.json") if not path.name.startswith(".")))
+
+
+# --- the pairs of one weather in one split ---------------------------------------------------------------------------
+
+
+def _in_list(root: Path, file: Path) -> _Source:
+    """The pairs of a list, whose paths are from the root."""
+    try:
+        entries = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{printable(file)} cannot be read as JSON ({error}). Wanted: a list of pairs.") from error
+    odd = [entries] if not isinstance(entries, list) else [entry for entry in entries if not _two_paths(entry)]
+    if odd or not entries:
+        shown = json.dumps(odd[0])[:80] if odd else "an empty list"
+        wanted = '[["clean.png", "degraded.png"], ...]'
+        raise InputError(f"{printable(file)} has {shown}; wanted: a list of pairs, {wanted}.")
+    missing = sorted({path for entry in entries for path in entry if not os.path.exists(root / path)})
+    if missing:
+        raise InputError(
+            f"{printable(file)} names {len(missing)} files that are not there: {_few(missing)}. "
+            f"Paths are from {printable(root)}: put the files there, or take the pairs out of the list."
+        )
+    matches = [
+        _Match(root / degraded, root / clean, (root / clean,), _name(Path(degraded))) for clean, degraded in entries
+    ]
+    return _Source(file, matches, [])
+
+
+def _two_paths(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(path, str) for path in entry)
+
+
+def _in_folder(folder: Path) -> _Source:
+    """The pairs of a weather's folder, by the layout that finds the clean images of most degraded ones."""
+    inside = {name.lower(): path for name, path in _folders_in(folder).items()}
+    two = [layout for layout in LAYOUTS if {layout.degraded.lower(), layout.clean.lower()} <= inside.keys()]
+    one = [layout for layout in LAYOUTS if not layout.degraded]
+    found = [_by_layout(inside[layout.degraded.lower()], inside[layout.clean.lower()], layout) for layout in two]
+    found = found or [source for layout in one if (source := _by_layout(folder, folder, layout)).matches]
+    if not found:
+        known = "\n".join(f"  {layout}" for layout in LAYOUTS)
+        files = sorted(path.name for path in folder.iterdir() if path.is_file())
+        raise InputError(
+            f"no pairs of a weather in {printable(folder)}; folders found: {_few(list(_folders_in(folder)))}; files: "
+            f"{_few(files)}. Wanted: images that are kept and called as in one of these sets, in any format.\n{known}"
+        )
+    return max(found, key=_fit)
+
+
+def _fit(source: _Source) -> tuple[int, int]:
+    """How many have a clean image, and of how many the name is one of the layout's."""
+    changed = [match.wanted.name != match.degraded.stem for match in source.matches]
+    return sum(bool(match.clean) for match in source.matches), sum(changed)
+
+
+def _by_layout(degraded: Path, clean: Path, layout: Layout) -> _Source:
+    """What a layout makes of two folders, or of one that is given twice."""
+    under = {folder: files_under(folder) for folder in (degraded, clean)}
+    called: dict[Path, list[Path]] = {}
+    for path in under[clean][0]:
+        called.setdefault(path.parent / path.stem, []).append(path)
+    matches = []
+    for path in under[degraded][0]:
+        if degraded != clean or re.fullmatch(layout.pattern, path.stem):
+            inner = path.relative_to(degraded)
+            wanted = clean / inner.parent / layout.clean_stem(path.stem)
+            matches.append(_Match(path, wanted, tuple(called.get(wanted, ())), _name(inner), layout.margin))
+    skipped = [one for _, unreadable in under.values() for one in unreadable]
+    if degraded == clean:
+        used = {path for match in matches for path in (match.degraded, *match.clean)}
+        skipped += [Skipped(path, "by its name in no pair") for path in under[degraded][0] if path not in used]
+    return _Source(degraded, matches, skipped)
+
+
+def _name(path: Path) -> str:
+    return printable((path.parent / path.stem).as_posix())
+
+
+# --- the one look at every file --------------------------------------------------------------------------------------
+
+
+def _problems(sources: Sequence[_Source]) -> dict[Path, Skipped]:
+    """The files that do not start as an image does, and those that the sources have skipped."""
+    matches = [match for source in sources for match in source.matches]
+    files = dict.fromkeys(path for match in matches for path in (match.degraded, *match.clean))
+    looks = (attempt(path, lambda image: None) for path in progress(files, desc="listing pairs", unit="file"))
+    found = [problem for problem in looks if problem is not None]
+    return {one.path: one for one in chain(found, *(source.skipped for source in sources))}
+
+
+def _pairs(source: _Source, weather: str, problems: Mapping[Path, Skipped]) -> list[Pair]:
+    """The pairs whose degraded file is an image; each must have one clean image."""
+    pairs, alone = [], []
+    for match in source.matches:
+        if match.degraded in problems:
+            continue
+        clean = [path for path in match.clean if path not in problems]
+        if len(clean) == 1:
+            pairs.append(Pair(match.degraded, clean[0], weather, match.name, match.margin))
+        elif clean:
+            alone.append(f"{printable(match.name)} (two could be meant: {clean[0].name} and {clean[1].name})")
+        else:
+            reasons = "".join(f"; {problems[path]}" for path in match.clean)
+            alone.append(f"{printable(match.name)} (wanted: {printable(match.wanted)}{reasons})")
+    if alone:
+        raise InputError(
+            f"{len(alone)} of the degraded images of {printable(source.place)} have no clean image of their own: "
+            f"{_few(alone)}. Put it there, or take the degraded image out."
+        )
+    if not pairs:
+        reasons = "".join(f"; {problems[match.degraded]}" for match in source.matches[:1])
+        raise InputError(
+            f"{weather!r} has no usable image in {printable(source.place)} (files skipped: {len(source.matches)}"
+            f"{reasons}). Put pairs there, or remove the weather from every split."
+        )
+    return pairs
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names[:5])) + (f" and {len(names) - 5} more" * (len(names) > 5)) or "none"

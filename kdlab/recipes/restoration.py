@@ -1,0 +1,352 @@
+"""Two-stage restoration: three teachers, each of one weather, and one student for all.
+
+In the first stage, knowledge collation, the student learns from the teachers: their restored images, their features in
+a common space (CKT), and to leave the degraded image behind (SCR). In the second, knowledge examination, the teachers
+are silent and it learns from clean images (L1 and HCR). One distiller, whose weights switch from stage to stage, and
+one optimiser go through both.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Sampler
+
+from kdlab.data.pairs import PairedImages, StratifiedBatches
+from kdlab.data.splits import ImageSplits
+from kdlab.distill import Distiller, From, Projector, Tap, Teacher, Term, Until, weights_hash
+from kdlab.distill.schedules import Schedule, check_weight
+from kdlab.errors import InputError, unknown
+from kdlab.losses.restoration import CKTLoss, HCRLoss, Negatives, SCRLoss
+from kdlab.models import MSBDN
+from kdlab.recipes.response import CPU, AfterEpoch, Settings, place, recipe_of
+from kdlab.training import Fit, ModelCard, Supervised, fit
+from kdlab.training.restoration import restoration_metrics
+
+TRUTH = "truth"  # the teacher that knows the clean images
+OUTPUT_AND_INPUT = [Tap(""), Tap("", "input")]
+COLLAPSED = 0.01  # of the size that the projections had at first
+Positive = Literal["teacher", "target"]
+Weigh = Callable[[float], float | Until]
+
+
+class CleanL1(nn.Module):
+    """The mean absolute difference to the clean images; the labels are these and the weathers' numbers."""
+
+    def forward(self, restored: Tensor, labels: Sequence[Tensor]) -> Tensor:
+        return F.l1_loss(restored, labels[0])
+
+
+class ImageL1(nn.Module):
+    """The mean absolute difference to the teacher's restored images."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return F.l1_loss(student, teacher)
+
+
+@dataclass(frozen=True)
+class RestorationSettings(Settings):
+    """How long and how fast to train; the defaults are the published ones.
+
+    Args:
+        lr: Adam's, for a batch of 16; it grows in proportion to the batch, rises over the first epochs and falls along
+            half a cosine (:func:`learning_rate`).
+        batch_size: a multiple of the number of weathers; the published 32 is none.
+        warm_up: epochs that the rise takes.
+    """
+
+    epochs: int = 250
+    lr: float = 2e-4
+    batch_size: int = 33
+    warm_up: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.warm_up < self.epochs:
+            raise InputError(f"warm_up is {self.warm_up}; wanted: from 0 to less than the {self.epochs} epochs.")
+
+
+@dataclass(frozen=True)
+class TwoStage:
+    """What the student learns in its two stages; the defaults are the published ones.
+
+    Args:
+        collation: the first stage's share of the epochs; 1 leaves the second stage out, 0 the first one.
+        image: the weight of the distance to the teachers' restored images.
+        ckt, reconstruction: the weights of the distance in the common space (PFE) and of the way back from it (PFV).
+        scr, hcr: the weights of the contrast in the first stage and in the second; 0 leaves it out, as with ckt.
+        detach: whether the teachers' projections learn from PFV alone, see :class:`CKTLoss`.
+        positive: what SCR brings the restored image near to: the "teacher"'s, as the paper draws it, or the clean
+            "target", as the released code does, over the whole batch at once.
+        negatives: of SCR.
+        eps: of SCR and HCR.
+
+    Raises:
+        InputError: a weight below 0; a share outside 0 to 1; an unknown positive.
+    """
+
+    collation: float = 0.5
+    image: float = 1.0
+    ckt: float = 1.0
+    reconstruction: float = 0.05
+    scr: float = 0.1
+    hcr: float = 0.2
+    detach: bool = False
+    positive: Positive = "teacher"
+    negatives: Negatives = "paired"
+    eps: float = 1e-7
+
+    def __post_init__(self) -> None:
+        for name in ("image", "ckt", "reconstruction", "scr", "hcr"):
+            check_weight(name, getattr(self, name))
+        if not 0 <= self.collation <= 1:
+            raise InputError(f"collation is {self.collation}; wanted: the first stage's share of the epochs, 0 to 1.")
+        if self.positive not in get_args(Positive):
+            raise InputError(unknown("positive", str(self.positive), get_args(Positive)))
+
+    def switch(self, epochs: int) -> int:
+        """The first epoch of the second stage, counted from 0."""
+        return round(self.collation * epochs)
+
+    def objective(
+        self,
+        student: MSBDN,
+        teachers: Mapping[str, MSBDN],
+        features: nn.Module,
+        weathers: Sequence[str],
+        epochs: int,
+    ) -> Distiller | Supervised:
+        """The student and its teachers, joined.
+
+        Args:
+            teachers: by the name of their weather; one for each, unless there is no first stage.
+            features: what SCR and HCR compare images by, such as :class:`VGGSlices`; one for both.
+            weathers: in the order of their numbers in the labels.
+
+        Raises:
+            InputError: a weather without a teacher.
+        """
+        missing = [weather for weather in weathers if weather not in teachers]
+        switch = self.switch(epochs)
+        if switch and missing:
+            raise InputError(
+                f"there is no teacher for {' and '.join(missing)}; the data has {', '.join(weathers)} and there are "
+                f"teachers for {', '.join(teachers) or 'none'}. Train it, or leave that weather out of the data."
+            )
+        terms: list[Term] = []
+        if switch:
+
+            def first(weight: float) -> float | Until:
+                return Until(weight, switch) if switch < epochs else weight
+
+            terms += self._collation(student, {name: teachers[name] for name in weathers}, features, first)
+        if switch < epochs and self.hcr:
+            weight = From(self.hcr, switch) if switch else self.hcr
+            terms.append(Term("hcr", HCRLoss(features, eps=self.eps), OUTPUT_AND_INPUT, "", weight, of=TRUTH))
+        if not terms:
+            return Supervised(student, CleanL1())
+        sides = {TRUTH: Teacher(nn.Identity(), sees=_clean)}
+        task_weight: float | Schedule = 1.0
+        if switch:
+            parts = {name: partial(_of_weather, number) for number, name in enumerate(weathers)}
+            sides |= {name: Teacher(teachers[name], part=part) for name, part in parts.items()}
+            task_weight = From(1.0, switch) if switch < epochs else 0.0
+        return Distiller(student, sides, terms, CleanL1(), task_weight)
+
+    def _collation(
+        self, student: MSBDN, teachers: Mapping[str, MSBDN], features: nn.Module, first: Weigh
+    ) -> Iterator[Term]:
+        """The first stage's terms. Each is the mean over its own weather's part of the batch, hence the division."""
+        share = 1 / len(teachers)
+        common = [channels // 2 for channels in next(iter(teachers.values())).tap_channels]
+        space = [Projector(mine, its) for mine, its in zip(student.tap_channels, common, strict=True)]
+        for name, teacher in teachers.items():
+            if self.image:
+                yield Term(f"image_{name}", ImageL1(), "", "", first(share * self.image), of=name)
+            for tap, channels, mine in zip(MSBDN.TAPS, teacher.tap_channels, space, strict=True):
+                if self.ckt:
+                    yield Term(
+                        f"ckt_{name}_{tap.replace('.', '_')}", CKTLoss(self.detach), tap, tap, first(share * self.ckt),
+                        student_connector=mine, teacher_connector=Projector(channels, channels // 2),
+                        reconstruction=Projector(channels // 2, channels),
+                        reconstruction_weight=share * self.reconstruction, of=name,
+                    )  # fmt: skip
+            if self.scr and self.positive == "teacher":
+                scr = SCRLoss(features, negatives=self.negatives, eps=self.eps)
+                yield Term(f"scr_{name}", scr, OUTPUT_AND_INPUT, "", first(share * self.scr), of=name)
+        if self.scr and self.positive == "target":
+            scr = SCRLoss(features, negatives=self.negatives, eps=self.eps)
+            yield Term("scr", scr, OUTPUT_AND_INPUT, "", first(self.scr), of=TRUTH)
+
+
+def learning_rate(epoch: int, epochs: int, base: float, warm_up: int = 3, end: float = 1e-6) -> float:
+    """The rate of an epoch, counted from 1: up to ``base`` in equal steps, then down to ``end`` along half a cosine."""
+    if epoch <= warm_up:
+        return base * epoch / warm_up
+    way = (epoch - warm_up - 1) / (epochs - warm_up)
+    return end + (base - end) * (1 + math.cos(math.pi * way)) / 2
+
+
+def teach(
+    data: ImageSplits,
+    weathers: Sequence[str],
+    settings: RestorationSettings,
+    *,
+    out: Path,
+    architecture: dict[str, Any] | None = None,
+    resume: bool = False,
+    device: torch.device = CPU,
+) -> Fit:
+    """Train a :class:`MSBDN` on clean images: a teacher of one weather, or of several the student without teachers.
+
+    Its best checkpoint, by the PSNR on the validation images, is in ``out``; the weathers are its card's classes.
+
+    Raises:
+        InputError: the data lacks the weather.
+    """
+    torch.manual_seed(settings.seed)
+    train, val = pairs(data.train).only(weathers), pairs(data.val).only(weathers)
+    student = MSBDN(**architecture or {})
+    return fit_restorer(
+        Supervised(student, CleanL1()), StratifiedBatches(train, settings.batch_size), train, val, settings, out=out,
+        card=_card(student, data, settings, weathers, task="teach"), resume=resume, device=device,
+    )  # fmt: skip
+
+
+def distil(
+    data: ImageSplits,
+    teachers: Mapping[str, MSBDN],
+    plan: TwoStage,
+    features: nn.Module,
+    settings: RestorationSettings,
+    *,
+    out: Path | None = None,
+    architecture: dict[str, Any] | None = None,
+    paired: Sequence[int] | None = None,
+    resume: bool = False,
+    device: torch.device = CPU,
+    after_epoch: AfterEpoch | None = None,
+) -> tuple[nn.Module, Fit]:
+    """Train the student in two stages. It ends with its last weights; the best, by PSNR, are in ``out``.
+
+    Args:
+        teachers: by weather.
+        features: see :meth:`TwoStage.objective`; ``weights_used`` says in words where its weights are from.
+        paired: the training images whose clean image may be used, for the second stage; None: all.
+
+    Raises:
+        InputError: whatever :meth:`TwoStage.objective` and :class:`StratifiedBatches` refuse.
+    """
+    torch.manual_seed(settings.seed)
+    student, train = MSBDN(**architecture or {}), pairs(data.train)
+    objective = plan.objective(student, teachers, features, data.classes, settings.epochs)
+    known = {name: weights_hash(teacher)[:16] for name, teacher in teachers.items() if name in data.classes}
+    card = _card(
+        student, data, settings, data.classes, task="distil", teachers=known if plan.collation else {},
+        features=getattr(features, "weights_used", type(features).__name__), paired=paired and list(paired),
+        **asdict(plan),
+    )  # fmt: skip
+    batches = StageBatches(train, settings.batch_size, paired, plan.switch(settings.epochs))
+    done = fit_restorer(
+        objective, batches, train, pairs(data.val), settings, out=out, card=card, resume=resume, device=device,
+        after_epoch=after_epoch,
+    )  # fmt: skip
+    return student, done
+
+
+class StageBatches(Sampler[list[int]]):
+    """Stratified batches of all images up to the second stage, then of those alone that have a clean image."""
+
+    def __init__(self, train: PairedImages, batch_size: int, paired: Sequence[int] | None, switch: int) -> None:
+        self.first = StratifiedBatches(train, batch_size)
+        self.second = StratifiedBatches(train, batch_size, paired, batches=len(self.first))
+        self.switch = switch
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.now = self.first if epoch < self.switch else self.second
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.now)
+
+
+def fit_restorer(
+    objective: Distiller | Supervised,
+    batches: Sampler[list[int]],
+    train: PairedImages,
+    val: PairedImages,
+    settings: RestorationSettings,
+    *,
+    out: Path | None,
+    card: ModelCard,
+    resume: bool = False,
+    device: torch.device = CPU,
+    after_epoch: AfterEpoch | None = None,
+) -> Fit:
+    """Train as the settings say: Adam and the published schedule, an epoch at a time."""
+    place(objective, device)
+    loader = DataLoader(train, batch_sampler=batches, num_workers=settings.workers)
+    base = settings.lr * len(next(iter(batches))) / 16
+    adam = torch.optim.Adam(objective.parameters(), base, fused=True)
+    steps = len(loader)
+    rate = partial(learning_rate, epochs=settings.epochs, base=base, warm_up=settings.warm_up)
+    schedule = LambdaLR(adam, lambda step: rate(min(step // steps + 1, settings.epochs)) / base)
+
+    def evaluate(student: nn.Module) -> dict[str, float]:
+        _warn_of_collapse(objective)
+        return restoration_metrics(student, val)
+
+    return fit(
+        objective, loader, epochs=settings.epochs, optimizer=adam, scheduler=schedule, evaluate=evaluate,
+        monitor="psnr", patience=settings.patience, out=out, card=card if out is not None else None, resume=resume,
+        seed=settings.seed, precision=settings.precision, after_epoch=after_epoch,
+    )  # fmt: skip
+
+
+def pairs(dataset: Any) -> PairedImages:
+    """The data set, which has to be of pairs.
+
+    Raises:
+        InputError: it is another one.
+    """
+    if not isinstance(dataset, PairedImages):
+        raise InputError(f"the data is {type(dataset).__name__}; wanted: pairs of degraded and clean images.")
+    return dataset
+
+
+def _card(
+    student: MSBDN, data: ImageSplits, settings: RestorationSettings, weathers: Sequence[str], **what: Any
+) -> ModelCard:
+    recipe = recipe_of(data, settings, weathers=list(weathers), architecture=student.architecture, **what)
+    return ModelCard(student.architecture, tuple(weathers), data.mean, data.std, data.size, recipe=recipe)
+
+
+def _warn_of_collapse(objective: nn.Module) -> None:
+    """Say so when a common space has become so small that its distances teach nothing."""
+    for name, module in objective.named_modules():
+        if isinstance(module, CKTLoss) and module.shrunk_to < COLLAPSED:
+            warnings.warn(
+                f"the common space of {name.removeprefix('losses.')} has collapsed: its projections are "
+                f"{module.shrunk_to:.1%} of what they were, so that CKT teaches nothing there. Try detach=True and a "
+                "reconstruction weight of 1.",
+                stacklevel=2,
+            )
+
+
+def _of_weather(number: int, images: Any, labels: Sequence[Tensor]) -> Tensor:
+    return labels[1] == number
+
+
+def _clean(images: Any, labels: Sequence[Tensor]) -> Tensor:
+    return labels[0]

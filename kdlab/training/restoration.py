@@ -1,0 +1,39 @@
+"""Judging a restorer as its users see it: whole images, one at a time, at their own size."""
+
+import pandas as pd
+import torch
+from torch import nn
+
+from kdlab.data.pairs import PairedImages
+from kdlab.training.device import to_device
+from kdlab.training.image_quality import image_quality
+
+QUALITY = ("psnr", "ssim", "psnr_y", "ssim_y")
+
+
+@torch.no_grad()
+def measure_each(model: nn.Module, dataset: PairedImages) -> pd.DataFrame:
+    """A row an image: "name", "weather", and what :func:`image_quality` says of the restored image.
+
+    The model computes in eval mode on its own device, and is left in the mode that it was in.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    training = model.training
+    model.eval()
+    rows = []
+    for pair, index in zip(dataset.pairs, range(len(dataset)), strict=True):
+        degraded, (clean, _) = dataset[index]
+        restored = model(to_device(degraded[None], device)).float().cpu()
+        quality = image_quality(restored, clean[None])
+        rows.append({"name": pair.name, "weather": pair.weather} | {key: one.item() for key, one in quality.items()})
+    model.train(training)
+    return pd.DataFrame(rows)
+
+
+def restoration_metrics(model: nn.Module, dataset: PairedImages) -> dict[str, float]:
+    """Means over the weathers' means: "psnr", "ssim" (on RGB), "psnr_y", "ssim_y" (on Y), and "psnr_haze" and so on."""
+    by_weather = measure_each(model, dataset).groupby("weather")[list(QUALITY)].mean()
+    metrics: dict[str, float] = {name: by_weather[name].mean() for name in QUALITY}
+    for name in ("psnr", "ssim"):
+        metrics |= {f"{name}_{weather}": value for weather, value in by_weather[name].items()}
+    return metrics

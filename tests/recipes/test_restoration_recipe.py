@@ -1,0 +1,329 @@
+"""Two-stage restoration: the terms of each stage, the published schedule, the switch, and what is refused."""
+
+import warnings
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from kdlab import InputError
+from kdlab.data.pairs import Pair, PairedImages
+from kdlab.data.splits import ImageSplits
+from kdlab.distill import Distiller
+from kdlab.files import load_tensors
+from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
+from kdlab.models import MSBDN
+from kdlab.recipes.restoration import (
+    CleanL1,
+    RestorationSettings,
+    StageBatches,
+    TwoStage,
+    distil,
+    fit_restorer,
+    learning_rate,
+    teach,
+)
+from kdlab.training import ModelCard, Supervised, load_model
+from kdlab.training.checkpoints import LAST, RESUME
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WEATHERS = ("haze", "rain", "snow")
+TINY = {"width": 2, "residual": True}
+QUICK = RestorationSettings(epochs=4, lr=1e-3, batch_size=3, warm_up=1)
+PLAN = TwoStage(detach=True, reconstruction=1.0, eps=1e-2)
+
+
+class TwoMaps(nn.Module):
+    """In VGG19's place: five maps of an image."""
+
+    weights_used = "none: a pair of hands"
+
+    def forward(self, images):
+        return [images * factor for factor in (1, 2, 3, 4, 5)]
+
+
+def images(count, crop=None, weathers=WEATHERS):
+    random = torch.Generator().manual_seed(count)
+    clean = torch.randint(256, (count, 3, 32, 32), generator=random, dtype=torch.uint8)
+    pairs = [
+        Pair((clean[i] // 2 + 20 * number).to(torch.uint8), clean[i], weather, f"{weather}{i}")
+        for i in range(count) for number, weather in enumerate(weathers)
+    ]  # fmt: skip
+    return PairedImages(pairs, weathers, crop)
+
+
+@pytest.fixture(scope="module")
+def data():
+    triple = (0.0, 0.0, 0.0)
+    train, val = images(2, crop=32), images(1)
+    return ImageSplits(train, val, val, WEATHERS, triple, (1.0,) * 3, 32, "noise", deterministic=False)
+
+
+@pytest.fixture(scope="module")
+def teachers():
+    torch.manual_seed(1)
+    return {weather: MSBDN(**TINY) for weather in WEATHERS}
+
+
+def objective(teachers, plan=PLAN, epochs=4, weathers=WEATHERS, width=2):
+    torch.manual_seed(0)
+    return plan.objective(MSBDN(width, residual=True), teachers, TwoMaps(), weathers, epochs)
+
+
+def batch(weathers=(0, 1, 2)):
+    random = torch.Generator().manual_seed(5)
+    degraded, clean = torch.rand(2, len(weathers), 3, 32, 32, generator=random)
+    return degraded, [clean, torch.tensor(weathers)]
+
+
+# --- the published schedule ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [
+        (1, 1.33e-4), (3, 4.0e-4), (4, 4.0e-4), (5, 4.0e-4), (50, 3.67e-4), (125, 2.07e-4), (126, 2.04e-4),
+        (200, 4.15e-5), (250, 1.02e-6),
+    ],
+)  # fmt: skip
+def test_the_rate_is_the_published_one(epoch, rate):
+    assert learning_rate(epoch, epochs=250, base=4e-4) == pytest.approx(rate, rel=4e-3)
+
+
+def test_a_run_goes_through_it_epoch_by_epoch_without_a_restart(data, teachers):
+    settings = replace(QUICK, epochs=6)
+    _, done = distil(data, teachers, PLAN, TwoMaps(), settings, architecture=TINY)
+    base = settings.lr * settings.batch_size / 16
+    assert done.history.lr.tolist() == pytest.approx([learning_rate(e, 6, base, warm_up=1) for e in range(1, 7)])
+    assert done.history.lr.iloc[3] < done.history.lr.iloc[2]  # over the switch
+
+
+# --- the stages ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_stage_is_the_published_sum(teachers):
+    d = objective(teachers)
+    assert isinstance(d, Distiller)
+    d.set_epoch(0, 4)
+    degraded, (clean, weather) = batch((0, 1, 2, 2, 1, 0))
+    losses = d(degraded, [clean, weather])
+    restored = d.student(degraded)
+    told = torch.zeros_like(degraded)
+    for number, name in enumerate(WEATHERS):
+        told[weather == number] = teachers[name](degraded[weather == number]).detach()
+    image = sum(losses[f"image_{name}"] for name in WEATHERS) / 3
+    torch.testing.assert_close(image, (restored - told).abs().mean())
+    scr = sum(losses[f"scr_{name}"] for name in WEATHERS) / 3
+    pfe = sum(v for k, v in losses.items() if k.startswith("ckt") and not k.endswith("_reconstruction")) / 3
+    pfv = sum(v for k, v in losses.items() if k.endswith("_reconstruction")) / 3
+    torch.testing.assert_close(losses["total"], image + pfe + 1.0 * pfv + 0.1 * scr)
+    assert losses["hcr"] == 0
+    assert sum(k.startswith("ckt") for k in losses) == 2 * 4 * 3  # four taps, three teachers, there and back
+
+
+def test_the_second_stage_is_the_clean_images_and_all_degraded_ones(teachers):
+    d = objective(teachers)
+    d.set_epoch(2, 4)
+    degraded, labels = batch()
+    losses = d(degraded, labels)
+    restored = d.student(degraded)
+    hcr = HCRLoss(TwoMaps(), eps=1e-2)([restored, degraded], labels[0])
+    torch.testing.assert_close(losses["hcr"], hcr)
+    torch.testing.assert_close(losses["total"], (restored - labels[0]).abs().mean() + 0.2 * hcr)
+    assert losses["image_haze"] == losses["ckt_snow_bottleneck"] == losses["scr_rain"] == 0
+
+
+def test_the_teachers_are_silent_in_the_second_stage_and_clean_images_are_not_learnt_from_in_the_first(teachers):
+    d = objective(teachers)
+    degraded, (clean, weather) = batch()
+    for epoch, other_teachers, other_clean in ((0, True, False), (3, False, True)):
+        d.set_epoch(epoch, 4)
+        total = d(degraded, [clean, weather])["total"]
+        assert (d(degraded, [clean.flip(-1), weather])["total"] != total) == other_clean
+        swapped = {**teachers, "haze": teachers["rain"], "rain": teachers["haze"]}
+        other = objective(swapped)
+        other.set_epoch(epoch, 4)
+        other.load_state_dict(d.state_dict())
+        assert (other(degraded, [clean, weather])["total"] != total) == other_teachers
+
+
+def test_a_teacher_is_known_by_its_name_and_not_by_its_place(teachers):
+    turned = dict(reversed(teachers.items()))
+    first, second = objective(teachers), objective(turned)
+    for d in (first, second):
+        d.set_epoch(0, 4)
+    assert first(*batch())["total"] == second(*batch())["total"]
+
+
+def test_the_common_space_of_the_published_network_has_the_published_size(teachers):
+    with torch.device("meta"):
+        networks = {name: MSBDN() for name in WEATHERS}
+        d = TwoStage().objective(MSBDN(), networks, TwoMaps(), WEATHERS, epochs=250)
+    student = {id(p) for p in d.student.parameters()}
+    assert sum(p.numel() for p in d.parameters() if id(p) not in student) == 10_229_760
+    assert TwoStage().switch(250) == 125
+
+
+def test_the_target_as_positive_is_one_contrast_over_the_whole_batch(teachers):
+    d = objective(teachers, replace(PLAN, positive="target"))
+    d.set_epoch(0, 4)
+    degraded, labels = batch()
+    expected = SCRLoss(TwoMaps(), eps=1e-2)([d.student(degraded), degraded], labels[0])
+    torch.testing.assert_close(d(degraded, labels)["scr"], expected)
+
+
+@pytest.mark.parametrize(
+    ("plan", "there", "not_there"),
+    [
+        (replace(PLAN, ckt=0.0), {"image_haze", "scr_haze", "hcr"}, {"ckt_haze_bottleneck"}),
+        (replace(PLAN, scr=0.0), {"image_haze", "ckt_haze_bottleneck", "hcr"}, {"scr_haze"}),
+        (replace(PLAN, hcr=0.0), {"image_haze", "ckt_haze_bottleneck", "scr_haze"}, {"hcr"}),
+        (replace(PLAN, collation=1.0), {"image_haze"}, {"hcr"}),
+        (replace(PLAN, collation=0.0), {"hcr"}, {"image_haze", "ckt_haze_bottleneck", "scr_haze"}),
+    ],
+)
+def test_what_is_left_out_is_not_there(plan, there, not_there, teachers):
+    d = objective(teachers, plan)
+    d.set_epoch(0, 4)
+    losses = d(*batch())
+    assert there <= losses.keys()
+    assert not not_there & losses.keys()
+
+
+def test_without_stages_and_contrast_it_is_plain_training():
+    alone = objective({}, TwoStage(collation=0.0, hcr=0.0))
+    assert isinstance(alone, Supervised)
+    degraded, labels = batch()
+    torch.testing.assert_close(alone(degraded, labels)["total"], CleanL1()(alone.student(degraded), labels))
+
+
+def test_a_student_of_another_width_meets_its_teachers_in_the_common_space(teachers):
+    d = objective(teachers, width=4)
+    d.set_epoch(0, 4)
+    d(*batch())["total"].backward()
+    assert all(p.grad is not None for p in d.student.parameters())
+
+
+def test_every_part_learns_and_no_teacher_does(teachers):
+    d = objective(teachers, replace(PLAN, detach=False))
+    d.set_epoch(0, 4)
+    d(*batch())["total"].backward()
+    assert all(p.grad is not None for p in d.parameters())
+    assert all(p.grad is None for teacher in teachers.values() for p in teacher.parameters())
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_taught_one_weather(data, tmp_path):
+    fit = teach(data, ["rain"], replace(QUICK, batch_size=2), out=tmp_path / "rain", architecture=TINY)
+    assert len(fit.history) == 4
+    model, card = load_model(tmp_path / "rain")
+    assert isinstance(model, MSBDN)
+    assert card.classes == ("rain",)
+    assert {"psnr", "ssim", "psnr_y", "ssim_y", "psnr_rain", "ssim_rain"} <= set(card.metrics)
+    assert "psnr_haze" not in card.metrics
+
+
+def test_the_student_is_saved_alone(data, teachers, tmp_path):
+    student, done = distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path, architecture=TINY)
+    assert done.history.hcr.tolist()[:2] == [0, 0]
+    assert all(done.history.hcr[2:] > 0)
+    assert all(done.history.image_haze[:2] > 0)
+    assert done.history.image_haze.tolist()[2:] == [0, 0]
+    model, card = load_model(tmp_path / LAST)
+    for name, value in student.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
+    assert card.recipe["features"] == "none: a pair of hands"
+    assert set(card.recipe["teachers"]) == set(WEATHERS)
+
+
+class KilledError(Exception):
+    """In place of the signal."""
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_run_that_is_killed_goes_on_to_the_same_bits_across_the_switch(data, teachers, tmp_path, after):
+    whole, _ = distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "whole", architecture=TINY)
+
+    def kill(row):
+        if row["epoch"] > after:  # before this epoch is saved
+            raise KilledError
+        return False
+
+    with pytest.raises(KilledError):
+        distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "cut", architecture=TINY, after_epoch=kill)
+    assert len(load_tensors(tmp_path / "cut" / RESUME)[1]["rows"]) == after
+    resumed, done = distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "cut", architecture=TINY, resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    columns = ["total", "lr", "val_psnr"]
+    expected = pd.read_csv(tmp_path / "whole" / "history.csv")[columns]
+    pd.testing.assert_frame_equal(done.history[columns], expected)
+
+
+def test_the_second_stage_draws_only_what_has_a_clean_image():
+    train = images(4)
+    paired = [i for i, pair in enumerate(train.pairs) if pair.name.endswith("1")]
+    batches = StageBatches(train, 6, paired, switch=2)
+    for epoch, allowed in ((0, set(range(12))), (1, set(range(12))), (2, set(paired)), (3, set(paired))):
+        batches.set_epoch(epoch)
+        drawn = [index for one in batches for index in one]
+        assert len(drawn) == 6 * len(batches)
+        assert set(drawn) == allowed
+
+
+def test_a_collapsed_common_space_is_warned_of(data, teachers):
+    d = objective(teachers, epochs=2)
+    space = next(module for module in d.modules() if isinstance(module, CKTLoss))
+    space.first.fill_(1e6)
+    card = ModelCard(d.student.architecture, WEATHERS, data.mean, data.std, data.size)
+    with pytest.warns(UserWarning, match=r"common space of ckt_haze_encoder_dense_2 has collapsed.*0\.0%.*detach"):
+        fit_restorer(
+            d, StageBatches(data.train, 3, None, 1), data.train, data.val, replace(QUICK, epochs=2), out=None, card=card
+        )  # fmt: skip
+
+
+def test_a_space_that_lives_is_not_warned_of(data, teachers):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distil(data, teachers, PLAN, TwoMaps(), replace(QUICK, epochs=2), architecture=TINY)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_weather_without_a_teacher_is_named(teachers):
+    two = {name: teachers[name] for name in ("haze", "snow")}
+    with pytest.raises(InputError, match="no teacher for rain; the data has haze, rain, snow and there are teachers"):
+        objective(two)
+    objective(two, replace(PLAN, collation=0.0))  # where no teacher speaks none is wanted
+
+
+def test_a_weather_that_the_data_lacks_is_named(data, tmp_path):
+    with pytest.raises(InputError, match="no image in fog; there are: haze, rain, snow"):
+        teach(data, ["fog"], QUICK, out=tmp_path, architecture=TINY)
+
+
+def test_data_without_pairs_is_refused(data, teachers):
+    with pytest.raises(InputError, match="the data is list; wanted: pairs"):
+        distil(replace(data, train=[]), teachers, PLAN, TwoMaps(), QUICK, architecture=TINY)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: TwoStage(collation=1.5), "collation is 1.5"),
+        (lambda: TwoStage(ckt=-1.0), "ckt is -1.0"),
+        (lambda: TwoStage(positive="truth"), "'truth'"),
+        (lambda: RestorationSettings(epochs=3), "warm_up is 3"),
+        (lambda: RestorationSettings(warm_up=-1), "warm_up is -1"),
+        (lambda: RestorationSettings(lr=0.0), "lr is 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make()

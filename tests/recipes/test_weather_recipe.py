@@ -1,0 +1,106 @@
+"""The comparison of chapters 07 to 09: every method trains, on what it is allowed to see."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from kdlab import InputError
+from kdlab.data.photos import SPLITS
+from kdlab.data.weather import WEATHERS
+from kdlab.data.weather_photos import load_weather
+from kdlab.models import MSBDN
+from kdlab.recipes import weather
+from kdlab.recipes.weather import METHODS, NARROW, WeatherRun
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class OneMap(nn.Module):
+    """In VGG19's place: five times the image."""
+
+    def forward(self, images):
+        return [images] * 5
+
+
+@pytest.fixture(scope="module")
+def course():
+    torch.manual_seed(0)
+    data = load_weather(crop=32, variants=1)
+    few = replace(data, val=data.val.only(["rain"]))
+    return few, {name: MSBDN(2, residual=True) for name in WEATHERS}, OneMap()
+
+
+def run(method, **options):
+    return WeatherRun(method, seed=0, epochs=2, batch_size=24, width=2, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(method, course):
+    student, done = run(method).run(*course)
+    assert len(done.history) == 2
+    assert done.history.total.notna().all()
+    assert student.architecture == {"name": "MSBDN", "width": 2, "residual": True}
+    collated = {name for name in done.history if name.startswith(("image_", "ckt_", "scr_"))}
+    assert bool(collated) == bool(METHODS[method].collation)
+
+
+def test_few_photographs_have_clean_images_and_the_seed_says_which(course):
+    data = course[0]
+    photographs = [
+        {data.train.pairs[i].name.split("_")[0] for i in WeatherRun("two stages", seed, photographs=2)._paired(data)}
+        for seed in range(5)
+    ]
+    assert all(len(names) == 2 and names <= set(SPLITS["train"]) for names in photographs)
+    assert len(set(map(frozenset, photographs))) > 1
+    assert run("two stages")._paired(data) is None
+    _, done = run("two stages", photographs=3).run(*course)
+    assert done.history.total.notna().all()
+
+
+def test_a_run_that_is_kept_is_not_made_again(course, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    first, done = run("from scratch").run(*course, keep=True)
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: pytest.fail("it trains again"))
+    second, again = run("from scratch").run(*course, keep=True)
+    torch.testing.assert_close(first.state_dict(), second.state_dict())
+    assert again.history.equals(done.history)
+
+
+def test_a_run_without_teachers_does_not_depend_on_them(course, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    data, teachers, _ = course
+    others = {name: MSBDN(2) for name in WEATHERS}
+    for method, same in (("from scratch", True), ("two stages", False)):
+        assert (run(method).folder(data, teachers) == run(method).folder(data, others)) == same
+
+
+def test_teachers_and_students_are_trained_where_they_did_not_come_with_the_course(course, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_RETRAIN", "1")
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(weather, "load_weather", lambda *crop: course[0])
+    monkeypatch.setattr(weather, "TEACHER", replace(weather.TEACHER, epochs=1, batch_size=8, warm_up=0))
+    monkeypatch.setattr(weather, "LONG", 2)
+    monkeypatch.setattr(weather, "feature_slices", lambda weights: OneMap())
+    teacher, card = weather.weather_teacher("rain")
+    assert card.classes == ("rain",)
+    assert teacher.architecture == {"name": "MSBDN", **NARROW}
+    monkeypatch.setattr(weather, "weather_teachers", lambda device: course[1])
+    student, card = weather.weather_student("from scratch")
+    assert card.classes == WEATHERS
+    assert card.metrics["epoch"] == 2  # the last, not the best
+    torch.testing.assert_close(weather.weather_student("from scratch")[0].state_dict(), student.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "two stage"}, "'two stage'. Did you mean 'two stages'"),
+        ({"method": "two stages", "photographs": 0}, "photographs is 0; wanted: from 1 to 8"),
+        ({"method": "two stages", "photographs": 9}, "photographs is 9"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        WeatherRun(seed=0, **options)
