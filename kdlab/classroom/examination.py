@@ -64,9 +64,9 @@ def stages_svg(parts: pd.DataFrame, rates: Sequence[float], plan: TwoStage, epoc
         colour, values = PALETTE[place], parts[name].tolist()
         for at in range(epochs):
             if weights[at][name]:
-                x, y = LABEL + at * cell, _top(place)
+                left, top = LABEL + at * cell, _top(place)
                 size = f'width="{cell:.1f}" height="{LANE}"'
-                marks.append(f'<rect x="{x:.1f}" y="{y}" {size} fill="{colour}" fill-opacity="0.25"/>')
+                marks.append(f'<rect x="{left:.1f}" y="{top}" {size} fill="{colour}" fill-opacity="0.25"/>')
         recorded = "not computed" if math.isnan(values[epoch]) else f"{values[epoch]:.4f}"
         said = f"{weights[epoch][name]:g} × {recorded}" if weights[epoch][name] else "weighs nothing"
         marks += [_curve(values, place, colour), _lane_text(place, name, said)]

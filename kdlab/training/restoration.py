@@ -33,7 +33,7 @@ def measure_each(model: nn.Module, dataset: PairedImages) -> pd.DataFrame:
 def restoration_metrics(model: nn.Module, dataset: PairedImages) -> dict[str, float]:
     """Means over the weathers' means: "psnr", "ssim" (on RGB), "psnr_y", "ssim_y" (on Y), and "psnr_haze" and so on."""
     by_weather = measure_each(model, dataset).groupby("weather")[list(QUALITY)].mean()
-    metrics: dict[str, float] = {name: by_weather[name].mean() for name in QUALITY}
+    metrics = {name: float(by_weather[name].mean()) for name in QUALITY}
     for name in ("psnr", "ssim"):
-        metrics |= {f"{name}_{weather}": value for weather, value in by_weather[name].items()}
+        metrics |= {f"{name}_{weather}": float(value) for weather, value in by_weather[name].items()}
     return metrics

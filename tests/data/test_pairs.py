@@ -261,7 +261,7 @@ def test_a_loader_takes_them():
 
 @pytest.mark.parametrize("size", [0, -3, 1, 4, 7])
 def test_a_batch_that_cannot_be_shared_out_is_refused(size):
-    message = f"batch_size is {size}; wanted: a multiple of 3, the same number .* haze, rain, snow"
+    message = f"batch_size is {size}; wanted: a multiple of 3, the same number .*haze, rain, snow"
     with pytest.raises(InputError, match=message):
         StratifiedBatches(many(haze=9, rain=9, snow=9), size)
 

@@ -1,5 +1,6 @@
 """The exercises' checks: ``check.<name>(answer)`` says the first thing that is wrong with an answer."""
 
+from kdlab.classroom.check.collation import all_present, pfe, soft_contrast, stratified_batches, two_ratios
 from kdlab.classroom.check.dense import cwd_gradient, cwd_loss, effective_positions, mean_iou, unseen
 from kdlab.classroom.check.examination import (
     all_pairs_distance,
@@ -30,6 +31,7 @@ from kdlab.classroom.check.taps import connector_parameters, dangerous, recorded
 __all__ = [
     "all_pairs_distance",
     "all_pairs_gradient",
+    "all_present",
     "attention_loss",
     "best_epoch",
     "carried_alpha",
@@ -49,16 +51,20 @@ __all__ = [
     "mgd_loss",
     "naive_gibibytes",
     "padded_restoration",
+    "pfe",
     "rate_at",
     "recorded",
     "relative_distances",
     "second_call",
     "shrunk",
     "similarity_loss",
+    "soft_contrast",
     "softened",
     "spatial_mask",
+    "stratified_batches",
     "temperature_for",
     "times_smaller",
     "total_loss",
+    "two_ratios",
     "unseen",
 ]

@@ -21,7 +21,7 @@ def pfe(answer: Answer) -> bool:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        parts = [torch.randn(many, 8, 5, 5) for many in (1, 2, 3)]
+        parts = [torch.randn(many, 8, 5, 5) * 3 / many for many in (1, 2, 3)]
         student, project = torch.randn(6, 8, 5, 5), Projector(8, 4)
         projects = [Projector(8, 4) for _ in parts]
     mine = project(student)
@@ -63,7 +63,7 @@ def all_present(answer: Answer) -> bool:
     return say(None)
 
 
-def scr(answer: Answer) -> bool:
+def soft_contrast(answer: Answer) -> bool:
     """08, exercise 3: ``answer(anchor, positive, negative, eps)`` gives SCR at one map, a scalar."""
     generator = torch.Generator().manual_seed(0)
     anchor, positive, noise = (torch.randn(4, 3, 6, 6, generator=generator) for _ in range(3))
@@ -89,7 +89,7 @@ def scr(answer: Answer) -> bool:
     return say(ask(answer, (anchor, positive, negative, eps), near / (far + eps), known))
 
 
-def stratified(answer: Callable[[Sequence[int], int], Any]) -> bool:
+def stratified_batches(answer: Callable[[Sequence[int], int], Any]) -> bool:
     """08, exercise 4: ``answer(weathers, batch_size)`` gives an epoch's batches: lists of indices."""
     weathers = [0] * 12 + [1] * 8 + [2] * 20
     with torch.random.fork_rng(devices=[]):

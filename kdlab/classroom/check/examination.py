@@ -189,7 +189,7 @@ def _blur(images: Tensor) -> Tensor:
     """A network for multiples of 16 alone; away from the border it does the same everywhere."""
     if images.dim() != 4 or any(side % STRIDE for side in images.shape[2:]):
         raise InputError(f"the images are {tuple(images.shape)}; wanted: (n, 3, h, w), h and w multiples of {STRIDE}.")
-    return F.avg_pool2d(F.pad(images, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
+    return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
 
 
 def _resized(image: Tensor, size: list[int]) -> Tensor:

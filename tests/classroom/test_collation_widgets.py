@@ -1,0 +1,260 @@
+"""Chapter 08's widget without a browser: pure functions first, then the thin view; and the checks' hints."""
+
+import math
+import re
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdlab.classroom import check
+from kdlab.classroom.collation import (
+    Snapshot,
+    by_part,
+    common_space_explorer,
+    fit_plane,
+    plane_of,
+    scatter,
+    snapshot,
+)
+from kdlab.distill import Distiller, Projector, Teacher, Term
+from kdlab.losses.restoration import CKTLoss
+
+NAMES = ("haze", "rain")
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.early, self.late = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+
+    def forward(self, images):
+        return self.late(self.early(images).relu())
+
+
+@pytest.fixture
+def distiller():
+    torch.manual_seed(0)
+    mine = {"early": Projector(4, 2), "late": Projector(6, 3)}
+    terms = [
+        Term(
+            f"ckt_{name}_{tap}", CKTLoss(), tap, tap, of=name, student_connector=mine[tap],
+            teacher_connector=Projector(c, c // 2), reconstruction=Projector(c // 2, c),
+        )
+        for name in NAMES
+        for tap, c in (("early", 4), ("late", 6))
+    ]  # fmt: skip
+    sides = {name: Teacher(Net(), part=partial(of, number)) for number, name in enumerate(NAMES)}
+    return Distiller(Net(), sides, terms, task=nn.Identity(), task_weight=0.0)
+
+
+def of(number, images, labels):
+    return labels[1] == number
+
+
+def test_a_snapshot_is_where_the_connectors_put_the_images(distiller):
+    images, weather = torch.rand(5, 3, 8, 8), torch.tensor([0, 0, 1, 1, 1])
+    before = {name: value.clone() for name, value in distiller.state_dict().items()}
+    seen = snapshot(7, distiller, images, [images, weather])
+    assert seen.step == 7
+    assert {tap: tuple(points.shape) for tap, points in seen.student.items()} == {"early": (5, 2), "late": (5, 3)}
+    connectors, teacher = distiller.teacher_connectors, distiller.teachers["rain"].model
+    early = teacher.early(images[2:])
+    assert torch.allclose(seen.teachers["early"][2:], connectors["ckt_rain_early"](early).mean(dim=(2, 3)), atol=1e-6)
+    late = distiller.student_connectors["ckt_haze_late"](distiller.student(images))
+    assert torch.allclose(seen.student["late"], late.mean(dim=(2, 3)), atol=1e-6)
+    assert all(torch.equal(before[name], value) for name, value in distiller.state_dict().items())
+    assert not seen.student["late"].requires_grad
+
+
+def test_apart_is_in_the_units_of_the_space_and_spread_knows_its_size():
+    teachers = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    seen = Snapshot(0, {"tap": teachers + torch.tensor([0.0, 3.0])}, {"tap": teachers})
+    assert seen.apart("tap") == (3.0, 1.0)
+    small = Snapshot(0, {"tap": 0.01 * seen.student["tap"]}, {"tap": 0.01 * teachers})
+    assert small.apart("tap") == pytest.approx((0.03, 0.01))
+
+
+def test_losses_are_summed_over_taps_and_averaged_over_weathers():
+    losses = {
+        "task": 9.0, "image_haze": 1.0, "image_rain": 3.0, "ckt_haze_a": 1.0, "ckt_haze_b": 2.0, "ckt_rain_a": 3.0,
+        "ckt_rain_b": 4.0, "ckt_haze_a_reconstruction": 0.5, "ckt_rain_a_reconstruction": 0.1, "val_psnr": 20.0,
+    }  # fmt: skip
+    assert by_part(losses) == pytest.approx({"image": 2.0, "PFE": 5.0, "PFV": 0.3})
+    assert by_part({"image_haze": torch.tensor(2.0), "scr_haze": torch.tensor(4.0)}) == {"image": 2.0, "SCR": 4.0}
+
+
+def test_the_plane_holds_the_directions_of_most_variance():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(200, 5, generator=generator) * torch.tensor([0.1, 5.0, 0.1, 2.0, 0.1]) + 3
+    plane = fit_plane(points)
+    flat = plane.of(points)
+    assert torch.allclose(flat.mean(dim=0), torch.zeros(2), atol=1e-4)
+    assert torch.allclose(flat.var(dim=0), points.var(dim=0)[[1, 3]], rtol=0.05)
+    assert torch.allclose(plane.axes.T @ plane.axes, torch.eye(2), atol=1e-5)
+    assert plane.axes[[1, 3], [0, 1]].min() > 0.9  # the sign is not left to chance
+    assert torch.allclose(fit_plane(points.flip(0)).axes, plane.axes, atol=1e-4)
+
+
+@pytest.fixture
+def runs():
+    """Two runs of three steps, of six images: one in which the points come together, one in which all shrink."""
+    generator = torch.Generator().manual_seed(0)
+    its, off = (torch.randn(6, 4, generator=generator) for _ in range(2))
+
+    def seen(step, share, size):
+        return Snapshot(step, *({"early": size * side, "late": 2 * size * side} for side in (its + share * off, its)))
+
+    together = [seen(step, 1 - step / 12, 1.0) for step in (0, 6, 12)]
+    return {"together": together, "shrinking": [seen(step, 1.0, 1 - step / 13) for step in (0, 6, 12)]}
+
+
+def test_one_plane_serves_all_snapshots_of_a_run(runs):
+    plane = plane_of(runs["shrinking"], "late")
+    first, last = (plane.of(runs["shrinking"][k].teachers["late"]) for k in (0, -1))
+    assert last.std() < 0.2 * first.std()
+
+
+def test_each_image_is_drawn_twice_and_joined():
+    mine, its = torch.zeros(3, 2), torch.ones(3, 2)
+    drawn = scatter(mine, its, [0, 1, 2], ("haze", "rain", "<snow>"), 1.0, "what & why")
+    assert drawn.count("<line ") == 3
+    assert [drawn.count(mark) for mark in ("<circle ", "<path ")] == [4, 4]  # each twice, and twice in the legend
+    assert "&lt;snow&gt;, student" in drawn
+    assert 'aria-label="what &amp; why"' in drawn
+    places = [float(x) for x in re.findall(r'cx="([\d.]+)"', drawn)]
+    assert all(0 < x < 520 for x in places)
+    assert places[0] > places[1]  # the teacher is at 1, the student in the middle
+
+
+def test_points_that_have_all_become_one_are_drawn_too():
+    assert "nan" not in scatter(torch.zeros(2, 2), torch.zeros(2, 2), [0, 1], NAMES, 0.0, "all at one place")
+
+
+@pytest.fixture
+def panel(runs):
+    return common_space_explorer(runs, torch.tensor([0, 0, 0, 1, 1, 1]), NAMES)
+
+
+def numbers(panel):
+    found = re.search(r"<p>step (\d+), (\w+): .*? are ([\d.]+) from .*? ([\d.]+) from their mean", panel.view.value)
+    return int(found[1]), found[2], float(found[3]), float(found[4])
+
+
+def test_dragging_the_step_brings_student_and_teachers_together(panel):
+    step, tap, far, spread = numbers(panel)
+    assert (step, tap) == (0, "early")
+    panel.step.value = 12
+    step, _, near, same = numbers(panel)
+    assert (step, near, same) == (12, 0.0, spread)
+    assert far > 0.5
+
+
+def test_in_the_shrinking_run_distance_and_spread_fall_alike(panel):
+    panel.run.value = "shrinking"
+    _, _, far, wide = numbers(panel)
+    panel.step.value = 12
+    _, _, near, narrow = numbers(panel)
+    assert near / far == pytest.approx(narrow / wide, rel=0.05)
+    assert near < 0.1 * far
+
+
+def test_the_tap_changes_points_and_words(panel):
+    before = panel.view.value
+    panel.tap.value = "late"
+    assert panel.view.value != before
+    assert numbers(panel)[1] == "late"
+
+
+# The checks of the exercises: each known slip and its hint.
+
+
+def complement(B, K):
+    return 1 - sum((-1) ** k * math.comb(K, k) * (1 - k / K) ** B for k in range(K + 1))
+
+
+def stratified(shuffle=True, each=2, many=None):
+    def batches(weathers, batch_size):
+        strata = [[i for i, kind in enumerate(weathers) if kind == wanted] for wanted in sorted(set(weathers))]
+        if shuffle:
+            strata = [[found[k] for k in torch.randperm(len(found)).tolist()] for found in strata]
+        most = many or min(map(len, strata)) // each
+        return [[i for found in strata for i in (found * 9)[k * each : (k + 1) * each]] for k in range(most)]
+
+    return batches
+
+
+def l1(a, b, dim=None):
+    return (a - b).abs().mean(dim=dim)
+
+
+IMAGE = (1, 2, 3)
+SLIPS = {
+    "mean of the parts' means": (
+        check.pfe,
+        lambda s, ts, p, ps: torch.stack(
+            [l1(p(mine), own(its)) for mine, own, its in zip(s.split([len(t) for t in ts]), ps, ts, strict=True)]
+        ).mean(),
+        "mean of the teachers' means",
+    ),
+    "squared": (
+        check.pfe,
+        lambda s, ts, p, ps: (p(s) - torch.cat([own(t) for own, t in zip(ps, ts, strict=True)])).square().mean(),
+        "you squared",
+    ),
+    "summed": (
+        check.pfe,
+        lambda s, ts, p, ps: (p(s) - torch.cat([own(t) for own, t in zip(ps, ts, strict=True)])).abs().sum(),
+        "this is a sum",
+    ),
+    "one projector": (check.pfe, lambda s, ts, p, ps: l1(p(s), p(torch.cat(ts))), "each has its own"),
+    "no projector": (check.pfe, lambda s, ts, p, ps: l1(s, torch.cat(ts)), "compared the maps themselves"),
+    "one is missing": (check.all_present, complement, "probability that one is missing"),
+    "one is there": (check.all_present, lambda B, K: 1 - (1 - 1 / K) ** B, "one certain weather"),
+    "independent": (check.all_present, lambda B, K: (1 - (1 - 1 / K) ** B) ** K, "as if the weathers came"),
+    "subtracted twice": (check.all_present, lambda B, K: 1 - K * (1 - 1 / K) ** B, "subtracted twice"),
+    "three alone": (
+        check.all_present, lambda B, K: 1 - 3 * (2 / 3) ** B + 3 * (1 / 3) ** B, "for a batch of 8 and 4 weathers"
+    ),
+    "no eps": (check.soft_contrast, lambda a, p, n, eps: l1(a, p) / l1(a, n), "eps is missing"),
+    "upside down": (check.soft_contrast, lambda a, p, n, eps: l1(a, n) / (l1(a, p) + eps), "upside down"),
+    "each image's ratio": (
+        check.soft_contrast,
+        lambda a, p, n, eps: (l1(a, p, IMAGE) / (l1(a, n, IMAGE) + eps)).mean(),
+        "mean of each image's ratio",
+    ),
+    "positive below": (check.soft_contrast, lambda a, p, n, eps: l1(a, p) / (l1(p, n) + eps), "nothing can be learnt"),
+    "squares": (check.soft_contrast, lambda a, p, n, eps: F.mse_loss(a, p) / (F.mse_loss(a, n) + eps), "you squared"),
+    "difference": (check.soft_contrast, lambda a, p, n, eps: l1(a, p) - l1(a, n), "wanted: a ratio"),
+    "no batches": (check.stratified_batches, lambda weathers, size: [], "no batch yet"),
+    "too small": (check.stratified_batches, stratified(each=1), "a batch has 3 images"),
+    "random": (
+        check.stratified_batches, lambda weathers, size: torch.randperm(len(weathers)).split(size), "wanted: 2 of each"
+    ),
+    "twice": (check.stratified_batches, stratified(many=6), "an image comes twice"),
+    "too few": (check.stratified_batches, stratified(many=2), "there are 2 batches"),
+    "in order": (check.stratified_batches, stratified(shuffle=False), "two epochs are alike"),
+    "raises": (check.stratified_batches, lambda weathers, size: weathers.shuffled(), "raised AttributeError"),
+    "exchanged": (check.two_ratios, lambda n, f: ((n / f).mean(), n.mean() / f.mean()), "exchanged"),
+    "both upside down": (check.two_ratios, lambda n, f: (f.mean() / n.mean(), 1 / (n / f).mean()), "upside down"),
+    "first twice": (check.two_ratios, lambda n, f: (n.mean() / f.mean(), n.mean() / f.mean()), "the first again"),
+    "second twice": (check.two_ratios, lambda n, f: ((n / f).mean(), (n / f).mean()), "the second again"),
+    "sum": (check.two_ratios, lambda n, f: (n.mean() / f.mean(), (n / f).sum()), "the second is a sum"),
+    "one number": (check.two_ratios, lambda n, f: n.mean() / f.mean(), "shape: yours is ()"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("graded", "answer", "hint"), SLIPS.values(), ids=SLIPS)
+def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
+    assert graded(answer) is False
+    assert hint in capsys.readouterr().out
+
+
+def test_right_answers_pass_and_leave_the_random_numbers_alone():
+    state = torch.get_rng_state()
+    assert check.stratified_batches(stratified())
+    assert check.two_ratios(lambda near, far: [near.mean() / far.mean(), (near / far).mean()])
+    assert check.soft_contrast(lambda a, p, n, eps: l1(a, p) / (l1(a, n) + eps))
+    assert torch.equal(state, torch.get_rng_state())
