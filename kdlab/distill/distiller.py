@@ -253,7 +253,7 @@ class Distiller(nn.Module):
             seen = seen[teacher.part(images, labels)]
             if len(seen) == 0:
                 raise InputError(
-                    f"no sample of this batch is teacher {name!r}'s part. Draw batches that hold some for every "
+                    f"no sample of this batch is the part of teacher {name!r}. Draw batches that hold some for every "
                     "teacher, as kdlab.data.StratifiedBatches does."
                 )
         _, read = self._teacher_readers[name](teacher.model, seen)

@@ -40,6 +40,8 @@ class Reader:
         output = None
         with Taps(network, self.taps, copied=copied, calls=calls) as taps:
             output = network(images)
+        if first and not _is_compiled(network):
+            taps.drop_copies()  # the gradient goes the same way as in all later passes: a resumed run has the same bits
         read = {str(tap): taps[tap] for tap in self.taps}
         if first:
             for name, value in read.items():

@@ -94,12 +94,13 @@ class Taps:
         self._copied = copied
         self._awaited = sum(calls[name] for name in self._hooked) if calls is not None else None
         self._records: dict[str, list[Any]] = {}
+        self._own: dict[str, list[Any]] = {}
         self._originals: list[tuple[str, Tensor, int]] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Taps":
         self._records = {name: [] for name in self._hooked}
-        self._originals = []
+        self._own, self._originals = {}, []
         for name in self._hooked:
             module = self._found[name]
             if self._taps[name].what == "input":
@@ -149,6 +150,11 @@ class Taps:
         """The taps whose layer's tensor was changed in place after it had been recorded."""
         return {name for name, tensor, version in self._originals if tensor._version != version}
 
+    def drop_copies(self) -> None:
+        """Hold the layers' own tensors instead of copies, where nothing has overwritten these."""
+        for name in self._own.keys() - self.overwritten:
+            self._records[name] = self._own[name]
+
     @property
     def _hooked(self) -> list[str]:
         return [name for name, tap in self._taps.items() if tap.what != "parameter"]
@@ -161,6 +167,7 @@ class Taps:
 
     def _record(self, name: str, value: Any) -> None:
         if self._copied is None or name in self._copied:
+            self._own.setdefault(name, []).append(value)
             self._originals += [(name, t, t._version) for t in tree_leaves(value) if _has_version(t)]
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
         self._records[name].append(value)

@@ -2,8 +2,10 @@
 
 from kdlab.training.checkpoints import ModelCard, load_model, load_weights, save_model
 from kdlab.training.device import pick_device
+from kdlab.training.image_quality import image_quality
 from kdlab.training.loop import Fit, fit
 from kdlab.training.metrics import classification_metrics, predict_logits, segmentation_metrics
+from kdlab.training.restoration import measure_each, restoration_metrics
 from kdlab.training.supervised import Supervised
 
 __all__ = [
@@ -12,10 +14,13 @@ __all__ = [
     "Supervised",
     "classification_metrics",
     "fit",
+    "image_quality",
     "load_model",
     "load_weights",
+    "measure_each",
     "pick_device",
     "predict_logits",
+    "restoration_metrics",
     "save_model",
     "segmentation_metrics",
 ]

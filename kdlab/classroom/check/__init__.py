@@ -27,6 +27,7 @@ from kdlab.classroom.check.masked import (
 )
 from kdlab.classroom.check.response import best_epoch, kd_loss, softened, temperature_for, times_smaller, total_loss
 from kdlab.classroom.check.taps import connector_parameters, dangerous, recorded, second_call, shrunk
+from kdlab.classroom.check.weather import brightness, dehazed, densest_haze, hazed, psnr_of_each, streak_angle
 
 __all__ = [
     "all_pairs_distance",
@@ -34,6 +35,7 @@ __all__ = [
     "all_present",
     "attention_loss",
     "best_epoch",
+    "brightness",
     "carried_alpha",
     "carried_weight",
     "channel_distribution",
@@ -41,10 +43,13 @@ __all__ = [
     "cwd_gradient",
     "cwd_loss",
     "dangerous",
+    "dehazed",
+    "densest_haze",
     "drawn_masks",
     "effective_positions",
     "generator_parameters",
     "hard_contrast",
+    "hazed",
     "kd_loss",
     "mask_owners",
     "mean_iou",
@@ -52,6 +57,7 @@ __all__ = [
     "naive_gibibytes",
     "padded_restoration",
     "pfe",
+    "psnr_of_each",
     "rate_at",
     "recorded",
     "relative_distances",
@@ -62,6 +68,7 @@ __all__ = [
     "softened",
     "spatial_mask",
     "stratified_batches",
+    "streak_angle",
     "temperature_for",
     "times_smaller",
     "total_loss",
