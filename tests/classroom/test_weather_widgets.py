@@ -65,7 +65,7 @@ class TestWeather:
             assert same == (setting not in LISTENS_TO[name])
 
     def test_another_weather_is_refused(self):
-        with pytest.raises(InputError, match="hail.*haze, rain"):
+        with pytest.raises(InputError, match="hail"):
             Weather("hail")
 
 

@@ -95,14 +95,11 @@ def test_every_degraded_image_is_its_clean_one_in_bad_weather(splits, split):
     for pair in of(splits, split):
         degraded, clean = pair.degraded.float().mean(0), pair.clean.float().mean(0)
         assert (degraded - clean).abs().mean() > 2, (pair.name, pair.weather)
-        edges = [
-            torch.stack([image.diff(dim=1)[1:].flatten(), image.diff(dim=0)[:, 1:].flatten()])
-            for image in (degraded, clean)
-        ]
-        assert torch.corrcoef(torch.stack([edge.flatten() for edge in edges]))[0, 1] > 0.2, (pair.name, pair.weather)
+        edges = [torch.cat([image.diff(dim=0).flatten(), image.diff(dim=1).flatten()]) for image in (degraded, clean)]
+        assert torch.corrcoef(torch.stack(edges))[0, 1] > 0.2, (pair.name, pair.weather)
 
 
-def test_rain_and_snow_brighten_and_haze_takes_contrast(splits):
+def test_rain_brightens_and_haze_takes_contrast(splits):
     for split in SPLITS:
         for pair in of(splits, split):
             degraded, clean = pair.degraded.float(), pair.clean.float()

@@ -263,7 +263,7 @@ CASES = {
     "CKTLoss": Case(lambda p, s: CKTLoss(detach=True), one_map),
     "SCRLoss": Case(
         lambda p, s: SCRLoss(
-            TwoMaps(), (0.5, p.of(1.0, 0.0, bad=(-1.0, math.nan))), p.of("paired", "same_weather", bad=("all",)),
+            TwoMaps(), (0.5, p.of(1.0, 0.0, bad=(-1.0, math.nan))), p.of("paired", "same_weather"),
             p.positive(1e-7),
         ),
         restored, fixed=1,

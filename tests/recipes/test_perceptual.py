@@ -56,7 +56,7 @@ def test_a_random_start_is_as_narrow_and_says_so():
     assert "random start" in slices.weights_used
 
 
-def test_unknown_weights_are_named():
+def test_unknown_weights_are_named(shapes_unchecked):
     with pytest.raises(InputError, match="'scene'. Did you mean 'scenes'"):
         feature_slices("scene")
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from kdlab import InputError
 from kdlab.data.pairs import Pair, PairedImages
@@ -309,8 +310,8 @@ def test_a_weather_that_the_data_lacks_is_named(data, tmp_path):
 
 
 def test_data_without_pairs_is_refused(data, teachers):
-    with pytest.raises(InputError, match="the data is list; wanted: pairs"):
-        distil(replace(data, train=[]), teachers, PLAN, TwoMaps(), QUICK, architecture=TINY)
+    with pytest.raises(InputError, match="the data is TensorDataset; wanted: pairs"):
+        distil(replace(data, train=TensorDataset(torch.zeros(2))), teachers, PLAN, TwoMaps(), QUICK, architecture=TINY)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +325,6 @@ def test_data_without_pairs_is_refused(data, teachers):
         (lambda: RestorationSettings(lr=0.0), "lr is 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(make, sentence):
+def test_settings_that_make_no_sense_are_refused(make, sentence, shapes_unchecked):
     with pytest.raises(InputError, match=sentence):
         make()

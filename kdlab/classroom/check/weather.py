@@ -35,7 +35,7 @@ def hazed(answer: Answer) -> bool:
 
 def dehazed(answer: Answer) -> bool:
     """07, exercise 2: ``answer(hazy (3, h, w), depth (1, h, w), beta, airlight)`` gives the clear image (3, h, w)."""
-    image, depth = _uniform(3, 5, 6), _uniform(1, 5, 6, seed=1)
+    image, depth = (1.6 * _uniform(3, 5, 6) - 0.3).clamp(0, 1), _uniform(1, 5, 6, seed=1)
     # Not a hazy image to the last bit, as no file is: else dividing by less would show nowhere.
     beta = 4.0
     hazy = (add_haze(image, depth, beta, AIRLIGHT) * 255).round() / 255
