@@ -283,11 +283,12 @@ def weather_runs() -> Iterator[WeatherRun]:
 
 
 def weather_tuning() -> Iterator[WeatherRun]:
-    """Learning rates for the student alone, which all runs then take, and two common spaces, on another seed."""
+    """Learning rates for the student alone, which all runs then take, and the common space, on another seed."""
     for factor in (0.5, 1.0, 2.0):
         yield WeatherRun("from scratch", TUNING_SEED, lr=factor * WEATHER_LR)
-    for method in ("two stages", "published CKT"):
-        yield WeatherRun(method, TUNING_SEED)
+    for ckt in (0.1, 1.0):
+        yield WeatherRun("two stages", TUNING_SEED, ckt=ckt)
+    yield WeatherRun("published CKT", TUNING_SEED)
 
 
 def run_weather() -> pd.DataFrame:

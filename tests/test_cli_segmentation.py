@@ -293,7 +293,7 @@ def test_impossible_settings(roads, taught, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
-        ("teach", ("--narrow",), "--narrow was given, which only segmentation has; the task is classification"),
+        ("teach", ("--narrow",), "--narrow was given, which only segmentation and restoration have"),
         ("teach", ("--monitor", "miou"), "Leave it out, or say --task segmentation."),
         ("teach", ("--task", "segmentation", "--augment"), "--augment was given, which only classification has"),
         ("distill", ("--teacher", "t", "--method", "cwd"), "--method was given, which only segmentation has"),

@@ -16,7 +16,7 @@ from kdlab.distill import Distiller, Taps
 from kdlab.losses.restoration import CKTLoss
 
 PARTS = {"image": "image_", "PFE": "ckt_", "PFV": "ckt_", "SCR": "scr_"}  # by how the names of their terms begin
-WIDTH, HEIGHT, EDGE = 520, 330, 18
+WIDTH, HEIGHT, EDGE = 520, 330, 12
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,27 @@ class Plane:
 
     centre: Float[Tensor, " h"]
     axes: Float[Tensor, "h 2"]
+    reach: Float[Tensor, " 2"]  # how far the map goes each way
 
     def of(self, points: Float[Tensor, "n h"]) -> Float[Tensor, "n 2"]:
-        return (points - self.centre) @ self.axes
+        """Where the points are, from -1 to 1 each way; what is outside is put on the edge."""
+        return ((points - self.centre) @ self.axes / self.reach).clamp(-1, 1)
 
 
 def fit_plane(points: Float[Tensor, "n h"]) -> Plane:
-    """The first two principal components; each axis points to where its largest weight is positive."""
+    """The first two principal components, with a margin; each axis points to where its largest weight is positive."""
     centre = points.mean(dim=0)
     axes = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
-    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    return Plane(centre, axes * largest.sign())
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    return Plane(centre, axes, 1.25 * ((points - centre) @ axes).abs().amax(dim=0).clamp(min=1e-12))
 
 
 def plane_of(run: Sequence[Snapshot], tap: str) -> Plane:
-    """One plane for all snapshots of a run, student and teachers: so that they can be compared."""
-    return fit_plane(torch.cat([side[tap] for seen in run for side in (seen.student, seen.teachers)]))
+    """One plane for all snapshots of a run, fitted to the teachers' points: so that the steps can be compared.
+
+    Not to the student's, which are so far away at first that nothing else could be seen.
+    """
+    return fit_plane(torch.cat([seen.teachers[tap] for seen in run]))
 
 
 def common_space_explorer(
@@ -120,20 +125,17 @@ def common_space_explorer(
         layout=WIDE,
     )  # fmt: skip
     planes = {(name, layer): plane_of(runs[name], layer) for name in runs for layer in first[0].student}
-    reach = {
-        (name, layer): max(plane.of(side[layer]).abs().max().item() for seen in runs[name] for side in _sides(seen))
-        for (name, layer), plane in planes.items()
-    }
 
     def draw() -> str:
-        seen, key = runs[run.value][steps.index(step.value)], (run.value, tap.value)
-        mine, its = (planes[key].of(side[tap.value]) for side in _sides(seen))
+        seen, plane = runs[run.value][steps.index(step.value)], planes[run.value, tap.value]
         distance, spread = seen.apart(tap.value)
+        share = f"that is {distance / spread:.2f} of it" if spread > 1e-6 else "nothing is left to compare"
         words = (
             f"step {seen.step}, {tap.value}: the student's points are {distance:.3f} from their teachers', and these "
-            f"{spread:.3f} from their mean; that is {distance / max(spread, 1e-12):.2f} of it."
+            f"{spread:.3f} from their mean; {share}."
         )
-        return scatter(mine, its, weather.tolist(), weathers, reach[key], words) + f"<p>{html.escape(words)}</p>"
+        mine, its = plane.of(seen.student[tap.value]), plane.of(seen.teachers[tap.value])
+        return scatter(mine, its, weather.tolist(), weathers, words) + f"<p>{html.escape(words)}</p>"
 
     panel = Panel([run, tap, step], draw, "collation")
     panel.run, panel.tap, panel.step = run, tap, step
@@ -145,15 +147,10 @@ def scatter(
     teachers: Float[Tensor, "n 2"],
     weather: Sequence[int],
     weathers: Sequence[str],
-    reach: float,
     alt: str,
 ) -> str:
-    """The points as SVG, the teachers' filled and the student's hollow, a line between those of one image.
-
-    Args:
-        reach: the largest coordinate that is still inside.
-    """
-    scale = (HEIGHT / 2 - EDGE) / max(reach, 1e-12)
+    """Points in -1 to 1 as SVG, the teachers' filled and the student's hollow, a line between those of one image."""
+    scale = HEIGHT / 2 - EDGE
     marks = []
     for mine, its, number in zip(student.tolist(), teachers.tolist(), weather, strict=True):
         (x1, y1), (x2, y2) = ((HEIGHT / 2 + x * scale, HEIGHT / 2 - y * scale) for x, y in (mine, its))
@@ -173,10 +170,6 @@ def scatter(
         f'style="max-width: 100%" font-size="12" fill="currentColor"><rect x="1" y="1" width="{HEIGHT - 2}" '
         f'height="{HEIGHT - 2}" fill="none" stroke="currentColor" opacity="0.4"/>{"".join(marks)}</svg>'
     )
-
-
-def _sides(seen: Snapshot) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    return seen.student, seen.teachers
 
 
 def _mark(number: int, x: float, y: float, paint: str) -> str:

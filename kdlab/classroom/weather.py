@@ -186,7 +186,7 @@ def show_photographs(
     for ax, title in zip(axes[0], titles, strict=False):
         ax.set_title(title, fontsize=8)
     jpeg = io.BytesIO()
-    fig.savefig(jpeg, format="jpeg", dpi=120, bbox_inches="tight", pil_kwargs={"quality": 88})
+    fig.savefig(jpeg, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 85})
     plt.close(fig)
     display(HTML(_image(jpeg.getvalue(), "jpeg", alt, 'style="max-width: 100%"')))
 

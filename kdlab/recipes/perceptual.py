@@ -34,7 +34,9 @@ def feature_slices(weights: FeatureWeights = "auto", normalise: bool = True) -> 
     """
     match weights:
         case "none":
-            return VGGSlices("none", normalise, WIDTH)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # always the same random start: a run can be repeated, and resumed
+                return VGGSlices("none", normalise, WIDTH)
         case "imagenet":
             return VGGSlices("imagenet", normalise)
         case "scenes" | "auto":

@@ -7,6 +7,7 @@ one optimiser go through both.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -132,7 +133,7 @@ class TwoStage:
             weathers: in the order of their numbers in the labels.
 
         Raises:
-            InputError: a weather without a teacher.
+            InputError: a weather without a teacher; teachers of different widths.
         """
         missing = [weather for weather in weathers if weather not in teachers]
         switch = self.switch(epochs)
@@ -140,6 +141,11 @@ class TwoStage:
             raise InputError(
                 f"there is no teacher for {' and '.join(missing)}; the data has {', '.join(weathers)} and there are "
                 f"teachers for {', '.join(teachers) or 'none'}. Train it, or leave that weather out of the data."
+            )
+        widths = {name: teachers[name].width for name in weathers} if switch else {}
+        if len(set(widths.values())) > 1:
+            raise InputError(
+                f"the teachers' widths are {widths}; wanted: one width, since they meet the student in one space."
             )
         terms: list[Term] = []
         if switch:
@@ -168,20 +174,21 @@ class TwoStage:
         share = 1 / len(teachers)
         common = [channels // 2 for channels in next(iter(teachers.values())).tap_channels]
         space = [Projector(mine, its) for mine, its in zip(student.tap_channels, common, strict=True)]
-        for name, teacher in teachers.items():
+        for weather, teacher in teachers.items():
+            name = re.sub(r"\W", "_", weather)  # a folder's name may hold a dot
             if self.image:
-                yield Term(f"image_{name}", ImageL1(), "", "", first(share * self.image), of=name)
+                yield Term(f"image_{name}", ImageL1(), "", "", first(share * self.image), of=weather)
             for tap, channels, mine in zip(MSBDN.TAPS, teacher.tap_channels, space, strict=True):
                 if self.ckt:
                     yield Term(
                         f"ckt_{name}_{tap.replace('.', '_')}", CKTLoss(self.detach), tap, tap, first(share * self.ckt),
                         student_connector=mine, teacher_connector=Projector(channels, channels // 2),
                         reconstruction=Projector(channels // 2, channels),
-                        reconstruction_weight=share * self.reconstruction, of=name,
+                        reconstruction_weight=share * self.reconstruction, of=weather,
                     )  # fmt: skip
             if self.scr and self.positive == "teacher":
                 scr = SCRLoss(features, negatives=self.negatives, eps=self.eps)
-                yield Term(f"scr_{name}", scr, OUTPUT_AND_INPUT, "", first(share * self.scr), of=name)
+                yield Term(f"scr_{name}", scr, OUTPUT_AND_INPUT, "", first(share * self.scr), of=weather)
         if self.scr and self.positive == "target":
             scr = SCRLoss(features, negatives=self.negatives, eps=self.eps)
             yield Term("scr", scr, OUTPUT_AND_INPUT, "", first(self.scr), of=TRUTH)

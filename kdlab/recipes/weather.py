@@ -91,6 +91,7 @@ class WeatherRun:
         width: of the student; the teachers have 4.
         epochs, batch_size, lr: the budget; lr is for a batch of 16.
         features: what SCR and HCR compare images by, as :func:`feature_slices` takes it.
+        ckt: the weight of the common space, in the methods that have one, but for the published one.
 
     Raises:
         InputError: an unknown method; photographs out of range.
@@ -104,6 +105,7 @@ class WeatherRun:
     batch_size: int = 6
     lr: float = 2.67e-3
     features: FeatureWeights = "scenes"
+    ckt: float = 0.1
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -130,8 +132,11 @@ class WeatherRun:
         settings = RestorationSettings(
             epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=self.seed, warm_up=1
         )
+        plan = METHODS[self.method]
+        if plan.ckt and plan.detach:
+            plan = replace(plan, ckt=self.ckt)
         student, done = distil(
-            data, teachers, METHODS[self.method], features, settings, resume=True,
+            data, teachers, plan, features, settings, resume=True,
             out=self.folder(data, teachers) if keep else None,
             architecture=NARROW | {"width": self.width}, paired=self._paired(data), after_epoch=after_epoch,
             device=next(next(iter(teachers.values())).parameters()).device,

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from kdlab.data.pairs import PairedImages
+from kdlab.progress import progress
 from kdlab.training.device import to_device
 from kdlab.training.image_quality import image_quality
 
+MANY = 20  # images: more of them get a progress bar
 QUALITY = ("psnr", "ssim", "psnr_y", "ssim_y")
 
 
@@ -21,7 +23,9 @@ def measure_each(model: nn.Module, dataset: PairedImages) -> pd.DataFrame:
     training = model.training
     model.eval()
     rows = []
-    for pair, index in zip(dataset.pairs, range(len(dataset)), strict=True):
+    looked_at = range(len(dataset))
+    for index in progress(looked_at, desc="measuring", unit="image") if len(dataset) > MANY else looked_at:
+        pair = dataset.pairs[index]
         degraded, (clean, _) = dataset[index]
         restored = model(to_device(degraded[None], device)).float().cpu()
         quality = image_quality(restored, clean[None])

@@ -90,12 +90,23 @@ def test_the_plane_holds_the_directions_of_most_variance():
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(200, 5, generator=generator) * torch.tensor([0.1, 5.0, 0.1, 2.0, 0.1]) + 3
     plane = fit_plane(points)
-    flat = plane.of(points)
-    assert torch.allclose(flat.mean(dim=0), torch.zeros(2), atol=1e-4)
-    assert torch.allclose(flat.var(dim=0), points.var(dim=0)[[1, 3]], rtol=0.05)
-    assert torch.allclose(plane.axes.T @ plane.axes, torch.eye(2), atol=1e-5)
     assert plane.axes[[1, 3], [0, 1]].min() > 0.9  # the sign is not left to chance
+    assert torch.allclose(plane.axes.T @ plane.axes, torch.eye(2), atol=1e-5)
+    assert torch.allclose((plane.of(points) * plane.reach).var(dim=0), points.var(dim=0)[[1, 3]], rtol=0.05)
     assert torch.allclose(fit_plane(points.flip(0)).axes, plane.axes, atol=1e-4)
+
+
+def test_the_plane_has_a_margin_and_puts_what_is_outside_on_its_edge():
+    points = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    plane = fit_plane(points)
+    assert plane.of(points).abs().amax(dim=0).tolist() == pytest.approx([0.8, 0.8])
+    far = plane.of((plane.centre + 100 * plane.axes[:, 0])[None])[0]
+    assert far.tolist() == pytest.approx([1.0, 0.0], abs=1e-4)
+    assert plane.of(plane.centre[None]).abs().max() < 1e-5
+
+
+def test_a_plane_of_points_that_are_all_one_is_finite():
+    assert fit_plane(torch.zeros(6, 3)).of(torch.zeros(2, 3)).isfinite().all()
 
 
 @pytest.fixture
@@ -114,12 +125,12 @@ def runs():
 def test_one_plane_serves_all_snapshots_of_a_run(runs):
     plane = plane_of(runs["shrinking"], "late")
     first, last = (plane.of(runs["shrinking"][k].teachers["late"]) for k in (0, -1))
-    assert last.std() < 0.2 * first.std()
+    assert (last.std(dim=0) < 0.2 * first.std(dim=0)).all()
 
 
 def test_each_image_is_drawn_twice_and_joined():
     mine, its = torch.zeros(3, 2), torch.ones(3, 2)
-    drawn = scatter(mine, its, [0, 1, 2], ("haze", "rain", "<snow>"), 1.0, "what & why")
+    drawn = scatter(mine, its, [0, 1, 2], ("haze", "rain", "<snow>"), "what & why")
     assert drawn.count("<line ") == 3
     assert [drawn.count(mark) for mark in ("<circle ", "<path ")] == [4, 4]  # each twice, and twice in the legend
     assert "&lt;snow&gt;, student" in drawn
@@ -129,8 +140,12 @@ def test_each_image_is_drawn_twice_and_joined():
     assert places[0] > places[1]  # the teacher is at 1, the student in the middle
 
 
-def test_points_that_have_all_become_one_are_drawn_too():
-    assert "nan" not in scatter(torch.zeros(2, 2), torch.zeros(2, 2), [0, 1], NAMES, 0.0, "all at one place")
+def test_a_space_in_which_nothing_is_left_is_drawn_and_said(runs):
+    gone = Snapshot(12, *({tap: torch.zeros_like(points) for tap, points in runs["shrinking"][0].student.items()},) * 2)
+    panel = common_space_explorer({"gone": [*runs["shrinking"][:2], gone]}, torch.tensor([0, 0, 0, 1, 1, 1]), NAMES)
+    panel.step.value = 12
+    assert "nothing is left to compare" in panel.view.value
+    assert "nan" not in panel.view.value
 
 
 @pytest.fixture

@@ -54,6 +54,8 @@ def test_a_random_start_is_as_narrow_and_says_so():
     slices = feature_slices("none", normalise=False)
     assert (width(slices), slices.normalise) == (WIDTH, False)
     assert "random start" in slices.weights_used
+    torch.manual_seed(5)
+    torch.testing.assert_close(feature_slices("none").state_dict(), slices.state_dict())  # always the same one
 
 
 def test_unknown_weights_are_named(shapes_unchecked):

@@ -304,6 +304,17 @@ def test_a_weather_without_a_teacher_is_named(teachers):
     objective(two, replace(PLAN, collation=0.0))  # where no teacher speaks none is wanted
 
 
+def test_teachers_of_different_widths_are_refused(teachers):
+    with pytest.raises(InputError, match=r"widths are \{'haze': 2, 'rain': 2, 'snow': 4\}; wanted: one width"):
+        objective({**teachers, "snow": MSBDN(4)})
+
+
+def test_a_weather_may_be_called_as_a_folder_may_be(teachers):
+    d = objective({"heavy.rain": teachers["rain"]}, weathers=("heavy.rain",))
+    d.set_epoch(0, 4)
+    assert "image_heavy_rain" in d(*batch((0, 0)))
+
+
 def test_a_weather_that_the_data_lacks_is_named(data, tmp_path):
     with pytest.raises(InputError, match="no image in fog; there are: haze, rain, snow"):
         teach(data, ["fog"], QUICK, out=tmp_path, architecture=TINY)

@@ -140,13 +140,14 @@ def _angle_fault(got: Any, angle: float) -> str | None:
         return None
     slips = {
         -angle: f"sign: this one falls to the {'right' if angle > 0 else 'left'}; y grows downwards.",
-        math.radians(angle): "this is in radians; wanted: degrees.",
         2 * angle: "this is twice the angle: halve what atan2 gives.",
         90 - angle: "this is the angle from the horizontal.",
         angle - 90: "this is the angle from the horizontal.",
     }
+    if abs(got - math.radians(angle)) <= math.radians(DEGREES):
+        return "this is in radians; wanted: degrees."
     for slip, hint in slips.items():
-        if abs(got - slip) < 0.5:
+        if abs(got - slip) <= DEGREES:
             return hint
     return f"value: yours is {got:.1f}° for a streak at {angle:g}°."
 
