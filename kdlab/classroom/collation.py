@@ -129,7 +129,11 @@ def common_space_explorer(
     def draw() -> str:
         seen, plane = runs[run.value][steps.index(step.value)], planes[run.value, tap.value]
         distance, spread = seen.apart(tap.value)
-        share = f"that is {distance / spread:.2f} of it" if spread > 1e-6 else "nothing is left to compare"
+        share = (
+            f"the distance is {distance / spread:.2f} times the spread"
+            if spread > 1e-6
+            else "nothing is left to compare"
+        )
         words = (
             f"step {seen.step}, {tap.value}: the student's points are {distance:.3f} from their teachers', and these "
             f"{spread:.3f} from their mean; {share}."

@@ -4,6 +4,7 @@ from kdlab.data.digits import load_digits
 from kdlab.data.folders import load_folders
 from kdlab.data.images import Skipped, open_image
 from kdlab.data.masks import IGNORE, load_segmentation
+from kdlab.data.pair_folders import load_pairs
 from kdlab.data.pairs import Pair, PairedImages, StratifiedBatches
 from kdlab.data.photos import load_depth, load_photograph, load_photographs
 from kdlab.data.scenes import Scenes, load_scenes
@@ -23,6 +24,7 @@ __all__ = [
     "load_depth",
     "load_digits",
     "load_folders",
+    "load_pairs",
     "load_photograph",
     "load_photographs",
     "load_scenes",

@@ -76,7 +76,8 @@ def load_photograph(name: str) -> UInt8[Tensor, "3 h w"]:
 def load_depth(name: str) -> Float[Tensor, "1 h w"]:
     """The true depth of the motorcycle's scene, 0 for what is nearest to 1 for what is farthest, from its disparity.
 
-    Where the second camera did not see a point, the depth of the nearest one to its left is taken.
+    Where the second camera did not see a point, the depth of the nearest one to its left is taken, or, where there is
+    none, of the nearest one to its right.
 
     Raises:
         InputError: another photograph, none of which has a depth; or the package that holds it lacks the file.
@@ -91,8 +92,9 @@ def load_depth(name: str) -> Float[Tensor, "1 h w"]:
     with np.load(file) as archive:
         disparity = archive["arr_0"]
     known = np.isfinite(disparity)
-    nearest_left = np.maximum.accumulate(np.where(known, np.arange(disparity.shape[1]), 0), axis=1)
-    distance = 1 / np.take_along_axis(np.where(known, disparity, disparity[known].max()), nearest_left, axis=1)
+    first = known.argmax(axis=1, keepdims=True)
+    nearest = np.maximum.accumulate(np.where(known, np.arange(disparity.shape[1]), first), axis=1)
+    distance = 1 / np.take_along_axis(disparity, nearest, axis=1)
     depth = (distance - distance.min()) / (distance.max() - distance.min())
     return torch.from_numpy(depth).float()[None]
 

@@ -11,7 +11,8 @@ from kdlab.data.images import Skipped
 class ImageSplits:
     """Training, validation and test images of one source; an item is ``(image Float (3, size, size), label int)``.
 
-    For segmentation the label is a mask of class numbers, long (size, size).
+    For segmentation the label is a mask of class numbers, long (size, size). For restoration the image is a degraded
+    one, the label is (the clean image, the number of the weather), and the weathers are the classes.
 
     Attributes:
         test: the validation split where there is no test split of its own; `test_is_val` says so.

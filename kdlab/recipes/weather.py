@@ -103,7 +103,7 @@ class WeatherRun:
     width: int = 4
     epochs: int = 10
     batch_size: int = 6
-    lr: float = 2.67e-3
+    lr: float = 1.335e-3
     features: FeatureWeights = "scenes"
     ckt: float = 0.1
 
