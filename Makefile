@@ -63,6 +63,7 @@ bench: setup  ## measure the speed
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/response.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/losses.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/segmentation.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/restoration.py
 
 clean:  ## remove build/ and the tools' caches; .venv, runs/ and trained checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -72,9 +72,8 @@ def stages_svg(parts: pd.DataFrame, rates: Sequence[float], plan: TwoStage, epoc
         marks += [_curve(values, place, colour), _lane_text(place, name, said)]
     marks += [_curve(rates, len(PARTS), "currentColor"), _lane_text(len(PARTS), "learning rate", f"{rates[epoch]:.2e}")]
     height = _top(len(PARTS) + 1)
-    switch, at = LABEL + plan.switch(epochs) * cell, LABEL + (epoch + 0.5) * cell
-    marks.append(_upright(switch, height, 'stroke-dasharray="4 3"'))
-    marks.append(_upright(at, height, 'stroke-width="2"'))
+    marks.append(_upright(LABEL + plan.switch(epochs) * cell, height, 'stroke-dasharray="4 3"'))
+    marks.append(_upright(LABEL + (epoch + 0.5) * cell, height, 'stroke-width="2"'))
     alt = f"What weighs how much in epoch {epoch + 1} of {epochs}, and the recorded losses."
     return (
         f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {LABEL + STRIP + VALUE} {height}" '

@@ -24,9 +24,9 @@ from kdlab.training.checkpoints import LAST
 
 # The network of the fast profile: 1.8 million parameters. One so narrow needs the images added to its output.
 NARROW: dict[str, Any] = {"width": 4, "residual": True}
-TEACHER = RestorationSettings(epochs=40, lr=4e-3, batch_size=4, warm_up=2)  # 1e-3 for a batch of 4
+TEACHER = RestorationSettings(epochs=30, lr=4e-3, batch_size=4, warm_up=2)  # 1e-3 for a batch of 4
 TEACHER_CROP = 96
-LONG = 30  # epochs of the students that come with the course
+LONG = 20  # epochs of the students that come with the course
 
 # A common space that is learnt from the way back alone: with the published settings it collapses at these rates.
 # A mild eps: a network that starts near the identity has hardly a distance to its input.
@@ -103,7 +103,7 @@ class WeatherRun:
     width: int = 4
     epochs: int = 10
     batch_size: int = 6
-    lr: float = 1.335e-3
+    lr: float = 2.67e-3
     features: FeatureWeights = "scenes"
     ckt: float = 0.1
 
@@ -112,6 +112,12 @@ class WeatherRun:
             raise InputError(unknown("method", self.method, METHODS))
         if not 1 <= self.photographs <= len(SPLITS["train"]):
             raise InputError(f"photographs is {self.photographs}; wanted: from 1 to {len(SPLITS['train'])}.")
+
+    @property
+    def plan(self) -> TwoStage:
+        """What the student learns."""
+        plan = METHODS[self.method]
+        return replace(plan, ckt=self.ckt) if plan.ckt and plan.detach else plan
 
     def run(
         self,
@@ -132,11 +138,8 @@ class WeatherRun:
         settings = RestorationSettings(
             epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=self.seed, warm_up=1
         )
-        plan = METHODS[self.method]
-        if plan.ckt and plan.detach:
-            plan = replace(plan, ckt=self.ckt)
         student, done = distil(
-            data, teachers, plan, features, settings, resume=True,
+            data, teachers, self.plan, features, settings, resume=True,
             out=self.folder(data, teachers) if keep else None,
             architecture=NARROW | {"width": self.width}, paired=self._paired(data), after_epoch=after_epoch,
             device=next(next(iter(teachers.values())).parameters()).device,
@@ -146,8 +149,9 @@ class WeatherRun:
     def folder(self, data: ImageSplits, teachers: Mapping[str, MSBDN]) -> Path:
         """Where a run that is kept is."""
         known = {name: weights_hash(teacher)[:16] for name, teacher in teachers.items()}
-        taught = known if METHODS[self.method].collation else {}
-        return cached("weather", asdict(self) | {"data": data.name, "crop": data.size, "teachers": taught})
+        taught = known if self.plan.collation else {}
+        what = asdict(self) | asdict(self.plan)
+        return cached("weather", what | {"data": data.name, "crop": data.size, "teachers": taught})
 
     def _paired(self, data: ImageSplits) -> list[int] | None:
         """The pairs of the photographs that have clean images."""
