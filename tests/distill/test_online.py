@@ -10,7 +10,8 @@ from kdlab.distill import MutualDistiller, SelfDistiller
 from kdlab.distill.online import Exit
 from kdlab.models import StudentCNN
 
-IMAGES, LABELS = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
 
 
 def student():

@@ -115,7 +115,7 @@ def test_the_architecture_builds_the_same_model_again(build):
 
 
 def test_the_builders_are_what_the_architectures_name():
-    assert set(BUILDERS) == {"MSBDN", "PSPNet", "StudentCNN", "UPerNet", "densenet121"}
+    assert set(BUILDERS) == {"MSBDN", "PSPNet", "StudentCNN", "UPerNet", "VGGReader", "densenet121"}
 
 
 # --- the teacher -----------------------------------------------------------------------------------------------------

@@ -614,9 +614,9 @@ class CountingBatches(torch.utils.data.Sampler):
 def test_a_batch_sampler_that_wants_to_know_the_epoch_is_told(tmp_path):
     for done, epochs in ((2, 2), (4, 4)):
         batches = CountingBatches()
-        objective, _, optimizer, _ = build()
+        run = build()
         fit(
-            objective, DataLoader(TensorDataset(IMAGES, LABELS), batch_sampler=batches), epochs=epochs,
-            optimizer=optimizer, evaluate=judge, out=tmp_path, card=card(), resume=True,
+            run.objective, DataLoader(TensorDataset(IMAGES, LABELS), batch_sampler=batches), epochs=epochs,
+            optimizer=run.optimizer, evaluate=judge, out=tmp_path, card=card(), resume=True,
         )  # fmt: skip
         assert batches.epochs == list(range(done))[-2:]
