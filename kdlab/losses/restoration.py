@@ -1,5 +1,6 @@
 """The losses of the two-stage restoration: a common space with the teachers, and contrast with the degraded images."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -79,8 +80,8 @@ class _Contrast(nn.Module):
     def __init__(self, features: nn.Module, weights: Sequence[float], eps: float) -> None:
         super().__init__()
         inputs.positive(eps=eps)
-        if not weights or min(weights) < 0 or not any(weights):
-            raise InputError(f"weights is {tuple(weights)}; wanted: one for each map, at least 0 and not all 0.")
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise InputError(f"weights is {tuple(weights)}; wanted: one for each map, finite, at least 0, not all 0.")
         self.__dict__["features"] = features
         self.weights, self.eps = tuple(weights), eps
 
