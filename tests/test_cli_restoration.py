@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command_line import done, refused, run
+from command_line import done, refused, run, same, weights
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
@@ -22,7 +22,6 @@ from kdlab.commands import inputs, parsers, restoration_options, restore, train_
 from kdlab.commands.options import DEFAULTS
 from kdlab.data.pair_folders import load_pairs
 from kdlab.data.weather_photos import load_weather
-from kdlab.files import load_tensors
 from kdlab.losses.restoration import Negatives
 from kdlab.models import MSBDN, PSPNet, StudentCNN
 from kdlab.recipes import restoration
@@ -121,14 +120,6 @@ def student(outdoors, two, tmp_path_factory):
     words = ("--batch-size", 2, "--epochs", 2, "--features", "none", *TINY)
     text = done("distill", outdoors, *two, "--out", out, *words)
     return SimpleNamespace(out=out, text=text)
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(out / "last.safetensors")[0]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from command_line import done, refused, run
+from command_line import done, refused, run, same, weights
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
@@ -23,7 +23,6 @@ from kdlab.commands.methods import BASES, dense_distillation
 from kdlab.commands.outputs import distinct_names
 from kdlab.commands.predict_masks import PALETTE
 from kdlab.data import scenes
-from kdlab.files import load_tensors
 from kdlab.models import PSPNet, StudentCNN
 from kdlab.recipes import segmentation
 from kdlab.recipes.few_masks import METHODS
@@ -89,14 +88,6 @@ def classifier(tmp_path_factory):
     model = StudentCNN(3, (4, 4, 4, 4))
     save_model(path, model, ModelCard(model.architecture, ("0", "1", "2"), (0.5,) * 3, (0.2,) * 3, 32))
     return path
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(out / "last.safetensors")[0]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture

@@ -51,7 +51,6 @@ def distill_restorer(args: argparse.Namespace) -> int:
     switch = plan.switch(settings.epochs)
     _check_weathers(paths, data, all_wanted=switch > 0)
     teachers = _teachers(paths)
-    torch.manual_seed(settings.seed)  # features may be random, and a resumed run wants the same ones
     features = feature_slices(args.features)
     _start(args, data, data.classes, architecture, device)
     print(f"first stage: {_stage(1, switch)}, from the teachers' images and features")

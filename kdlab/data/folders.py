@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdlab.data.images import Skipped, files_under, open_image, printable, try_open
+from kdlab.data.images import Skipped, few, files_under, folders_in, open_image, printable, try_open
 from kdlab.data.splits import ImageSplits
 from kdlab.data.transforms import ImageTransform, central_square, three_numbers
 from kdlab.errors import InputError
@@ -130,7 +130,7 @@ def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Ski
                 empty.append(f"{split}/{name}")
     if empty:
         raise InputError(
-            f"no file in these class folders of {printable(root)}: {_few(empty)}. "
+            f"no file in these class folders of {printable(root)}: {few(empty, 10)}. "
             "Put images there, or remove the class from every split."
         )
     return files, skipped
@@ -141,17 +141,17 @@ def _classes(root: Path) -> dict[str, list[str]]:
     if not os.path.isdir(root):
         what = "a file, not a folder" if os.path.exists(root) else "no such folder"
         raise InputError(f"{printable(root)}: {what}. Give the folder that holds train/ and val/.")
-    found = _folders_in(root)
+    found = folders_in(root)
     missing = [f"{split}/" for split in ("train", "val") if split not in found]
     if missing:
         raise InputError(_wrong_layout(root, found, missing))
     classes: dict[str, list[str]] = {
-        split: _folders_in(root / split) for split in ("train", "val", "test") if split in found
+        split: folders_in(root / split) for split in ("train", "val", "test") if split in found
     }
     if len(classes["train"]) < 2:
         raise InputError(
-            f"class folders found in {printable(root / 'train')}: {_few(classes['train'])}; wanted at least 2, because "
-            "a classifier tells classes apart. Make one folder for each class."
+            f"class folders found in {printable(root / 'train')}: {few(classes['train'], 10)}; wanted at least 2, "
+            "because a classifier tells classes apart. Make one folder for each class."
         )
     uneven = []
     for name in sorted(set().union(*classes.values())):
@@ -161,7 +161,7 @@ def _classes(root: Path) -> dict[str, list[str]]:
             uneven.append(f"{printable(name)!r} is in {' and '.join(having)} but not in {' and '.join(lacking)}")
     if uneven:
         raise InputError(
-            f"the splits of {printable(root)} have different classes: {_few(uneven)}. "
+            f"the splits of {printable(root)} have different classes: {few(uneven, 10)}. "
             "Every split needs the same class folders: add or rename those that differ."
         )
     return classes
@@ -170,12 +170,13 @@ def _classes(root: Path) -> dict[str, list[str]]:
 def _wrong_layout(root: Path, found: list[str], missing: list[str]) -> str:
     unsplit = [name for name in found if name not in ("train", "val", "test") and _holds_images(root / name)]
     hint = (
-        f"Images lie directly in {_few([f'{name}/' for name in unsplit])}: share them out between train/ and val/.\n"
+        f"Images lie directly in {few([f'{name}/' for name in unsplit], 10)}: share them out between train/ and val/.\n"
         if unsplit
         else ""
     )
     return (
-        f"{printable(root)} has no {' and no '.join(missing)} in it; folders found: {_few([f'{n}/' for n in found])}.\n"
+        f"{printable(root)} has no {' and no '.join(missing)} in it; folders found: "
+        f"{few([f'{n}/' for n in found], 10)}.\n"
         f"{hint}Wanted:\n"
         f"  {printable(root.name)}/\n"
         "    train/  cat/ a.jpg b.jpg ...  dog/ c.jpg ...\n"
@@ -186,17 +187,6 @@ def _wrong_layout(root: Path, found: list[str], missing: list[str]) -> str:
 
 def _holds_images(folder: Path) -> bool:
     return any(not isinstance(try_open(path), Skipped) for path in islice(folder.glob("*.*"), 5))
-
-
-def _folders_in(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
-    except OSError as error:
-        raise InputError(f"cannot list {printable(folder)}: {error.strerror}. Check its permissions.") from error
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(map(printable, names[:10])) + (f" and {len(names) - 10} more" * (len(names) > 10)) or "none"
 
 
 # --- the one look at every file --------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,24 @@ class Skipped:
 def printable(path: str | Path) -> str:
     """The path as text that every terminal and file takes: bytes of a name that are no valid text become ``?``."""
     return str(path).encode(errors="replace").decode()
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list in a sentence, and how many more there are."""
+    more = f" and {len(names) - most} more" * (len(names) > most)
+    return ", ".join(map(printable, names[:most])) + more or "none"
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in alphabetical order, without the hidden ones.
+
+    Raises:
+        InputError: it cannot be listed.
+    """
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+    except OSError as error:
+        raise InputError(f"cannot list {printable(folder)}: {error.strerror}. Check its permissions.") from error
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from kdlab.data.images import Skipped, attempt, files_under, printable
+from kdlab.data.images import Skipped, attempt, few, files_under, folders_in, printable
 from kdlab.data.pairs import Pair, PairedImages
 from kdlab.data.splits import ImageSplits
 from kdlab.errors import InputError
@@ -147,7 +147,7 @@ def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
     if missing:
         raise InputError(
             f"{printable(parent)} has no {' and no '.join(missing)} in it; folders found: "
-            f"{_few([f'{name}/' for name in _folders_in(parent)])}.\n{WANTED.format(root=printable(root.name))}"
+            f"{few([f'{name}/' for name in _folders_in(parent)])}.\n{WANTED.format(root=printable(root.name))}"
         )
     within = _lists_in if listed else _folders_in
     places = {split: within(folder) for split, folder in folders.items() if folder is not None}
@@ -159,7 +159,7 @@ def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
             uneven.append(f"{printable(weather)!r} is in {' and '.join(having)} but not in {' and '.join(lacking)}")
     if uneven:
         raise InputError(
-            f"the splits of {printable(parent)} have different weathers: {_few(uneven)}. "
+            f"the splits of {printable(parent)} have different weathers: {few(uneven)}. "
             "Every split needs the same: add or rename those that differ."
         )
     if not places["train"]:
@@ -168,11 +168,7 @@ def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
 
 
 def _folders_in(folder: Path) -> dict[str, Path]:
-    try:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"cannot list {printable(folder)}: {error.strerror}. Check its permissions.") from error
-    return {path.name: path for path in inside}
+    return {name: folder / name for name in folders_in(folder)}
 
 
 def _lists_in(folder: Path) -> dict[str, Path]:
@@ -196,7 +192,7 @@ def _in_list(root: Path, file: Path) -> _Source:
     missing = sorted({path for entry in entries for path in entry if not os.path.exists(root / path)})
     if missing:
         raise InputError(
-            f"{printable(file)} names {len(missing)} files that are not there: {_few(missing)}. "
+            f"{printable(file)} names {len(missing)} files that are not there: {few(missing)}. "
             f"Paths are from {printable(root)}: put the files there, or take the pairs out of the list."
         )
     matches = [
@@ -220,8 +216,8 @@ def _in_folder(folder: Path) -> _Source:
         known = "\n".join(f"  {layout}" for layout in LAYOUTS)
         files = sorted(path.name for path in folder.iterdir() if path.is_file())
         raise InputError(
-            f"no pairs of a weather in {printable(folder)}; folders found: {_few(list(_folders_in(folder)))}; files: "
-            f"{_few(files)}. Wanted: images that are kept and called as in one of these sets, in any format.\n{known}"
+            f"no pairs of a weather in {printable(folder)}; folders found: {few(list(_folders_in(folder)))}; files: "
+            f"{few(files)}. Wanted: images that are kept and called as in one of these sets, in any format.\n{known}"
         )
     return max(found, key=_fit)
 
@@ -284,7 +280,7 @@ def _pairs(source: _Source, weather: str, problems: Mapping[Path, Skipped]) -> l
     if alone:
         raise InputError(
             f"{len(alone)} of the degraded images of {printable(source.place)} have no clean image of their own: "
-            f"{_few(alone)}. Put it there, or take the degraded image out."
+            f"{few(alone)}. Put it there, or take the degraded image out."
         )
     if not pairs:
         reasons = "".join(f"; {problems[match.degraded]}" for match in source.matches[:1])
@@ -293,7 +289,3 @@ def _pairs(source: _Source, weather: str, problems: Mapping[Path, Skipped]) -> l
             f"{reasons}). Put pairs there, or remove the weather from every split."
         )
     return pairs
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:5])) + (f" and {len(names) - 5} more" * (len(names) > 5)) or "none"
