@@ -233,7 +233,7 @@ def test_the_defaults_are_the_published_ones_or_those_of_the_course(models, tmp_
 
 def test_every_number_of_the_plan_can_be_changed(outdoors, two, tmp_path, asked):
     words = ("distill", outdoors, *two, *TASK, "--batch-size", 2, "--features", "none", "--epochs", 4, "--narrow")
-    numbers = ("--collation", 0.25, "--ckt", 2, "--reconstruction", 0.5, "--scr", 0, "--hcr", 3, "--warm-up", 2)
+    numbers = ("--collation", 0.25, "--ckt", 2, "--reconstruction", 0.5, "--scr", 0, "--hcr", 3, "--warm-up", 2, "--max-norm", 0.5)
     choices = ("--no-detach", "--positive", "target", "--negatives", "same_weather", "--crop", 48)
     text = done(*words, "--out", tmp_path / "s", *numbers, *choices)
     (call,) = asked
@@ -241,7 +241,7 @@ def test_every_number_of_the_plan_can_be_changed(outdoors, two, tmp_path, asked)
         collation=0.25, ckt=2.0, reconstruction=0.5, scr=0.0, hcr=3.0, detach=False, positive="target",
         negatives="same_weather", eps=TWO_STAGE.eps,
     )  # fmt: skip
-    assert call.arguments[4].warm_up == 2
+    assert (call.arguments[4].warm_up, call.arguments[4].max_norm) == (2, 0.5)
     assert call.arguments[0].size == 48
     assert "first stage: epochs 1 to 1," in text
     assert "second stage: epochs 2 to 4," in text
@@ -286,6 +286,7 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
         (["--collation", "1.5"], "collation is 1.5; wanted: the first stage's share of the epochs"),
         (["--width", "3"], "width is 3; wanted: an even number"),
         (["--lr", "0"], "lr is 0.0"),
+        (["--max-norm", "0"], "max_norm is 0.0; wanted: above 0"),
         (["--warm-up", "250"], "warm_up is 250; wanted: from 0 to less than the 250 epochs"),
         (["--batch-size", "3"], "batch_size is 3; wanted: a multiple of 2"),
         (["--batch-size", "10"], "there are 4 images of haze and each batch of 10 wants 5. Make the batch smaller"),

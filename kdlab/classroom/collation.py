@@ -15,7 +15,7 @@ from kdlab.classroom.panel import LABELLED, WIDE, Panel, choice
 from kdlab.distill import Distiller, Taps
 from kdlab.losses.restoration import CKTLoss
 
-PARTS = {"image": "image_", "PFE": "ckt_", "PFV": "ckt_", "SCR": "scr_"}  # by how the names of their terms begin
+PARTS = {"image": "image_", "PFE": "ckt_", "PFV": "ckt_"}  # by how the names of their terms begin, one a weather
 WIDTH, HEIGHT, EDGE = 520, 330, 12
 
 
@@ -73,7 +73,7 @@ def by_part(losses: Mapping[str, Any]) -> dict[str, float]:
         for part, start in PARTS.items():
             if name.startswith(start) and name.endswith("_reconstruction") == (part == "PFV"):
                 sums[part] = sums.get(part, 0.0) + float(value) / len(weathers)
-    return sums
+    return sums | ({"SCR": float(losses["scr"])} if "scr" in losses else {})
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,14 @@ def add_restorer(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         help="epochs in which the learning rate rises (default: 3, and always less than --epochs)",
     )
+    add(
+        "--max-norm",
+        type=float,
+        default=UNSET,
+        metavar="X",
+        help="scale a gradient down to this norm where it is larger, such as 0.5 for a high learning rate (default: "
+        "leave it as it is)",
+    )
 
 
 def add_two_stages(parser: argparse._ActionsContainer) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -34,11 +35,11 @@ class Teacher:
 
 
 class _Keys(NamedTuple):
-    """The names of a term's tensors, read of the student and known of its teacher, and of what it reports."""
+    """The names of a term's teachers, of its tensors and of what it reports."""
 
-    teacher: str
+    teachers: tuple[str, ...]
     read: list[str]
-    known: list[str]
+    known: list[list[str]]  # for each tap, one of each teacher
     losses: list[str]
 
 
@@ -196,10 +197,9 @@ class Distiller(nn.Module):
     ) -> dict[str, Tensor]:
         """The term's loss by its name, and the reconstruction error where it has one."""
         keys = self._keys[term.name]
-        teacher_side = [known[key] for key in keys.known]
+        teacher_side = [known[of[0]] if len(of) == 1 else torch.cat([known[key] for key in of]) for of in keys.known]
         student_side = [read[key] for key in keys.read]
-        part = self.teachers[keys.teacher].part
-        rows = part(images, labels) if part is not None else None
+        rows = self._rows(keys.teachers, images, labels)
         if rows is not None:
             student_side = [tensor[rows] for tensor in student_side]
         extra: dict[str, Any] = {}
@@ -223,6 +223,13 @@ class Distiller(nn.Module):
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
         return losses
 
+    def _rows(self, names: Sequence[str], images: Any, labels: Any) -> Tensor | None:
+        """The samples that these teachers speak about, one teacher's after the other's; None: all, as they are."""
+        parts = [part(images, labels) for name in names if (part := self.teachers[name].part) is not None]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        return torch.cat([part.nonzero().flatten() if part.dtype == torch.bool else part for part in parts])
+
     def _run_student(self, images: Any) -> tuple[Any, dict[str, Any]]:
         try:
             return self._student_reader(self.student, images)
@@ -239,8 +246,8 @@ class Distiller(nn.Module):
     ) -> Mapping[str, Any]:
         """The tapped outputs of the teachers that these terms need: those known already, the rest computed."""
         known = dict(observed)
-        missing = [term for term in terms if not all(key in known for key in self._keys[term.name].known)]
-        for name in dict.fromkeys(self._keys[term.name].teacher for term in missing):
+        missing = [term for term in terms if not all(key in known for key in chain(*self._keys[term.name].known))]
+        for name in dict.fromkeys(name for term in missing for name in self._keys[term.name].teachers):
             with torch.no_grad():
                 known |= self._observe(name, images, labels)
         return known
@@ -269,21 +276,29 @@ class Distiller(nn.Module):
             )
 
     def _taps_of(self, name: str) -> tuple[Tap, ...]:
-        terms = [term for term in self.terms if self._keys[term.name].teacher == name]
+        terms = [term for term in self.terms if name in self._keys[term.name].teachers]
         return tuple(dict.fromkeys(tap for term in terms for tap in term.teacher_taps))
 
     def _keys_of(self, term: Term) -> "_Keys":
-        name = self._teacher_of(term)
+        names = self._teachers_of(term)
         losses = [term.name] if term.reconstruction is None else [term.name, f"{term.name}_reconstruction"]
-        known = [self._key(name, tap) for tap in term.teacher_taps]
-        return _Keys(name, [str(tap) for tap in term.student_taps], known, losses)
+        known = [[self._key(name, tap) for name in names] for tap in term.teacher_taps]
+        return _Keys(names, [str(tap) for tap in term.student_taps], known, losses)
 
-    def _teacher_of(self, term: Term) -> str:
+    def _teachers_of(self, term: Term) -> tuple[str, ...]:
         if term.of is None and len(self.teachers) == 1:
-            return next(iter(self.teachers))
-        if term.of not in self.teachers:
-            raise InputError(f"term {term.name!r}: " + unknown("teacher", str(term.of), self.teachers))
-        return term.of
+            return tuple(self.teachers)
+        names = tuple(term.of) if isinstance(term.of, Sequence) and not isinstance(term.of, str) else (str(term.of),)
+        for name in names:
+            if name not in self.teachers:
+                raise InputError(f"term {term.name!r}: " + unknown("teacher", name, self.teachers))
+        whole = [name for name in names if self.teachers[name].part is None]
+        if len(names) > 1 and whole:
+            raise InputError(
+                f"term {term.name!r} joins the teachers {', '.join(names)}, and {whole[0]!r} speaks about the whole "
+                "batch; wanted: Teacher(model, part=...), of samples that no other one speaks about."
+            )
+        return names
 
     def _key(self, name: str, tap: Tap | str) -> str:
         return f"{name}/{tap}" if len(self.teachers) > 1 else str(tap)

@@ -34,7 +34,8 @@ class Term:
         reconstruction: for a teacher's connector that learns: a module from what the connector made back to the
             teacher's tensor. Without it the connector could make all teachers alike, and the loss 0.
         reconstruction_weight: of the mean absolute error of that, in the total; 0.05 is CKT's.
-        of: which teacher, where the distiller has several by name.
+        of: which teacher, where the distiller has several by name. With several names the term is one comparison over
+            all their parts of the batch, one teacher's after the other's.
 
     Raises:
         InputError: a reserved name, a negative weight, a loss with other arguments, a teacher's connector that learns
@@ -50,7 +51,7 @@ class Term:
     teacher_connector: nn.Module | None = field(default=None, kw_only=True)
     reconstruction: nn.Module | None = field(default=None, kw_only=True)
     reconstruction_weight: float = field(default=0.05, kw_only=True)
-    of: str | None = field(default=None, kw_only=True)
+    of: str | Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.name in RESERVED or not self.name.isidentifier():

@@ -62,17 +62,21 @@ class RestorationSettings(Settings):
             half a cosine (:func:`learning_rate`).
         batch_size: a multiple of the number of weathers; the published 32 is none.
         warm_up: epochs that the rise takes.
+        max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
     """
 
     epochs: int = 250
     lr: float = 2e-4
     batch_size: int = 33
     warm_up: int = 3
+    max_norm: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.warm_up < self.epochs:
             raise InputError(f"warm_up is {self.warm_up}; wanted: from 0 to less than the {self.epochs} epochs.")
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise InputError(f"max_norm is {self.max_norm}; wanted: above 0, such as 0.5, or None.")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class TwoStage:
         scr, hcr: the weights of the contrast in the first stage and in the second; 0 leaves it out, as with ckt.
         detach: whether the teachers' projections learn from PFV alone, see :class:`CKTLoss`.
         positive: what SCR brings the restored image near to: the "teacher"'s, as the paper draws it, or the clean
-            "target", as the released code does, over the whole batch at once.
+            "target", as the released code does.
         negatives: of SCR.
         eps: of SCR and HCR.
 
@@ -164,18 +168,19 @@ class TwoStage:
         if switch:
             parts = {name: partial(_of_weather, number) for number, name in enumerate(weathers)}
             sides |= {name: Teacher(teachers[name], part=part) for name, part in parts.items()}
+            sides |= {_truth_of(name): Teacher(nn.Identity(), _clean, part) for name, part in parts.items()}
             task_weight = From(1.0, switch) if switch < epochs else 0.0
         return Distiller(student, sides, terms, CleanL1(), task_weight)
 
     def _collation(
         self, student: MSBDN, teachers: Mapping[str, MSBDN], features: nn.Module, first: Weigh
     ) -> Iterator[Term]:
-        """The first stage's terms. Each is the mean over its own weather's part of the batch, hence the division."""
+        """The first stage's terms. That of one weather is the mean over its part of the batch, hence the division."""
         share = 1 / len(teachers)
         common = [channels // 2 for channels in next(iter(teachers.values())).tap_channels]
         space = [Projector(mine, its) for mine, its in zip(student.tap_channels, common, strict=True)]
         for weather, teacher in teachers.items():
-            name = re.sub(r"\W", "_", weather)  # a folder's name may hold a dot
+            name = _identifier(weather)
             if self.image:
                 yield Term(f"image_{name}", ImageL1(), "", "", first(share * self.image), of=weather)
             for tap, channels, mine in zip(MSBDN.TAPS, teacher.tap_channels, space, strict=True):
@@ -186,12 +191,19 @@ class TwoStage:
                         reconstruction=Projector(channels // 2, channels),
                         reconstruction_weight=share * self.reconstruction, of=weather,
                     )  # fmt: skip
-            if self.scr and self.positive == "teacher":
-                scr = SCRLoss(features, negatives=self.negatives, eps=self.eps)
-                yield Term(f"scr_{name}", scr, OUTPUT_AND_INPUT, "", first(share * self.scr), of=weather)
-        if self.scr and self.positive == "target":
+        if not self.scr:
+            return
+        # An image's own input is its negative in whatever batch; a weather's inputs are so in its own part alone.
+        if self.negatives == "paired":
+            whom: dict[str, str | list[str]] = {"scr": list(teachers) if self.positive == "teacher" else TRUTH}
+        else:
+            whom = {
+                f"scr_{_identifier(weather)}": weather if self.positive == "teacher" else _truth_of(weather)
+                for weather in teachers
+            }
+        for name, of in whom.items():
             scr = SCRLoss(features, negatives=self.negatives, eps=self.eps)
-            yield Term("scr", scr, OUTPUT_AND_INPUT, "", first(self.scr), of=TRUTH)
+            yield Term(name, scr, OUTPUT_AND_INPUT, "", first(self.scr / len(whom)), of=of)
 
 
 def learning_rate(epoch: int, epochs: int, base: float, warm_up: int = 3, end: float = 1e-6) -> float:
@@ -317,7 +329,7 @@ def fit_restorer(
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=adam, scheduler=schedule, evaluate=evaluate,
         monitor="psnr", patience=settings.patience, out=out, card=card if out is not None else None, resume=resume,
-        seed=settings.seed, precision=settings.precision, after_epoch=after_epoch,
+        seed=settings.seed, precision=settings.precision, max_norm=settings.max_norm, after_epoch=after_epoch,
     )  # fmt: skip
 
 
@@ -349,6 +361,14 @@ def _warn_of_collapse(objective: nn.Module) -> None:
                 "reconstruction weight of 1.",
                 stacklevel=2,
             )
+
+
+def _truth_of(weather: str) -> str:
+    return f"{TRUTH} of {weather}"
+
+
+def _identifier(weather: str) -> str:
+    return re.sub(r"\W", "_", weather)  # a folder's name may hold a dot
 
 
 def _of_weather(number: int, images: Any, labels: Sequence[Tensor]) -> Tensor:

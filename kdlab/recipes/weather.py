@@ -90,6 +90,8 @@ class WeatherRun:
             others in the first stage alone. The teachers knew all of them.
         width: of the student; the teachers have 4.
         epochs, batch_size, lr: the budget; lr is for a batch of 16.
+        max_norm: of the gradient. A network without normalisation meets one now and then that is a hundred times
+            larger than usual, and at these rates does not recover from it.
         features: what SCR and HCR compare images by, as :func:`feature_slices` takes it.
         ckt: the weight of the common space, in the methods that have one, but for the published one.
 
@@ -103,7 +105,8 @@ class WeatherRun:
     width: int = 4
     epochs: int = 10
     batch_size: int = 6
-    lr: float = 2.67e-3
+    lr: float = 1.068e-2
+    max_norm: float = 0.5
     features: FeatureWeights = "scenes"
     ckt: float = 0.1
 
@@ -136,8 +139,9 @@ class WeatherRun:
             keep: save the run in kdlab's cache, and load it from there where it is already.
         """
         settings = RestorationSettings(
-            epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=self.seed, warm_up=1
-        )
+            epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=self.seed, warm_up=1,
+            max_norm=self.max_norm,
+        )  # fmt: skip
         student, done = distil(
             data, teachers, self.plan, features, settings, resume=True,
             out=self.folder(data, teachers) if keep else None,

@@ -57,6 +57,7 @@ def fit(
     resume: bool = False,
     seed: int = 0,
     precision: Literal["fp32", "bf16"] = "fp32",
+    max_norm: float | None = None,
     after_epoch: Callable[[Row], bool] | None = None,
 ) -> Fit:
     """Train ``objective.student`` on ``objective(*batch)["total"]``, on the device that the objective is on.
@@ -78,6 +79,7 @@ def fit(
         card: what to save with the model; wanted with ``out``.
         resume: go on from ``out`` where a run of the same recipe was interrupted; from the start if there is none.
         precision: "bf16" computes the forward pass under autocast.
+        max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
         after_epoch: sees each epoch's row; returning True stops.
 
     Raises:
@@ -88,6 +90,8 @@ def fit(
         raise InputError(f"epochs is {epochs} and patience {patience}; both must be at least 1 (patience may be None).")
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision is {precision!r}; wanted: 'fp32' or 'bf16'.")
+    if max_norm is not None and not max_norm > 0:
+        raise InputError(f"max_norm is {max_norm}; wanted: above 0, such as 0.5, or None.")
     if len(loader) == 0:
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
@@ -114,7 +118,7 @@ def fit(
             if tell is not None:
                 tell(epoch)
             row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
-            row |= _epoch(objective, loader, optimizer, scheduler, device, precision, epoch, epochs, bar)
+            row |= _epoch(objective, loader, optimizer, scheduler, device, precision, max_norm, epoch, epochs, bar)
             _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))
             validation = evaluate(student)
             row |= {f"val_{name}": value for name, value in validation.items()}
@@ -157,6 +161,7 @@ def _epoch(
     scheduler: LRScheduler | None,
     device: torch.device,
     precision: str,
+    max_norm: float | None,
     epoch: int,
     epochs: int,
     bar: tqdm,
@@ -175,6 +180,8 @@ def _epoch(
             losses = objective(*to_device(batch, device))
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
+        if max_norm is not None:
+            nn.utils.clip_grad_norm_(objective.parameters(), max_norm)
         optimizer.step()
         if scheduler is not None:
             scheduler.step()

@@ -83,7 +83,7 @@ def test_losses_are_summed_over_taps_and_averaged_over_weathers():
         "ckt_rain_b": 4.0, "ckt_haze_a_reconstruction": 0.5, "ckt_rain_a_reconstruction": 0.1, "val_psnr": 20.0,
     }  # fmt: skip
     assert by_part(losses) == pytest.approx({"image": 2.0, "PFE": 5.0, "PFV": 0.3})
-    assert by_part({"image_haze": torch.tensor(2.0), "scr_haze": torch.tensor(4.0)}) == {"image": 2.0, "SCR": 4.0}
+    assert by_part({"image_haze": torch.tensor(2.0), "scr": torch.tensor(4.0)}) == {"image": 2.0, "SCR": 4.0}
 
 
 def test_the_plane_holds_the_directions_of_most_variance():

@@ -269,6 +269,29 @@ def test_several_teachers_each_with_its_own_input_and_part():
         _ = d.teacher
 
 
+@pytest.mark.parametrize("indices", [False, True])
+def test_a_term_of_several_teachers_joins_their_parts(indices):
+    def part(label):
+        return lambda x, y: (y == label).nonzero().flatten() if indices else y == label
+
+    teachers = {f"of_{label}": Teacher(Stages(), part=part(label)) for label in range(3)}
+    joined = stages([hint(of=["of_2", "of_0"])], teacher=teachers).eval()
+    order = torch.cat([(label == LABELS).nonzero().flatten() for label in (2, 0)])
+    told = torch.cat([teachers[f"of_{label}"].model.first(IMAGES[label == LABELS]) for label in (2, 0)])
+    losses = joined(IMAGES, LABELS)
+    torch.testing.assert_close(losses["hint"], (joined.student.first(IMAGES)[order] - told).abs().mean())
+    known = joined.observe_teacher(IMAGES, LABELS)
+    assert joined(IMAGES, LABELS, observed=known)["hint"] == losses["hint"]
+    asked = stages([Term("kd", AsksForTheLabels(), "classifier", "classifier", of=["of_2", "of_0"])], teacher=teachers)
+    assert asked(IMAGES, LABELS)["kd"].item() == LABELS[order].float().mean().item()
+
+
+class AsksForTheLabels(nn.Module):
+    def forward(self, student, teacher, target):
+        assert len(student) == len(teacher) == len(target)
+        return target.float().mean()
+
+
 class OnLists(nn.Module):
     def forward(self, student, teacher):
         return sum((s - t).abs().mean() for s, t in zip(student, teacher, strict=True))
@@ -382,6 +405,10 @@ AT_THE_CALL = {
     "batch of one": (lambda: batch_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
     "no such teacher": (lambda: stages([hint(of="rian")], teacher=teachers_by_name()), "Did you mean 'rain'"),
     "which teacher": (lambda: stages([hint()], teacher=teachers_by_name()), "unknown teacher 'None'. Known: 'rain'"),
+    "joined, of the whole batch": (
+        lambda: stages([hint(of=["rain", "haze"])], teacher={"rain": Stages(), "haze": Stages()}),
+        "joins the teachers rain, haze, and 'rain' speaks about the whole batch; wanted: .*part=",
+    ),
     "no teacher": (lambda: Distiller(Stages(), {}, [hint()], nn.CrossEntropyLoss()), "teacher is dict; wanted"),
     "nothing compared": (lambda: hint(student=[]), "compares nothing"),
     "a misspelt argument": (lambda: Term("x", Surplus(), "a", "b"), "Did you mean 'target'"),

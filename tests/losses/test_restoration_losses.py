@@ -105,12 +105,22 @@ def test_a_student_that_starts_as_the_identity_explodes_unless_eps_is_mild():
     assert SCRLoss(FEATURES, eps=1e-2)([degraded, degraded], clean) < 100
 
 
-def test_all_pairs_without_a_tensor_of_all_pairs():
+@pytest.mark.parametrize("cached", [1, 50, 10**6])  # one row at a time, some, all
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_all_pairs_without_a_tensor_of_all_pairs(cached, layout, monkeypatch):
+    monkeypatch.setattr("kdlab.losses.restoration.CACHED", cached)
     torch.manual_seed(0)
-    a = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
-    b = torch.randn(5, 2, 3, dtype=torch.float64)
+    a = torch.randn(4, 2, 5, 3, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    b = torch.randn(5, 2, 5, 3, dtype=torch.float64)
     torch.testing.assert_close(mean_distance_of_all_pairs(a, b), (a[:, None] - b).abs().mean())
     assert torch.autograd.gradcheck(lambda x: mean_distance_of_all_pairs(x, b), a)
+
+
+def test_all_pairs_of_large_maps_are_summed_up_exactly():
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 4, 16, 128, 128)
+    expected = mean_distance_of_all_pairs(a.double(), b.double())
+    torch.testing.assert_close(mean_distance_of_all_pairs(a, b).double(), expected, rtol=2e-5, atol=0)
 
 
 @pytest.mark.parametrize("detach", [False, True])

@@ -117,7 +117,8 @@ def test_the_first_stage_is_the_published_sum(teachers):
         told[weather == number] = teachers[name](degraded[weather == number]).detach()
     image = sum(losses[f"image_{name}"] for name in WEATHERS) / 3
     torch.testing.assert_close(image, (restored - told).abs().mean())
-    scr = sum(losses[f"scr_{name}"] for name in WEATHERS) / 3
+    scr = SCRLoss(TwoMaps(), eps=1e-2)([restored, degraded], told)
+    torch.testing.assert_close(losses["scr"], scr)
     pfe = sum(v for k, v in losses.items() if k.startswith("ckt") and not k.endswith("_reconstruction")) / 3
     pfv = sum(v for k, v in losses.items() if k.endswith("_reconstruction")) / 3
     torch.testing.assert_close(losses["total"], image + pfe + 1.0 * pfv + 0.1 * scr)
@@ -134,7 +135,7 @@ def test_the_second_stage_is_the_clean_images_and_all_degraded_ones(teachers):
     hcr = HCRLoss(TwoMaps(), eps=1e-2)([restored, degraded], labels[0])
     torch.testing.assert_close(losses["hcr"], hcr)
     torch.testing.assert_close(losses["total"], (restored - labels[0]).abs().mean() + 0.2 * hcr)
-    assert losses["image_haze"] == losses["ckt_snow_bottleneck"] == losses["scr_rain"] == 0
+    assert losses["image_haze"] == losses["ckt_snow_bottleneck"] == losses["scr"] == 0
 
 
 def test_the_teachers_are_silent_in_the_second_stage_and_clean_images_are_not_learnt_from_in_the_first(teachers):
@@ -168,6 +169,22 @@ def test_the_common_space_of_the_published_network_has_the_published_size(teache
     assert TwoStage().switch(250) == 125
 
 
+@pytest.mark.parametrize("positive", ["teacher", "target"])
+def test_negatives_of_the_same_weather_are_those_of_no_other(positive, teachers):
+    d = objective(teachers, replace(PLAN, positive=positive, negatives="same_weather"))
+    d.set_epoch(0, 4)
+    degraded, (clean, weather) = batch((0, 1, 2, 2, 1, 0))
+    losses, restored = d(degraded, [clean, weather]), d.student(degraded)
+    for number, name in enumerate(WEATHERS):
+        mine = weather == number
+        wanted = teachers[name](degraded[mine]) if positive == "teacher" else clean[mine]
+        scr = SCRLoss(TwoMaps(), negatives="same_weather", eps=1e-2)([restored[mine], degraded[mine]], wanted)
+        torch.testing.assert_close(losses[f"scr_{name}"], scr)
+    assert "scr" not in losses
+    term = next(term for term in d.terms if term.name == "scr_haze")
+    assert term.weight_at(0, 4) == pytest.approx(0.1 / 3)
+
+
 def test_the_target_as_positive_is_one_contrast_over_the_whole_batch(teachers):
     d = objective(teachers, replace(PLAN, positive="target"))
     d.set_epoch(0, 4)
@@ -179,11 +196,11 @@ def test_the_target_as_positive_is_one_contrast_over_the_whole_batch(teachers):
 @pytest.mark.parametrize(
     ("plan", "there", "not_there"),
     [
-        (replace(PLAN, ckt=0.0), {"image_haze", "scr_haze", "hcr"}, {"ckt_haze_bottleneck"}),
-        (replace(PLAN, scr=0.0), {"image_haze", "ckt_haze_bottleneck", "hcr"}, {"scr_haze"}),
-        (replace(PLAN, hcr=0.0), {"image_haze", "ckt_haze_bottleneck", "scr_haze"}, {"hcr"}),
+        (replace(PLAN, ckt=0.0), {"image_haze", "scr", "hcr"}, {"ckt_haze_bottleneck"}),
+        (replace(PLAN, scr=0.0), {"image_haze", "ckt_haze_bottleneck", "hcr"}, {"scr"}),
+        (replace(PLAN, hcr=0.0), {"image_haze", "ckt_haze_bottleneck", "scr"}, {"hcr"}),
         (replace(PLAN, collation=1.0), {"image_haze"}, {"hcr"}),
-        (replace(PLAN, collation=0.0), {"hcr"}, {"image_haze", "ckt_haze_bottleneck", "scr_haze"}),
+        (replace(PLAN, collation=0.0), {"hcr"}, {"image_haze", "ckt_haze_bottleneck", "scr"}),
     ],
 )
 def test_what_is_left_out_is_not_there(plan, there, not_there, teachers):

@@ -141,6 +141,26 @@ def test_it_is_the_step_written_by_hand():
     assert same(run.student.state_dict(), hand.objective.student.state_dict())
 
 
+@pytest.mark.parametrize("max_norm", [1e-3, 1e3])
+def test_a_gradient_above_the_norm_is_scaled_down_to_it_and_no_other(max_norm):
+    def descent(parameters, lr):
+        return torch.optim.SGD(parameters, lr)
+
+    run = train(build(scheduler=None, optimizer=descent), epochs=1, seed=3, max_norm=max_norm)
+    hand = build(scheduler=None, optimizer=descent)
+    torch.manual_seed(3)
+    hand.objective.train()
+    for images, labels in hand.loader:
+        loss = F.cross_entropy(hand.objective.student(images), labels)
+        gradients = torch.autograd.grad(loss, list(hand.student.parameters()))
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        with torch.no_grad():
+            for parameter, gradient in zip(hand.student.parameters(), gradients, strict=True):
+                parameter -= gradient * min(1.0, max_norm / norm.item())
+    for name, value in run.student.state_dict().items():
+        torch.testing.assert_close(value, hand.student.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
 def test_the_files_of_a_run(tmp_path):
     run = train(out=tmp_path, card=card(), evaluate=scripted(accuracy=[0.5, 0.9, 0.6, 0.7], loss=[4.0, 3.0, 2.0, 1.0]))
     names = {"best.safetensors", "last.safetensors", "resume.safetensors", "history.csv"}
@@ -554,6 +574,7 @@ REFUSED = {
     "no epochs": ({"epochs": 0}, "epochs is 0 and patience None; both must be at least 1"),
     "no patience": ({"patience": 0}, "patience 0; both must be at least 1"),
     "unknown precision": ({"precision": "fp16"}, "precision is 'fp16'; wanted: 'fp32' or 'bf16'"),
+    "a norm of nothing": ({"max_norm": 0.0}, "max_norm is 0.0; wanted: above 0"),
     "a folder without a card": ({"out": "folder"}, "out was given without a card"),
     "a folder that is a file": (
         {"out": "file", "card": card()},
