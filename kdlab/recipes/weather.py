@@ -26,7 +26,7 @@ from kdlab.training.checkpoints import LAST
 NARROW: dict[str, Any] = {"width": 4, "residual": True}
 TEACHER = RestorationSettings(epochs=30, lr=4e-3, batch_size=4, warm_up=2)  # 1e-3 for a batch of 4
 TEACHER_CROP = 96
-LONG = 20  # epochs of the students that come with the course
+LONG = 24  # epochs of the students that come with the course
 
 # A common space that is learnt from the way back alone: with the published settings it collapses at these rates.
 # A mild eps: a network that starts near the identity has hardly a distance to its input.
@@ -108,7 +108,7 @@ class WeatherRun:
     lr: float = 1.068e-2
     max_norm: float = 0.5
     features: FeatureWeights = "scenes"
-    ckt: float = 0.1
+    ckt: float = 1.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

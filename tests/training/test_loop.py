@@ -152,13 +152,13 @@ def test_a_gradient_above_the_norm_is_scaled_down_to_it_and_no_other(max_norm):
     hand.objective.train()
     for images, labels in hand.loader:
         loss = F.cross_entropy(hand.objective.student(images), labels)
-        gradients = torch.autograd.grad(loss, list(hand.student.parameters()))
+        gradients = torch.autograd.grad(loss, list(hand.objective.student.parameters()))
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         with torch.no_grad():
-            for parameter, gradient in zip(hand.student.parameters(), gradients, strict=True):
-                parameter -= gradient * min(1.0, max_norm / norm.item())
+            for parameter, gradient in zip(hand.objective.student.parameters(), gradients, strict=True):
+                parameter -= 1e-2 * gradient * min(1.0, max_norm / norm.item())
     for name, value in run.student.state_dict().items():
-        torch.testing.assert_close(value, hand.student.state_dict()[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, hand.objective.student.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_files_of_a_run(tmp_path):
