@@ -105,7 +105,7 @@ class WeatherRun:
     width: int = 4
     epochs: int = 10
     batch_size: int = 6
-    lr: float = 1.068e-2
+    lr: float = 2.67e-3
     max_norm: float = 0.5
     features: FeatureWeights = "scenes"
     ckt: float = 1.0
@@ -139,8 +139,8 @@ class WeatherRun:
             keep: save the run in kdlab's cache, and load it from there where it is already.
         """
         settings = RestorationSettings(
-            epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=self.seed, warm_up=1,
-            max_norm=self.max_norm,
+            epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=self.seed, max_norm=self.max_norm,
+            warm_up=min(RestorationSettings.warm_up, self.epochs - 1),
         )  # fmt: skip
         student, done = distil(
             data, teachers, self.plan, features, settings, resume=True,
