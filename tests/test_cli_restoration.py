@@ -233,9 +233,10 @@ def test_the_defaults_are_the_published_ones_or_those_of_the_course(models, tmp_
 
 def test_every_number_of_the_plan_can_be_changed(outdoors, two, tmp_path, asked):
     words = ("distill", outdoors, *two, *TASK, "--batch-size", 2, "--features", "none", "--epochs", 4, "--narrow")
-    numbers = ("--collation", 0.25, "--ckt", 2, "--reconstruction", 0.5, "--scr", 0, "--hcr", 3, "--warm-up", 2, "--max-norm", 0.5)
+    numbers = ("--collation", 0.25, "--ckt", 2, "--reconstruction", 0.5, "--scr", 0, "--hcr", 3)
+    rates = ("--warm-up", 2, "--max-norm", 0.5)
     choices = ("--no-detach", "--positive", "target", "--negatives", "same_weather", "--crop", 48)
-    text = done(*words, "--out", tmp_path / "s", *numbers, *choices)
+    text = done(*words, "--out", tmp_path / "s", *numbers, *rates, *choices)
     (call,) = asked
     assert call.arguments[2] == TwoStage(
         collation=0.25, ckt=2.0, reconstruction=0.5, scr=0.0, hcr=3.0, detach=False, positive="target",

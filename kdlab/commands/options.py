@@ -37,7 +37,8 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "restoration": {
             "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,
             "width": None, "crop": None, "warm_up": None, "max_norm": None, "collation": None, "ckt": None,
-            "reconstruction": None, "scr": None, "hcr": None, "detach": None, "positive": None, "negatives": None, "features": "auto",
+            "reconstruction": None, "scr": None, "hcr": None, "detach": None, "positive": None, "negatives": None,
+            "features": "auto",
         },
     },
 }  # fmt: skip
