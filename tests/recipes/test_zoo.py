@@ -48,7 +48,10 @@ def test_what_images_are_compared_by_has_learnt_to_tell_the_scenes_apart():
     assert measured["miou"] > 0.5
 
 
-@pytest.mark.parametrize("name", [f"{weather}_teacher" for weather in WEATHERS])
+STUDENTS = ["weather_from_scratch", "weather_two_stages"]
+
+
+@pytest.mark.parametrize("name", [*(f"{weather}_teacher" for weather in WEATHERS), *STUDENTS])
 def test_a_restorer_meets_its_metric_on_photographs_that_it_has_not_seen(name):
     found = load_from_zoo(name)
     assert found is not None
@@ -62,5 +65,8 @@ def test_a_restorer_meets_its_metric_on_photographs_that_it_has_not_seen(name):
 def test_it_is_made_again_where_that_is_asked_for(monkeypatch):
     monkeypatch.setenv("KDLAB_RETRAIN", "1")
     assert load_from_zoo("scenes_teacher") is None
+    monkeypatch.setenv("KDLAB_RETRAIN", "scenes_teacher")
+    assert load_from_zoo("scenes_teacher") is None
+    assert load_from_zoo("haze_teacher") is not None  # a student is taught by what comes with the course
     monkeypatch.delenv("KDLAB_RETRAIN")
     assert load_from_zoo("no_such_model") is None
