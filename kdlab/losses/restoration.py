@@ -15,7 +15,7 @@ from kdlab.losses import inputs
 from kdlab.losses.inputs import at_least_float32, comparable, usable
 
 SLICE_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG19's relu1_1 to relu5_1
-CACHED = 2**17  # numbers that a core's cache holds a few times
+CACHED = 2**18  # numbers that a core's cache holds
 Negatives = Literal["paired", "same_weather"]
 Images = Float[Tensor, "n 3 h w"]
 
