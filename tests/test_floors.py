@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 GROUND = {"__init__", "errors", "files", "paths", "progress", "shapes"}
 FLOORS = [
     GROUND,
-    {"losses", "models", "data"},
+    {"losses", "models", "data", "pruning"},
     {"distill"},
     {"training"},
     {"recipes"},
@@ -104,6 +104,4 @@ def test_an_import_downwards_is_fine(file, source):
 
 
 def test_a_new_room_must_be_given_a_floor():
-    assert violations(ROOT / "kdlab" / "pruning.py", "import torch") == [
-        "kdlab/pruning is on no floor: add it to FLOORS"
-    ]
+    assert violations(ROOT / "kdlab" / "attic.py", "import torch") == ["kdlab/attic is on no floor: add it to FLOORS"]
