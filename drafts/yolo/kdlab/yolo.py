@@ -1,0 +1,979 @@
+"""YOLO detectors of the package ultralytics: train sparse, prune, fine-tune, distil, export, compare.
+
+ultralytics is an optional extra under the AGPL-3.0, and this is the only file of kdlab that imports it. Training goes
+through its own extension points: a trainer's methods, and the hooks of PyTorch's optimisers. Nothing is downloaded:
+what would be (a font, a network to try half precision with, missing weights) is refused while a function of this file
+runs.
+
+>>> sparse = sparse_train("yolov8n.yaml", "scenes", YoloSettings(epochs=50), out="runs/sparse")
+>>> prune_yolo(sparse.best, "runs/pruned.pt", keep=0.5)
+>>> distil("runs/pruned.pt", sparse.best, "scenes", Distillation("cwd"), YoloSettings(epochs=100), out="runs/student")
+
+The trainers also serve a program that uses ultralytics already:
+
+>>> YOLO("pruned.pt").train(trainer=partial(DistillTrainer, teacher="dense.pt"), data="data.yaml", epochs=100)
+"""
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+from unittest import mock
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdlab import pruning
+from kdlab.data.images import open_image
+from kdlab.distill import ConvConnector, Cosine, Distiller, Taps, Term
+from kdlab.distill.schedules import check_weight
+from kdlab.errors import InputError, unknown
+from kdlab.files import write_whole
+from kdlab.losses import CWDLoss, MGDLoss
+from kdlab.progress import progress
+from kdlab.training.device import pick_device
+
+TESTED = "8.4.190"
+GET_IT = f"{__name__} needs ultralytics {TESTED}; get it with: pip install kdlab[yolo]"
+OFFLINE = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}  # no telemetry, no pip
+
+try:
+    if version("ultralytics") != TESTED:
+        raise InputError(f"ultralytics {version('ultralytics')} is installed. {GET_IT}")
+    # As it was afterwards, too: ultralytics sets variables of its own, such as OMP_NUM_THREADS.
+    with mock.patch.dict(os.environ, OFFLINE):
+        from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
+        from ultralytics.engine.exporter import Exporter
+        from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
+        from ultralytics.nn.modules.block import C2f
+        from ultralytics.nn.modules.head import Detect
+        from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+        from ultralytics.utils import LOGGER
+        from ultralytics.utils.torch_utils import unwrap_model
+except PackageNotFoundError as error:
+    raise InputError(f"ultralytics is not installed. {GET_IT}") from error
+
+print(f"{__name__} uses ultralytics {TESTED}, which is under the AGPL-3.0: https://ultralytics.com/license")
+
+Method = Literal["cwd", "mgd"]
+Model = str | Path | nn.Module
+LAYERS = (6, 8, 12, 15, 18, 21)  # of YOLOv8: the last two C2f blocks of the backbone and all of the neck
+WEIGHTS: dict[str, float] = {"cwd": 1.0, "mgd": 2e-5}
+END = 0.1  # of the distillation's weight is left at the end of the run
+LAST, BEST, RESULTS = "weights/last.pt", "weights/best.pt", "results.csv"
+STRIDE = 32  # of a YOLO detector's coarsest map
+ONNX_TOLERANCE = 1e-3
+
+
+# --- settings and results --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class YoloSettings:
+    """How long, on what and how a detector is trained.
+
+    Args:
+        epochs: rounds over the training images; 50 as published for sparse training and fine-tuning.
+        batch: images at a time.
+        imgsz: to which an image's longer side is scaled, in pixels; a multiple of 32.
+        lr: AdamW's learning rate; None leaves optimiser and rate to ultralytics, which goes by classes and steps.
+        workers: processes that load images; on a CPU always 0.
+        seed: of all random numbers.
+        precision: "fp16" and "bf16" compute the forward pass under autocast, on CUDA alone.
+
+    Raises:
+        InputError: a number below 1, an image size that is no multiple of 32, another precision.
+    """
+
+    epochs: int = 50
+    batch: int = 16
+    imgsz: int = 640
+    lr: float | None = None
+    workers: int = 0
+    seed: int = 0
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2), ("seed", self.seed, 0)):
+            if value < least:
+                raise InputError(f"{name} is {value}; wanted: at least {least}.")
+        _check_size(self.imgsz)
+        if self.lr is not None and not self.lr > 0:
+            raise InputError(f"lr is {self.lr}; wanted: above 0, or None for ultralytics' own choice.")
+        if self.precision not in ("fp32", "fp16", "bf16"):
+            raise InputError(unknown("precision", self.precision, ("fp32", "fp16", "bf16")))
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What a student is asked to have in common with its teacher, beside its own loss.
+
+    The distillation loss is the method's own, summed over the layers. Like the detector's loss in ultralytics it is
+    multiplied by the batch size, so that its weight means the same for every batch size. The weight goes from
+    ``weight`` to a tenth of it along half a cosine, over all steps of the run.
+
+    Args:
+        method: "cwd" compares where each channel is active, with a 1x1 convolution on the student's side where the
+            numbers of channels differ; "mgd" generates the teacher's features from the student's masked ones.
+        layers: of both networks, by their number; the defaults are those of YOLOv8's C2f blocks.
+        weight: at the start; None is 1 for cwd, as published for YOLOv8, and 2e-5 for mgd, the official one for
+            one-stage detectors, whose sum grows with the image. 0 trains as if there were no teacher.
+        temperature: of cwd; the default 1 is the published one for detectors.
+        mask_ratio: of mgd, the share of positions that is masked; 0.65 is the official one for one-stage detectors.
+
+    Raises:
+        InputError: another method, no layers or one twice, a negative weight.
+    """
+
+    method: Method = "cwd"
+    layers: Sequence[int] = LAYERS
+    weight: float | None = None
+    temperature: float = 1.0
+    mask_ratio: float = 0.65
+
+    def __post_init__(self) -> None:
+        if self.method not in WEIGHTS:
+            raise InputError(unknown("method", self.method, WEIGHTS))
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise InputError(f"layers are {list(self.layers)}; wanted: at least one, and each once.")
+        object.__setattr__(self, "layers", tuple(self.layers))  # as it compares with what a checkpoint has
+        check_weight("weight", self.start)
+
+    @property
+    def start(self) -> float:
+        """The weight at the start."""
+        return WEIGHTS[self.method] if self.weight is None else self.weight
+
+    @property
+    def schedule(self) -> Cosine:
+        return Cosine(self.start, END * self.start)
+
+    def loss(self, student_channels: int, teacher_channels: int) -> nn.Module:
+        if self.method == "mgd":
+            return MGDLoss(student_channels, teacher_channels, self.mask_ratio)
+        return CWDLoss(self.temperature)
+
+    def connector(self, student_channels: int, teacher_channels: int) -> nn.Module | None:
+        """MGD's generator aligns the channels itself."""
+        if self.method == "mgd" or student_channels == teacher_channels:
+            return None
+        return ConvConnector(student_channels, teacher_channels)
+
+
+@dataclass(frozen=True)
+class YoloRun:
+    """What a training came to.
+
+    Args:
+        best, last: the detector of highest mAP50-95 on the validation images and that of the last epoch, in
+            ultralytics' format and half precision: the moving average of the weights, as ultralytics delivers it.
+        history: a row an epoch, as ultralytics writes it to results.csv.
+    """
+
+    best: Path
+    last: Path
+    history: pd.DataFrame
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def sparse_train(
+    model: Model,
+    data: str | Path,
+    settings: YoloSettings,
+    *,
+    out: str | Path,
+    strength: float = 1e-2,
+    resume: bool = False,
+    device: str = "auto",
+) -> YoloRun:
+    """Train with an L1 penalty on BatchNorm's gammas, so that channels which matter little can be told and pruned.
+
+    Args:
+        model: weights (.pt), a YAML of ultralytics such as "yolov8n.yaml", which starts at random, or a module.
+        data: a data.yaml in ultralytics' format, or the folder that it is in.
+        out: folder of the run; its weights are in ``weights/``.
+        strength: of the penalty at the start, as published; it falls by epoch to a tenth.
+        resume: go on with the run in ``out`` that was interrupted, after its last whole epoch.
+        device: "auto", or one device of torch.
+
+    Raises:
+        InputError: what cannot be used: weights, data, settings, ``out``, the device.
+    """
+    check_weight("strength", strength)
+    return _train(SparseTrainer, {"strength": strength}, model, data, settings, out, resume, device)
+
+
+def prune_yolo(
+    model: Model,
+    out: str | Path,
+    *,
+    keep: float | None = None,
+    parameters: int | None = None,
+    gflops: float | None = None,
+    imgsz: int = 640,
+    at_least: int = 8,
+) -> pruning.PruningPlan:
+    """Take away the channels of smallest gammas, and save what is left in ultralytics' format and half precision.
+
+    The plan says what stays: ``plan.table()`` by layer, ``plan.parameters`` and ``plan.macs`` before and after. The
+    head's outputs stay whole. The constant that a removed channel put out is folded into what read it, and the result
+    is verified, as :func:`kdlab.pruning.prune` says.
+
+    Args:
+        out: the file, whose name ends in .pt.
+        keep: the fraction of the prunable channels that stays, above 0 and at most 1.
+        parameters: the most that the pruned detector may have.
+        gflops: the most that it may take for an image of imgsz x imgsz pixels, a multiplication with its addition
+            being two operations. Exactly one of the three is wanted.
+        at_least: channels that stay in each layer; the default 8 is the published one.
+
+    Raises:
+        InputError: what cannot be loaded; not exactly one target; one that is out of range, or would leave a layer with
+            fewer channels than ``at_least``.
+    """
+    _check_size(imgsz)
+    if Path(out).suffix != ".pt":
+        raise InputError(f"out is {out}; wanted: a file whose name ends in .pt.")
+    dense = load_model(model)
+    side = 2 * STRIDE if gflops is None else imgsz
+    example = torch.rand(1, dense.yaml.get("channels", 3), side, side, generator=torch.Generator().manual_seed(0))
+    macs = None if gflops is None else int(gflops * 1e9 / 2)
+    plan = pruning.plan_pruning(
+        dense, example, keep=keep, parameters=parameters, macs=macs, at_least=at_least, outputs=_head_outputs
+    )
+    pruned: Any = pruning.prune(dense, example, plan, outputs=_head_outputs)
+    for block in pruned.modules():
+        if isinstance(block, C2f):
+            block.c = block.cv1.conv.out_channels // 2  # which some of ultralytics' exports go by
+    save_model(out, pruned)
+    return plan
+
+
+def _head_outputs(given: Any) -> list[Tensor]:
+    """What has to keep its channels: not the feature maps, which the head hands on in its training format."""
+    return [given[1]["boxes"], given[1]["scores"]]
+
+
+def fine_tune(
+    model: Model,
+    data: str | Path,
+    settings: YoloSettings,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+) -> YoloRun:
+    """Train a detector, pruned or not, as it is. Arguments, result and errors are those of :func:`sparse_train`."""
+    return _train(Trainer, {}, model, data, settings, out, resume, device)
+
+
+def distil(
+    student: Model,
+    teacher: Model,
+    data: str | Path,
+    distillation: Distillation,
+    settings: YoloSettings,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+) -> YoloRun:
+    """Train a student, pruned or not, on the labels and on what the teacher's layers hold for the same batch.
+
+    What is delivered is the student alone. The other arguments and the result are those of :func:`sparse_train`.
+
+    Args:
+        teacher: weights (.pt) or a module, for the classes of the data; it stays as it is.
+
+    Raises:
+        InputError: also a teacher with other classes, a layer that a network does not have, or one whose map has
+            another size in the teacher.
+    """
+    options = {"teacher": load_model(teacher), "distillation": distillation}
+    return _train(DistillTrainer, options, student, data, settings, out, resume, device)
+
+
+def evaluate(
+    model: Model,
+    data: str | Path,
+    *,
+    split: str = "val",
+    imgsz: int = 640,
+    batch: int = 16,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Average precision, precision and recall: a row for "all" classes, then one for each that the images have.
+
+    Args:
+        split: "val", "test" or "train".
+
+    Raises:
+        InputError: as for :func:`sparse_train`; a split that the data set lacks; a model for other classes.
+    """
+    _check_size(imgsz)
+    chosen = pick_device(device)
+    detector = load_model(model)
+    described = read_data(data, split)
+    check_classes("model", detector, described["names"])
+    overrides = {
+        "data": described["yaml_file"], "split": split, "imgsz": imgsz, "batch": batch, "device": str(chosen),
+        "plots": False, "workers": 0, "mode": "val",
+    }  # fmt: skip
+    with _silent(), TemporaryDirectory() as folder:
+        validator = DetectionValidator(args=overrides, save_dir=Path(folder))
+        validator(model=detector)
+    box = validator.metrics.box
+    columns = ["class", "map50_95", "map50", "precision", "recall"]
+    rows = [("all", box.map, box.map50, box.mp, box.mr)]
+    for row, number in enumerate(box.ap_class_index):
+        precision, recall, ap50, ap = box.class_result(row)
+        rows.append((described["names"][number], ap, ap50, precision, recall))
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[1:], float))
+
+
+def predict(
+    model: Model,
+    images: Iterable[str | Path],
+    *,
+    imgsz: int = 640,
+    confidence: float = 0.25,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """A row for each object that is found: image, class, confidence, and its box in pixels of the image.
+
+    Args:
+        images: files; kdlab.data.images.find_images lists a folder's.
+        confidence: the least that counts, 0 to 1.
+
+    Raises:
+        InputError: as for :func:`sparse_train`; a file that is no image.
+    """
+    _check_size(imgsz)
+    if not 0 <= confidence <= 1:
+        raise InputError(f"confidence is {confidence}; wanted: 0 to 1.")
+    chosen = pick_device(device)
+    detector = load_model(model)
+    rows: list[tuple] = []
+    overrides = {"imgsz": imgsz, "conf": confidence, "device": str(chosen), "save": False, "mode": "predict"}
+    with _silent(), TemporaryDirectory() as folder:
+        predictor = DetectionPredictor(overrides=overrides | {"save_dir": folder, "verbose": False})
+        predictor.setup_model(detector, verbose=False)
+        for path in progress(list(images), desc="predicting", unit="image"):
+            (result,) = predictor(source=open_image(path))
+            for box in result.boxes:
+                (left, top, right, bottom), label = box.xyxy[0].tolist(), int(box.cls)
+                rows.append((str(path), result.names[label], float(box.conf), left, top, right, bottom))
+    return pd.DataFrame(rows, columns=["image", "class", "confidence", "left", "top", "right", "bottom"])
+
+
+def compare(
+    models: Mapping[str, Model] | Sequence[str | Path],
+    data: str | Path,
+    *,
+    split: str = "val",
+    imgsz: int = 640,
+    batch: int = 16,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """A row for each model: mAP50-95 and mAP50, parameters, GFLOPs, latency in ms and the size of its file in MB.
+
+    Parameters, operations and latency are of the network as it is used, BatchNorm folded into the convolutions. Two
+    operations are one multiplication with its addition, of one image. Latency is the median forward pass of one image
+    of imgsz x imgsz pixels on the device, without reading it and without the suppression of double boxes.
+
+    Args:
+        models: by a name for the table, or files, which are then called as they are.
+
+    Raises:
+        InputError: as for :func:`evaluate`; no models.
+    """
+    named = dict(models) if isinstance(models, Mapping) else {str(path): path for path in models}
+    if not named:
+        raise InputError("there are no models to compare; name at least one.")
+    loaded = {name: load_model(model) for name, model in named.items()}
+    rows = []
+    for name, detector in progress(loaded.items(), desc="comparing", unit="model"):
+        accuracy = evaluate(detector, data, split=split, imgsz=imgsz, batch=batch, device=device).iloc[0]
+        used = _ready(detector).to(pick_device(device))
+        image = torch.zeros(1, 3, imgsz, imgsz, device=_device(used))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            used(image)
+        with torch.inference_mode():
+            timer = Timer("used(image)", globals={"used": used, "image": image}, num_threads=torch.get_num_threads())
+            latency = timer.blocked_autorange(min_run_time=0.5).median
+        file = named[name]
+        rows.append(
+            {
+                "model": name,
+                "map50_95": accuracy["map50_95"],
+                "map50": accuracy["map50"],
+                "parameters": sum(p.numel() for p in used.parameters()),
+                "gflops": counter.get_total_flops() / 1e9,
+                "latency_ms": 1e3 * latency,
+                "file_mb": float("nan") if isinstance(file, nn.Module) else Path(file).stat().st_size / 1e6,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Args:
+    path: of the ONNX file.
+    difference: the largest one between the outputs of onnxruntime and of PyTorch, boxes in parts of the image.
+    """
+
+    path: Path
+    difference: float
+
+
+def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
+    """Write the detector as an ONNX file for images of one size, and compare it with PyTorch on a random image.
+
+    Args:
+        out: the file, whose name ends in .onnx.
+
+    Raises:
+        InputError: as for :func:`sparse_train`; another ending; onnx or onnxruntime is not installed.
+        RuntimeError: onnxruntime computes something else than PyTorch; no file is left.
+    """
+    _check_size(imgsz)
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise InputError(f"out is {out}; wanted: a file whose name ends in .onnx.")
+    try:
+        import onnx  # noqa: F401, ultralytics would install it
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed, which an ONNX file takes: pip install kdlab[yolo]") from error
+    detector = load_model(model)
+    with _silent(), TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's: what it fixes is the size of the image
+        copy = deepcopy(detector)
+        copy.pt_path = str(Path(folder) / out.with_suffix(".pt").name)  # beside which ultralytics writes
+        overrides = {"format": "onnx", "imgsz": imgsz, "batch": 1, "device": "cpu", "simplify": False, "mode": "export"}
+        content = Path(Exporter(overrides=overrides)(model=copy)).read_bytes()
+    image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (exported,) = session.run(None, {"images": image.numpy()})
+    with torch.inference_mode():
+        gap = (torch.from_numpy(exported) - _ready(detector)(image)[0]).abs()
+    difference = max(gap[:, :4].max().item() / imgsz, gap[:, 4:].max().item())
+    if not difference < ONNX_TOLERANCE:
+        raise RuntimeError(
+            f"onnxruntime and PyTorch differ by {difference:.2g} (allowed: {ONNX_TOLERANCE:g}). The file was not kept."
+        )
+    write_whole(out, content)
+    return Exported(out, difference)
+
+
+# --- models and data -------------------------------------------------------------------------------------------------
+
+
+def load_model(model: Model, classes: int | None = None) -> DetectionModel:
+    """The detector in float32: from weights (.pt), from which no code is run, or at random from a YAML.
+
+    A module is handed back as it is.
+
+    Args:
+        classes: of a YAML's detector, in place of the number in it.
+
+    Raises:
+        InputError: no such file; nothing is downloaded; a file that holds no detector of ultralytics.
+    """
+    loaded: Any
+    if isinstance(model, nn.Module):
+        loaded = model
+    elif Path(model).suffix in (".yaml", ".yml"):
+        try:
+            with _silent():
+                loaded = DetectionModel(str(model), nc=classes, verbose=False)
+        except Exception as error:
+            raise InputError(
+                f"{model} describes no detector ({_first_line(error)}); wanted: as yolov8n.yaml."
+            ) from error
+    else:
+        path = Path(model)
+        if not path.is_file() or path.suffix != ".pt":
+            raise InputError(
+                f"there are no weights {path}; wanted: a .pt file that is on this machine, or a YAML such as "
+                "yolov8n.yaml, which starts at random. kdlab downloads none."
+            )
+        checkpoint = _load_checkpoint(path)
+        loaded = checkpoint.get("ema") or checkpoint.get("model")
+    if not isinstance(loaded, DetectionModel) or not isinstance(loaded.model[-1], Detect):
+        raise InputError(f"{_named(model)} is a {type(loaded).__name__}; wanted: a detector, such as YOLOv8's.")
+    loaded.task = "detect"
+    return loaded.float()
+
+
+def save_model(path: str | Path, model: DetectionModel) -> None:
+    """Write a detector as ultralytics does: the module itself, in half precision, without what training needs."""
+    copy = deepcopy(model).cpu().half().requires_grad_(False)
+    copy.criterion = None
+    file = io.BytesIO()
+    torch.save({"epoch": -1, "model": copy, "ema": None, "optimizer": None, "train_args": {}, "version": TESTED}, file)
+    write_whole(Path(path), file.getvalue())
+
+
+def _load_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        with _silent():
+            return torch_safe_load(path, safe_only=True)[0]
+    except Exception as error:
+        raise InputError(f"{path} holds no detector that can be loaded ({_first_line(error)}).") from error
+
+
+def read_data(data: str | Path, *splits: str) -> dict[str, Any]:
+    """What a data.yaml says, its paths made absolute, as ultralytics has it.
+
+    Args:
+        data: the file, or the folder that it is in.
+        splits: that have to be there and to hold images, some of them with labels.
+
+    Raises:
+        InputError: no such file, no data set in it, or one without images. Nothing is downloaded.
+    """
+    path = Path(data) / "data.yaml" if Path(data).is_dir() else Path(data)
+    if not path.is_file():
+        raise InputError(f"there is no {path}; wanted: a data.yaml in ultralytics' format, or the folder that has one.")
+    try:
+        with _silent():
+            described = check_det_dataset(path, autodownload=False)
+    except Exception as error:
+        raise InputError(f"{path} describes no data set that is here: {_first_line(error)}") from error
+    for split in splits:
+        _check_images(path, split, described.get(split))
+    return described
+
+
+def check_classes(who: str, model: DetectionModel, names: Mapping[int, str]) -> None:
+    """Refuse a detector for other classes than these; names that are only numbers fit any.
+
+    Raises:
+        InputError: with both lists.
+    """
+    known = dict(model.names)
+    if len(known) != len(names) or (_real(known) and known != dict(names)):
+        raise InputError(
+            f"the {who} knows {len(known)} classes ({_few(known)}), and the data set has {len(names)} ({_few(names)}); "
+            f"wanted: the same, in the same order. Train the {who} on this data first."
+        )
+
+
+def _check_images(path: Path, split: str, places: str | list[str] | None) -> None:
+    if not places:
+        raise InputError(f"{path} names no images for {split!r}. Add a line such as {split}: images/{split}")
+    images: list[str] = []
+    for place in [places] if isinstance(places, str) else places:
+        if not Path(place).exists():
+            raise InputError(f"{path}: there is no {place}, where the {split} images should be. Correct the path.")
+        if Path(place).is_file():
+            images += Path(place).read_text().split()
+        else:
+            images += [str(file) for file in Path(place).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS]
+    if not images:
+        raise InputError(f"{path}: there is not one image in {places}, for {split!r}. Correct the path.")
+    if not any(Path(label).is_file() for label in img2label_paths(images)):
+        raise InputError(
+            f"{path}: not one of the {len(images)} {split} images has labels; wanted: for images/x.png a file "
+            "labels/x.txt with a line `class x y width height` for each object, in parts of the image."
+        )
+
+
+def _few(names: Mapping[int, str]) -> str:
+    return ", ".join(list(names.values())[:6]) + ", ..." * (len(names) > 6)
+
+
+def _real(names: Mapping[int, str]) -> bool:
+    """Whether the classes have been named; a detector from a YAML counts them."""
+    return any(str(number) != name for number, name in names.items())
+
+
+def _named(model: Model) -> str:
+    return "the model" if isinstance(model, nn.Module) else str(model)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_size(imgsz: int) -> None:
+    if imgsz < STRIDE or imgsz % STRIDE:
+        raise InputError(f"imgsz is {imgsz}; wanted: a multiple of {STRIDE}.")
+
+
+def _ready(model: DetectionModel) -> DetectionModel:
+    """A copy as it is used: in eval mode, BatchNorm folded into the convolutions."""
+    with _silent():
+        return deepcopy(model).cpu().eval().fuse(verbose=False)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without ultralytics' log and downloads."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.ERROR)
+    try:
+        with _without_downloads():
+            yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+@contextmanager
+def _without_downloads() -> Iterator[None]:
+    """Without a font for plots that are not made, without a network to try half precision with, without anything."""
+    with (
+        mock.patch("ultralytics.data.utils.check_font"),
+        mock.patch("ultralytics.engine.trainer.check_amp", lambda model: _device(model).type == "cuda"),
+        mock.patch("ultralytics.utils.downloads.safe_download", side_effect=ConnectionError("kdlab downloads nothing")),
+    ):
+        yield
+
+
+# --- trainers --------------------------------------------------------------------------------------------------------
+
+
+class Trainer(DetectionTrainer):
+    """ultralytics' trainer, which trains the module that it is given and does not build another from its YAML.
+
+    So a pruned network stays pruned, in a resumed run as well. A last layer for other classes is made anew.
+    """
+
+    model: Any
+    last: Path
+    best: Path
+
+    def get_dataset(self) -> dict[str, Any]:
+        data = read_data(self.args.data, "train", "val")
+        self.args.data = data["yaml_file"]
+        return data
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
+        if weights is None:
+            return super().get_model(cfg, verbose=verbose)
+        if len(weights.names) != self.data["nc"]:
+            _renew_classes(weights, self.data["nc"])
+        return weights.float().requires_grad_(True)
+
+    def _setup_train(self) -> None:
+        with _without_downloads():
+            super()._setup_train()
+
+    def save_model(self) -> bool:
+        """Each file appears whole: a run that is killed meanwhile can be resumed."""
+        final = self.last, self.best
+        self.last, self.best = (path.with_suffix(".partial") for path in final)
+        try:
+            saved = super().save_model()
+            for partial, path in zip((self.best, self.last), reversed(final), strict=True):
+                if partial.exists():
+                    os.replace(partial, path)
+        finally:
+            self.last, self.best = final
+        return saved
+
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        super().resume_training(ckpt)
+        if self.start_epoch and self.csv.exists():  # an epoch that was recorded, and then not saved, comes again
+            rows = pd.read_csv(self.csv)
+            rows[rows["epoch"] <= self.start_epoch].to_csv(self.csv, index=False)
+
+    def final_eval(self) -> None:
+        with _without_downloads():
+            super().final_eval()
+
+
+class SparseTrainer(Trainer):
+    """Adds the L1 penalty on BatchNorm's gammas to their gradient.
+
+    It comes right before the optimiser's step: the gradient has been unscaled and clipped by then, and the penalty is
+    what it says.
+
+    Args:
+        strength: at the start; it is multiplied by 1 - 0.9 * epoch / epochs.
+    """
+
+    def __init__(self, *args: Any, strength: float = 1e-2, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.strength = strength
+
+    def build_optimizer(self, *args: Any, **options: Any) -> Optimizer:
+        optimizer = super().build_optimizer(*args, **options)
+        optimizer.register_step_pre_hook(self._add_penalty)
+        return optimizer
+
+    def _add_penalty(self, *_: Any) -> None:
+        strength = pruning.gamma_l1_weight(self.epoch, self.epochs, self.strength)
+        pruning.add_gamma_l1(unwrap_model(self.model), strength)
+
+
+class DistillTrainer(Trainer):
+    """Adds the distillation loss. What is averaged, saved and delivered is the student alone.
+
+    Connectors and generators are trained beside it; a checkpoint to resume from has them with the optimiser's state.
+
+    Args:
+        teacher: weights (.pt) or a module.
+        distillation: what is compared, and its weight.
+    """
+
+    def __init__(self, *args: Any, teacher: Model, distillation: Distillation | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.teacher = load_model(teacher)
+        self.distillation = distillation or Distillation()
+        self.add_callback("on_train_epoch_start", self._begin_epoch)
+        self.add_callback("on_train_batch_start", self._begin_batch)
+
+    def setup_model(self) -> dict[str, Any] | None:
+        checkpoint = super().setup_model()
+        check_classes("teacher", self.teacher, self.data["names"])
+        self.channels = tapped_channels(self.model, self.teacher, self.distillation.layers)
+        return checkpoint
+
+    def build_optimizer(self, *args: Any, **options: Any) -> Optimizer:
+        optimizer = super().build_optimizer(*args, **options)
+        teacher = self.teacher.to(self.device)
+        self.distiller = DetectionDistiller(self.model, teacher, self.distillation, self.channels, self.device)
+        if self.distiller.learnt:
+            like = next(group for group in optimizer.param_groups if group["param_group"] == "weight")
+            optimizer.add_param_group({**like, "params": self.distiller.learnt})
+        optimizer.register_state_dict_post_hook(self._add_to_checkpoint)
+        return optimizer
+
+    def _setup_train(self) -> None:
+        super()._setup_train()
+        self.model = self.distiller
+
+    def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
+        """Without the distillation loss where it is not computed, in validation."""
+        labelled = super().label_loss_items(loss_items, prefix)
+        absent = f"val/{self.distillation.method}_loss"
+        if loss_items is None:
+            return [name for name in labelled if name != absent]
+        return {name: value for name, value in labelled.items() if name != absent}
+
+    def final_eval(self) -> None:
+        self.model = unwrap_model(self.model)
+        super().final_eval()
+
+    def _begin_epoch(self, *_: Any) -> None:
+        self._batches = 0
+
+    def _begin_batch(self, *_: Any) -> None:
+        self.distiller.set_epoch(self.epoch + self._batches / len(self.train_loader), self.epochs)
+        self._batches += 1
+
+    def _add_to_checkpoint(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        state["distillation"] = asdict(self.distillation)
+        state["learnt"] = [parameter.detach() for parameter in self.distiller.learnt]
+
+    def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
+        state = ckpt["optimizer"]
+        if state.get("distillation") != asdict(self.distillation):
+            raise InputError(
+                f"the run in {self.save_dir} had other settings of the distillation: {state.get('distillation')}. "
+                "Resume with the same ones, or train into another folder."
+            )
+        super()._load_checkpoint_state(ckpt)
+        with torch.no_grad():
+            for parameter, saved in zip(self.distiller.learnt, state["learnt"], strict=True):
+                parameter.copy_(saved)
+
+
+class DetectionDistiller(Distiller):
+    """A distiller that a trainer of ultralytics takes for a model: from a batch to its loss and the loss's parts.
+
+    To the trainer it is a wrapper such as DistributedDataParallel: behind ``module`` it finds the student, which alone
+    it averages, validates and saves.
+    """
+
+    def __init__(
+        self,
+        student: DetectionModel,
+        teacher: DetectionModel,
+        distillation: Distillation,
+        channels: Mapping[int, tuple[int, int]],
+        device: torch.device,
+    ) -> None:
+        terms = []
+        for layer, pair in channels.items():
+            loss, connector = distillation.loss(*pair).to(device), distillation.connector(*pair)
+            tap = f"model.{layer}"
+            terms.append(
+                Term(
+                    f"layer_{layer}", _TimesBatch(loss), tap, tap, distillation.schedule,
+                    student_connector=connector and connector.to(device),
+                )
+            )  # fmt: skip
+        super().__init__(student, teacher, terms, _DetectionLoss(student.loss))
+        self.name = f"{distillation.method}_loss"
+        own = {id(parameter) for parameter in student.parameters()}
+        self.learnt = [parameter for parameter in self.parameters() if id(parameter) not in own]
+
+    @property
+    def module(self) -> DetectionModel:
+        return self.student
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
+        losses = super().forward(batch["img"], batch)
+        distilled = torch.stack([losses[term.name].detach() for term in self.terms]).sum() / len(batch["img"])
+        task: Any = self.task
+        return losses["total"], task.parts | {self.name: distilled}
+
+
+class _DetectionLoss(nn.Module):
+    """The detector's own loss: a sum over the batch."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.loss = loss
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, predictions: Any, batch: dict[str, Any]) -> Tensor:
+        loss, self.parts = self.loss(batch, predictions)
+        return loss.sum()
+
+
+class _TimesBatch(nn.Module):
+    """A loss that is a mean over the batch, as a sum over it."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return len(student) * self.loss(student, teacher)
+
+
+def tapped_channels(
+    student: DetectionModel, teacher: DetectionModel, layers: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """How many channels the layers put out, in the student and in the teacher.
+
+    Raises:
+        InputError: a network does not have the layer, or the two maps have other sizes.
+    """
+    shapes: dict[int, list[torch.Size]] = {layer: [] for layer in layers}
+    for who, model in (("student", student), ("teacher", teacher)):
+        last = len(model.model) - 2  # then comes the head
+        for layer in layers:
+            if not 0 <= layer <= last:
+                raise InputError(f"the {who} has no layer {layer} to distil; wanted: 0 to {last}.")
+        image = torch.zeros(1, model.yaml.get("channels", 3), 2 * STRIDE, 2 * STRIDE, device=_device(model))
+        training = model.training
+        with torch.no_grad(), Taps(model, [f"model.{layer}" for layer in layers]) as taps:
+            model.eval()(image)
+        model.train(training)
+        for layer in layers:
+            shapes[layer].append(taps[f"model.{layer}"].shape)
+    for layer, (own, other) in shapes.items():
+        if own[2:] != other[2:]:
+            raise InputError(
+                f"for an image of {2 * STRIDE}x{2 * STRIDE} layer {layer} puts out {tuple(own)} in the student and "
+                f"{tuple(other)} in the teacher: networks of different architecture. Choose layers of equal height and "
+                "width, or another teacher."
+            )
+    return {layer: (own[1], other[1]) for layer, (own, other) in shapes.items()}
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _renew_classes(model: DetectionModel, classes: int) -> None:
+    """Give the head a new last layer for each of its maps; all else, pruned or not, stays as it is."""
+    head = model.model[-1]
+    for branch in head.cv3:
+        branch[-1] = nn.Conv2d(branch[-1].in_channels, classes, 1).to(_device(model))
+    head.nc, head.no = classes, classes + 4 * head.reg_max
+    head.bias_init()
+    model.yaml = {**model.yaml, "nc": classes}
+
+
+def _train(
+    trainer_class: type[Trainer],
+    options: Mapping[str, Any],
+    model: Model,
+    data: str | Path,
+    settings: YoloSettings,
+    out: str | Path,
+    resume: bool,
+    device: str,
+) -> YoloRun:
+    out, chosen = Path(out).resolve(), pick_device(device)
+    if settings.precision != "fp32" and chosen.type != "cuda":
+        raise InputError(f"precision is {settings.precision!r} on {chosen}; wanted: 'fp32', or a CUDA device.")
+    described = read_data(data, "train", "val")
+    arguments: dict[str, Any] = {
+        "epochs": settings.epochs, "batch": settings.batch, "imgsz": settings.imgsz, "seed": settings.seed,
+        "amp": settings.precision,
+    }  # fmt: skip
+    if settings.lr is not None:
+        arguments |= {"optimizer": "AdamW", "lr0": settings.lr}
+    places = {"data": described["yaml_file"], "device": str(chosen), "save_dir": str(out), "workers": settings.workers}
+    resume = resume and (out / LAST).exists()
+    if resume:
+        _check_resumable(out / LAST, arguments)
+        overrides = places | {"resume": str(out / LAST)}
+    elif (out / LAST).exists():
+        raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            detector = load_model(model, classes=described["nc"])
+        silent = {"plots": False, "patience": 0, "exist_ok": True}
+        overrides = places | arguments | silent | {"model": _named(model), "task": "detect", "mode": "train"}
+    with _silent():
+        trainer = trainer_class(overrides=overrides, **options)
+        if not resume:
+            trainer.model = trainer.get_model(weights=detector)
+        with _progress(trainer):
+            trainer.train()
+    history = pd.read_csv(out / RESULTS).rename(columns=str.strip)
+    return YoloRun(out / BEST, out / LAST, history)
+
+
+def _check_resumable(path: Path, arguments: Mapping[str, Any]) -> None:
+    checkpoint = _load_checkpoint(path)
+    if checkpoint.get("optimizer") is None:
+        raise InputError(f"the run of {path} has ended; there is nothing to resume. Train into another folder.")
+    had = checkpoint["train_args"]
+    changed = [f"{name} was {had[name]!r}, now {value!r}" for name, value in arguments.items() if had[name] != value]
+    if changed:
+        raise InputError(
+            f"{path} belongs to a run with other settings: {'; '.join(changed)}. Resume with the same settings, or "
+            "train into another folder."
+        )
+
+
+@contextmanager
+def _progress(trainer: Trainer) -> Iterator[None]:
+    """kdlab's bar over all steps, with each part of the loss by its name."""
+
+    def start(trainer: Trainer) -> None:
+        bar.reset(total=(trainer.epochs - trainer.start_epoch) * len(trainer.train_loader))
+
+    def step(trainer: Trainer) -> None:
+        bar.set_postfix({name: f"{float(value):.3g}" for name, value in trainer.tloss.items()}, refresh=False)
+        bar.update()
+
+    with progress(desc="training", unit="step") as bar:
+        trainer.add_callback("on_train_start", start)
+        trainer.add_callback("on_train_batch_end", step)
+        yield

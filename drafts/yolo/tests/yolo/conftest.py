@@ -1,0 +1,116 @@
+"""Small detectors, a dozen scenes, no network, and what ultralytics' files were like before."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+os.environ["YOLO_OFFLINE"] = "true"  # before a test imports ultralytics, which else looks for hosts
+
+
+def fingerprint() -> str:
+    """Of all files of the installed ultralytics but Python's own caches."""
+    digest = hashlib.sha256()
+    for file in sorted(importlib.metadata.files("ultralytics") or []):
+        path = Path(file.locate())
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(str(file).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ultralytics_files():
+    """What the files were like before the first test, and how to look again."""
+    before = fingerprint() if importlib.util.find_spec("ultralytics") else ""
+    return SimpleNamespace(before=before, now=fingerprint)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """Whoever looks for a host or opens a connection is told no, and noted."""
+    asked = []
+
+    def refuse(*args, **kwargs):
+        asked.append(args)
+        raise OSError("there is no network in this test")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket.socket, "connect_ex", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        yield asked
+
+
+def graph(width: float) -> dict:
+    """YOLOv8's layers at another width."""
+    spec = importlib.util.find_spec("ultralytics")
+    graph = yaml.safe_load((Path(spec.origin).parent / "cfg" / "models" / "v8" / "yolov8.yaml").read_text())
+    return {**graph, "scales": {"n": [0.33, width, 256]}, "scale": "n"}
+
+
+@pytest.fixture(scope="session")
+def a_step_for_each_batch():
+    """ultralytics would wait for 64 images before a step, more than there are, and begin with steps of size 0."""
+    from ultralytics.utils import DEFAULT_CFG
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DEFAULT_CFG, "nbs", 3)
+        patch.setattr(DEFAULT_CFG, "warmup_epochs", 0.0)
+        yield
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("yolo")
+
+
+@pytest.fixture(scope="session")
+def tiny(folder, a_step_for_each_batch):
+    """A YAML of 0.2 million parameters."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(graph(0.0625), sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def wide(folder, a_step_for_each_batch):
+    """One of other channels."""
+    path = folder / "wide.yaml"
+    path.write_text(yaml.safe_dump(graph(0.125), sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def scenes(folder):
+    from kdlab.data.yolo_scenes import write_yolo_scenes
+
+    return write_yolo_scenes(folder / "scenes", {"train": 6, "val": 3, "test": 3}).parent
+
+
+@pytest.fixture(scope="session")
+def settings():
+    from kdlab.yolo import YoloSettings
+
+    return YoloSettings(epochs=1, batch=3, imgsz=64)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, scenes, folder, settings):
+    """A dense detector after one epoch."""
+    from kdlab import yolo
+
+    return yolo.fine_tune(tiny, scenes, settings, out=folder / "trained", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pruned(trained, folder):
+    from kdlab import yolo
+
+    yolo.prune_yolo(trained.best, folder / "pruned.pt", keep=0.7, at_least=4)
+    return folder / "pruned.pt"

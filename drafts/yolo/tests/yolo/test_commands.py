@@ -1,0 +1,84 @@
+"""``kdlab yolo``, from the data to a distilled detector that finds objects."""
+
+import csv
+import io
+import json
+
+import pandas as pd
+import pytest
+from command_line import done, refused, run
+
+pytest.importorskip("ultralytics")
+
+from kdlab.yolo import Distillation, YoloSettings, load_model
+
+from kdlab import pruning, yolo
+from kdlab.commands import yolo_options
+
+SMALL = ("--image-size", 64, "--device", "cpu")
+SHORT = ("--epochs", 1, "--batch-size", 3, *SMALL)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_from_a_yaml_to_a_distilled_student(tiny, scenes, tmp_path):
+    sparse, pruned, out = tmp_path / "sparse", tmp_path / "pruned.pt", tmp_path / "student"
+    text = done("yolo", "sparse-train", scenes, "--model", tiny, "--out", sparse, *SHORT)
+    assert "best epoch: 1 of 1" in text
+    best = sparse / "weights" / "best.pt"
+    text = done("yolo", "prune", "--model", best, "--out", pruned, "--keep", 0.7, "--at-least", 4)
+    assert "model.22.cv2.0.0.conv" in text
+    assert "parameters: " in text
+    done("yolo", "distill", scenes, "--model", pruned, "--teacher", best, "--out", out, "--layers", 15, 18, *SHORT)
+    assert pd.read_csv(out / "results.csv")["train/cwd_loss"].item() > 0
+    student = out / "weights" / "best.pt"
+    assert pruning.structure(load_model(student)) == pruning.structure(load_model(pruned))
+    done("yolo", "export", "--model", student, "--out", tmp_path / "s.onnx", "--image-size", 64)
+    assert (tmp_path / "s.onnx").is_file()
+
+
+def test_results_as_table_csv_and_json(trained, pruned, scenes, tmp_path):
+    judged = ("--batch-size", 3, *SMALL)
+    table = done("yolo", "compare", scenes, "--models", trained.best, pruned, *judged)
+    assert "gflops" in table
+    rows = json.loads(done("yolo", "evaluate", scenes, "--model", trained.best, "--format", "json", *judged))
+    assert rows[0]["class"] == "all"
+    text = done("yolo", "prune", "--model", trained.best, "--out", tmp_path / "p.pt", "--keep", 1, "--format", "csv")
+    assert {row["share"] for row in csv.DictReader(io.StringIO(text))} == {"1.0"}
+
+
+def test_predict_writes_rows_and_images_with_boxes(trained, scenes, tmp_path):
+    images = scenes / "images" / "test"
+    words = ("--model", trained.best, "--confidence", 0, "--format", "csv", "--out", tmp_path / "found", *SMALL)
+    rows = list(csv.DictReader(io.StringIO(done("yolo", "predict", images, *words))))
+    assert {row["image"] for row in rows} == {str(path) for path in images.iterdir()}
+    drawn = sorted(path.name for path in (tmp_path / "found").iterdir())
+    assert drawn == ["00000_boxes.png", "00001_boxes.png", "00002_boxes.png"]
+    assert (tmp_path / "found" / drawn[0]).read_bytes() != (images / "00000.png").read_bytes()
+
+
+def test_what_cannot_be_used_is_one_message(scenes, trained, tmp_path):
+    judged = ("yolo", "evaluate", scenes, "--model")
+    assert "there are no weights yolov8n.pt" in refused(*judged, "yolov8n.pt")
+    assert "a multiple of 32" in refused(*judged, trained.best, "--image-size", 100)
+    prune = ("yolo", "prune", "--model", trained.best, "--out", tmp_path / "p.pt")
+    assert "above 0 and at most 1" in refused(*prune, "--keep", 1.5)
+    assert run(*prune).status == 2
+    assert run(*prune, "--keep", 0.5, "--gflops", 1).status == 2
+
+
+@pytest.mark.parametrize(
+    "step", ["sparse-train", "prune", "fine-tune", "distill", "export", "compare", "predict", "evaluate"]
+)
+def test_every_step_explains_itself(step):
+    text = done("yolo", step, "--help")
+    assert f"kdlab yolo {step} " in text
+    assert "example" in text
+
+
+def test_the_options_say_what_the_library_does():
+    assert yolo_options.LAYERS == yolo.LAYERS
+    assert set(yolo_options.METHODS) == set(yolo.WEIGHTS)
+    assert Distillation().start == 1
+    assert Distillation("mgd").start == 2e-5
+    assert YoloSettings().epochs == 50

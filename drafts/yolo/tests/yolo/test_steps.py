@@ -1,0 +1,274 @@
+"""Prune, export, compare, predict, evaluate; and what is refused before any work."""
+
+import importlib.metadata
+import os
+import runpy
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("ultralytics")
+
+from kdlab.yolo import Distillation, YoloSettings, load_model
+from ultralytics.nn.tasks import ClassificationModel
+
+from kdlab import InputError, pruning, yolo
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def reached(*_):
+        raise AssertionError("a batch was trained on")
+
+    monkeypatch.setattr(yolo.Trainer, "preprocess_batch", reached)
+
+
+# --- the steps -------------------------------------------------------------------------------------------------------
+
+
+def test_yolov8n_has_the_published_parameters():
+    assert sum(p.numel() for p in load_model("yolov8n.yaml").parameters()) == 3_157_200
+
+
+def test_pruning_says_what_it_left_and_saves_it(trained, tmp_path):
+    plan = yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4)
+    left = load_model(tmp_path / "p.pt").eval()
+    assert sum(p.numel() for p in left.parameters()) == plan.parameters.after < plan.parameters.before
+    widths = {row["layer"]: row["kept"] for _, row in plan.table().iterrows()}
+    assert {name: pruning.structure(left)[name]["outputs"] for name in widths} == widths
+    assert left.names == load_model(trained.best).names
+    assert left(torch.rand(1, 3, 64, 64))[0].shape == (1, 4 + 6, 84)
+    for block in left.modules():
+        if hasattr(block, "forward_split"):
+            torch.testing.assert_close(block.forward_split(given := _input(block)), block(given))
+
+
+def _input(block):
+    return torch.rand(1, block.cv1.conv.in_channels, 4, 4)
+
+
+def test_pruning_meets_a_number_of_parameters_or_of_operations(trained, scenes, tmp_path):
+    dense = sum(p.numel() for p in load_model(trained.best).parameters())
+    plan = yolo.prune_yolo(trained.best, tmp_path / "p.pt", parameters=int(0.8 * dense), at_least=2)
+    assert 0.7 * dense < plan.parameters.after <= 0.8 * dense
+    target = 0.9 * 2e-9 * plan.macs.before
+    plan = yolo.prune_yolo(trained.best, tmp_path / "o.pt", gflops=target, imgsz=64, at_least=2)
+    assert 0.8 * target < 2e-9 * plan.macs.after <= target
+
+
+def test_an_exported_detector_computes_the_same(pruned, tmp_path):
+    exported = yolo.export_onnx(pruned, tmp_path / "p.onnx", imgsz=64)
+    assert exported.path.is_file()
+    assert exported.difference < 1e-4
+    assert [file.name for file in tmp_path.iterdir()] == ["p.onnx"]
+
+
+def test_an_export_that_computes_something_else_is_not_kept(pruned, tmp_path, monkeypatch):
+    ready = yolo._ready
+    monkeypatch.setattr(yolo, "_ready", lambda model: torch.nn.Sequential(ready(model), Plus()))
+    with pytest.raises(RuntimeError, match="differ by 0.5"):
+        yolo.export_onnx(pruned, tmp_path / "p.onnx", imgsz=64)
+    assert not list(tmp_path.iterdir())
+
+
+class Plus(torch.nn.Module):
+    def forward(self, given):
+        given[0][:, 4:] += 0.5
+        return given
+
+
+def test_compare_puts_dense_and_pruned_in_one_table(trained, pruned, scenes):
+    table = yolo.compare({"dense": trained.best, "pruned": pruned}, scenes, imgsz=64, device="cpu").set_index("model")
+    columns = ["map50_95", "map50", "parameters", "gflops", "latency_ms", "file_mb"]
+    assert table.columns.tolist() == columns
+    dense, small = table.loc["dense"], table.loc["pruned"]
+    assert (small[["parameters", "gflops", "file_mb"]] < dense[["parameters", "gflops", "file_mb"]]).all()
+    assert (table["latency_ms"] > 0).all()
+    assert table["map50_95"].between(0, 1).all()
+
+
+def test_evaluate_has_a_row_for_all_and_one_for_each_class(trained, scenes):
+    table = yolo.evaluate(trained.best, scenes, split="test", imgsz=64, device="cpu")
+    assert table["class"].iloc[0] == "all"
+    assert set(table["class"][1:]) <= {"disc", "square", "triangle", "star", "ring", "cross"}
+    assert table["map50_95"].iloc[0] == pytest.approx(table["map50_95"][1:].mean())
+    dense = load_model(trained.best)
+    yolo.evaluate(dense, scenes, imgsz=64, device="cpu")
+    assert not dense.is_fused()
+
+
+def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scenes):
+    images = sorted((scenes / "images" / "test").glob("*.png"))
+    table = yolo.predict(trained.best, images, imgsz=64, confidence=0.0, device="cpu")
+    assert set(table["image"]) == set(map(str, images))
+    assert table[["left", "top", "right", "bottom"]].to_numpy().min() >= 0
+    assert table[["left", "top", "right", "bottom"]].to_numpy().max() <= 64
+    assert yolo.predict(trained.best, images, imgsz=64, confidence=1.0, device="cpu").empty
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.5, 1.5])
+def test_keep_outside_0_to_1_is_refused(trained, tmp_path, keep):
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=keep)
+
+
+def test_a_keep_that_would_empty_a_layer_is_refused(trained, tmp_path):
+    with pytest.raises(InputError, match="smallest possible"):
+        yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.01)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_architecture_are_refused(scenes, settings, tmp_path):
+    other = tmp_path / "other.pt"
+    torch.save({"model": ClassificationModel("yolov8n-cls.yaml", verbose=False)}, other)
+    with pytest.raises(InputError, match="is a ClassificationModel; wanted: a detector"):
+        yolo.evaluate(other, scenes)
+    torch.save({"model": torch.nn.Linear(2, 2)}, other)
+    with pytest.raises(InputError, match="other.pt"):
+        yolo.fine_tune(other, scenes, settings, out=tmp_path / "run", device="cpu")
+    other.write_bytes(b"no weights")
+    with pytest.raises(InputError, match="holds no detector"):
+        yolo.prune_yolo(other, tmp_path / "p.pt", keep=0.5)
+
+
+def test_a_file_that_runs_code_is_refused(tmp_path):
+    torch.save({"model": MakesFolder(tmp_path / "made")}, tmp_path / "bad.pt")
+    with pytest.raises(InputError, match="holds no detector"):
+        load_model(tmp_path / "bad.pt")
+    assert not (tmp_path / "made").exists()
+
+
+class MakesFolder:
+    """When it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_weights_that_are_missing_are_no_reason_to_download(no_network, scenes):
+    before = list(no_network)
+    with pytest.raises(InputError, match="there are no weights yolov8n.pt.*downloads none"):
+        yolo.evaluate("yolov8n.pt", scenes)
+    with pytest.raises(InputError, match="describes no detector"):
+        load_model("yolov99n.yaml")
+    assert no_network == before
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_teacher_of_other_classes_is_refused(tiny, trained, scenes, settings, tmp_path):
+    teacher = load_model(trained.best)
+    teacher.names = {**teacher.names, 5: "plus"}
+    with pytest.raises(InputError, match="the teacher knows 6 classes .*plus.* and the data set has 6 .*cross"):
+        yolo.distil(tiny, teacher, scenes, Distillation(), settings, out=tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match="the teacher knows 80 classes"):
+        yolo.distil(
+            tiny, load_model(tiny), scenes, Distillation(), settings, out=tmp_path / "run", device="cpu"
+        )  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize("layer", [22, 99])
+def test_layers_that_do_not_exist_are_refused(tiny, trained, scenes, settings, tmp_path, layer):
+    with pytest.raises(InputError, match=f"the student has no layer {layer} to distil; wanted: 0 to 21"):
+        yolo.distil(
+            tiny, trained.best, scenes, Distillation(layers=[15, layer]), settings, out=tmp_path / "run", device="cpu"
+        )
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_student_of_another_architecture_is_refused(trained, scenes, settings, tmp_path):
+    with pytest.raises(InputError, match="layer 15 puts out .* networks of different architecture"):
+        yolo.distil(
+            "yolov3-tiny.yaml", trained.best, scenes, Distillation(layers=[15]), settings, out=tmp_path / "run",
+            device="cpu",
+        )  # fmt: skip
+
+
+def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_path):
+    def refused(message, data):
+        with pytest.raises(InputError, match=message):
+            yolo.fine_tune(tiny, data, settings, out=tmp_path / "run", device="cpu")
+
+    refused("there is no .*nowhere", tmp_path / "nowhere")
+    copy = tmp_path / "scenes"
+    shutil.copytree(scenes, copy)
+    description = (copy / "data.yaml").read_text()
+    (copy / "data.yaml").write_text(description.replace("val: images/val\n", ""))
+    refused("'val:' key missing", copy)
+    (copy / "data.yaml").write_text(description.replace("images/val", "images/none"))
+    refused("images/none", copy)
+    (copy / "data.yaml").write_text(description.replace("images/train", "images/none"))
+    refused("images/none", copy)
+    (copy / "data.yaml").write_text(description.replace("images/train", "labels/train"))
+    refused("not one image", copy)
+    (copy / "data.yaml").write_text(description)
+    shutil.rmtree(copy / "labels" / "train")
+    refused("not one of the 6 train images has labels", copy)
+    (copy / "data.yaml").write_text("train: [")
+    refused("describes no data set", copy)
+    assert not (tmp_path / "run").exists()
+    (copy / "data.yaml").write_text(description.replace("test: images/test\n", ""))
+    with pytest.raises(InputError, match="names no images for 'test'"):
+        yolo.evaluate(trained.best, copy, split="test")
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch": 1}, "batch is 1"),
+        ({"imgsz": 100}, "a multiple of 32"),
+        ({"lr": 0.0}, "lr is 0"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        YoloSettings(**wrong)
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "cwdd"}, "Did you mean 'cwd'"),
+        ({"layers": []}, "at least one"),
+        ({"layers": [15, 15]}, "each once"),
+        ({"weight": -1.0}, "weight is -1"),
+    ],
+)
+def test_impossible_distillations_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Distillation(**wrong)
+
+
+def test_half_precision_wants_cuda(tiny, scenes, tmp_path):
+    with pytest.raises(InputError, match="precision is 'fp16' on cpu"):
+        yolo.fine_tune(tiny, scenes, YoloSettings(precision="fp16"), out=tmp_path / "run", device="cpu")
+
+
+def test_the_licence_is_named_and_a_missing_extra_too(monkeypatch, capsys):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    with pytest.raises(InputError, match=r"not installed.*pip install kdlab\[yolo\]"):
+        runpy.run_path(yolo.__file__)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "8.3.253")
+    with pytest.raises(InputError, match=r"8.3.253 is installed.*needs ultralytics 8.4.190.*pip install kdlab\[yolo\]"):
+        runpy.run_path(yolo.__file__)
+    monkeypatch.undo()
+    runpy.run_path(yolo.__file__, run_name="kdlab.yolo")
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert "AGPL-3.0" in out

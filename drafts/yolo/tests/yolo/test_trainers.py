@@ -1,0 +1,314 @@
+"""Training through ultralytics' trainer: what is trained, saved, resumed and delivered."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+pytest.importorskip("ultralytics")
+
+from kdlab.yolo import Distillation, DistillTrainer, Trainer, YoloSettings, load_model
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.engine.trainer import BaseTrainer
+
+from kdlab import InputError, pruning, yolo
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TWO = YoloSettings(epochs=2, batch=3, imgsz=64)
+
+
+class Killed(BaseException):
+    """As a signal would end the program."""
+
+
+@pytest.fixture
+def trainers(monkeypatch):
+    """The trainers that were used, as they were left."""
+    seen = []
+    progress = yolo._progress
+    monkeypatch.setattr(yolo, "_progress", lambda trainer: seen.append(trainer) or progress(trainer))
+    return seen
+
+
+@pytest.fixture
+def killed_while_saving(monkeypatch):
+    """The second epoch's file is cut off half-way, and the program with it."""
+    write_bytes, save_model = Path.write_bytes, BaseTrainer.save_model
+
+    def cut_off(path, content):
+        write_bytes(path, content[: len(content) // 2])
+        raise Killed
+
+    def save(trainer):
+        with pytest.MonkeyPatch.context() as patch:
+            if trainer.epoch == 1:
+                patch.setattr(Path, "write_bytes", cut_off)
+            return save_model(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseTrainer, "save_model", save)
+        yield patch
+
+
+def weights(path):
+    return load_model(path).state_dict()
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def names_of_classes(path):
+    return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+
+
+# --- the network that is given ---------------------------------------------------------------------------------------
+
+
+def test_a_pruned_detector_stays_pruned_when_it_is_trained_and_saved(pruned, scenes, settings, tmp_path):
+    before = pruning.structure(load_model(pruned))
+    run = yolo.fine_tune(pruned, scenes, settings, out=tmp_path / "run", device="cpu")
+    for path in (run.best, run.last):
+        assert pruning.structure(load_model(path)) == before
+    assert not same(weights(run.last), weights(pruned))
+
+
+def test_it_also_stays_pruned_for_someone_who_calls_ultralytics(pruned, scenes, tmp_path):
+    before = pruning.structure(load_model(pruned))
+    detector = YOLO(pruned)
+    detector.train(
+        trainer=Trainer, data=str(scenes / "data.yaml"), epochs=1, batch=3, imgsz=64, device="cpu", plots=False,
+        save_dir=str(tmp_path / "run"), verbose=False,
+    )  # fmt: skip
+    assert pruning.structure(load_model(tmp_path / "run" / "weights" / "best.pt")) == before
+    assert not detector.trainer.amp  # there is no half precision on a CPU
+
+
+def test_other_classes_get_a_new_last_layer_and_leave_the_rest(pruned, scenes, settings, tmp_path):
+    detector = load_model(pruned)
+    yolo._renew_classes(detector, 2)
+    detector.names = {0: "cat", 1: "dog"}
+    other = tmp_path / "other.pt"
+    yolo.save_model(other, detector)
+    run = yolo.fine_tune(other, scenes, settings, out=tmp_path / "run", device="cpu")
+    assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
+    assert load_model(run.last).names[0] == "disc"
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_while_saving, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        yolo.fine_tune(pruned, scenes, TWO, out=out, device="cpu")
+    assert len(pd.read_csv(out / "results.csv")) == 2  # the second was recorded, and not saved
+    killed_while_saving.undo()
+    with pytest.raises(InputError, match="holds an earlier run"):
+        yolo.fine_tune(pruned, scenes, TWO, out=out, device="cpu")
+    with pytest.raises(InputError, match="epochs was 2, now 3"):
+        yolo.fine_tune(pruned, scenes, replace(TWO, epochs=3), out=out, resume=True, device="cpu")
+    run = yolo.fine_tune(pruned, scenes, TWO, out=out, resume=True, device="cpu")
+    assert run.history["epoch"].tolist() == [1, 2]
+    assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
+    assert not list(out.rglob("*.partial"))
+    with pytest.raises(InputError, match="has ended"):
+        yolo.fine_tune(pruned, scenes, TWO, out=out, resume=True, device="cpu")
+
+
+# --- sparse training -------------------------------------------------------------------------------------------------
+
+
+def test_the_penalty_comes_after_the_clip_and_before_the_step_and_falls_by_epoch(tiny, scenes, monkeypatch, tmp_path):
+    events = []
+    clip, add = torch.nn.utils.clip_grad_norm_, pruning.add_gamma_l1
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *args, **options: events.append("clip") or clip(*args, **options)
+    )
+    monkeypatch.setattr(pruning, "add_gamma_l1", lambda model, weight: events.append(weight) or add(model, weight))
+    hook = register_optimizer_step_post_hook(lambda *_: events.append("step"))
+    try:
+        yolo.sparse_train(tiny, scenes, TWO, out=tmp_path / "run", strength=0.02, device="cpu")
+    finally:
+        hook.remove()
+    steps = [tuple(events[place : place + 3]) for place in range(0, len(events), 3)]
+    assert {step[0] for step in steps} == {"clip"}
+    assert {step[2] for step in steps} == {"step"}
+    assert [step[1] for step in steps] == sorted((step[1] for step in steps), reverse=True)
+    assert {step[1] for step in steps} == {0.02, 0.02 * (1 - 0.9 * 1 / 2)}
+
+
+def test_the_penalty_shrinks_gammas(tiny, scenes, settings, trained, tmp_path):
+    run = yolo.sparse_train(tiny, scenes, settings, out=tmp_path / "run", strength=1e3, device="cpu")
+
+    def mean(path):
+        return torch.cat(list(pruning.gammas(load_model(path)).values())).mean()
+
+    assert mean(run.last) < mean(trained.last)
+
+
+# --- distillation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def teacher(wide, scenes, settings, tmp_path_factory):
+    """Of other channels than the student."""
+    return yolo.fine_tune(wide, scenes, settings, out=tmp_path_factory.mktemp("wide") / "run", device="cpu").best
+
+
+@pytest.mark.parametrize("method", ["cwd", "mgd"])
+def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teacher, scenes, trainers, tmp_path):
+    known = load_model(teacher)
+    before = {name: value.clone() for name, value in known.state_dict().items()}
+    calls = {"first": 0, "head": 0}
+    for name, layer in (("first", 0), ("head", 22)):
+        known.model[layer].register_forward_pre_hook(
+            lambda *_, name=name: calls.update({name: calls[name] + 1})
+        )  # fmt: skip
+    hooks = sum(len(module._forward_pre_hooks) for module in known.modules())
+    run = yolo.distil(pruned, known, scenes, Distillation(method), TWO, out=tmp_path / "run", device="cpu")
+
+    column = run.history[f"train/{method}_loss"]
+    assert (column > 0).all()
+    assert not [name for name in run.history if name.startswith("val/") and method in name]
+    (trainer,) = trainers
+    assert f"{method}_loss" in trainer.progress_string()
+
+    assert calls == {"first": 2 * 2 + 1, "head": 2}  # the look at the channels, and the first batch, go to the end
+    assert not any(module.training for module in known.modules())
+    assert not any(parameter.requires_grad for parameter in known.parameters())
+    assert same(before, known.state_dict())
+
+    for path in (run.best, run.last):
+        assert pruning.structure(load_model(path)) == pruning.structure(load_model(pruned))
+        assert not [name for name in names_of_classes(path) if name.startswith("kdlab")]
+    assert weights(run.last).keys() == weights(pruned).keys()
+    assert trainer.ema.ema.state_dict().keys() == weights(pruned).keys()
+
+    assert trainer.model is trainer.distiller.student
+    modules = [*known.modules(), *trainer.distiller.modules()]
+    assert not any(module._forward_hooks for module in modules)
+    assert sum(len(module._forward_pre_hooks) for module in modules) == hooks
+
+
+@pytest.mark.usefixtures("shapes_unchecked")  # the checks draw random numbers of their own
+def test_a_weight_of_zero_is_a_plain_run_to_the_bit(tiny, teacher, scenes, settings, tmp_path):
+    plain = yolo.fine_tune(tiny, scenes, settings, out=tmp_path / "plain", device="cpu")
+    nothing = Distillation("mgd", weight=0.0)
+    run = yolo.distil(tiny, teacher, scenes, nothing, settings, out=tmp_path / "run", device="cpu")
+    assert same(weights(run.last), weights(plain.last))
+    columns = ["train/box_loss", "train/cls_loss", "train/dfl_loss", "val/box_loss"]
+    assert run.history[columns].equals(plain.history[columns])
+    assert run.history["train/mgd_loss"].tolist() == [0]
+    weighted = yolo.distil(tiny, teacher, scenes, Distillation(), settings, out=tmp_path / "weighted", device="cpu")
+    assert not same(weights(weighted.last), weights(plain.last))
+
+
+def test_a_killed_distillation_goes_on_with_the_connectors_it_had(
+    pruned, teacher, scenes, killed_while_saving, trainers, tmp_path
+):
+    out, mgd = tmp_path / "run", Distillation("mgd", layers=[15, 18])
+    with pytest.raises(Killed):
+        yolo.distil(pruned, teacher, scenes, mgd, TWO, out=out, device="cpu")
+    killed_while_saving.undo()
+    saved = yolo._load_checkpoint(out / "weights" / "last.pt")["optimizer"]["learnt"]
+    assert saved
+    with pytest.raises(InputError, match="other settings of the distillation"):
+        yolo.distil(pruned, teacher, scenes, Distillation("mgd"), TWO, out=out, resume=True, device="cpu")
+
+    restored, resume_training = [], DistillTrainer.resume_training
+
+    def resume(trainer, checkpoint):
+        first = [parameter.clone() for parameter in trainer.distiller.learnt]
+        resume_training(trainer, checkpoint)
+        restored.extend(zip(first, map(torch.clone, trainer.distiller.learnt), strict=True))
+
+    killed_while_saving.setattr(DistillTrainer, "resume_training", resume)
+    run = yolo.distil(pruned, teacher, scenes, mgd, TWO, out=out, resume=True, device="cpu")
+    assert run.history["epoch"].tolist() == [1, 2]
+    assert not any(torch.equal(first, then) for first, then in restored)  # they had been trained
+    assert all(torch.equal(one, then) for one, (_, then) in zip(saved, restored, strict=True))
+    assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
+    end = [parameter.detach() for parameter in trainers[-1].distiller.learnt]
+    assert not any(torch.equal(then, last) for (_, then), last in zip(restored, end, strict=True))
+
+
+def test_the_weight_falls_once_over_the_whole_run(tiny, trained, scenes, monkeypatch, tmp_path):
+    told, set_epoch = [], yolo.DetectionDistiller.set_epoch
+    monkeypatch.setattr(
+        yolo.DetectionDistiller, "set_epoch", lambda self, *now: told.append(now) or set_epoch(self, *now)
+    )
+    plain = Distillation(layers=[15])
+    yolo.distil(tiny, trained.best, scenes, plain, TWO, out=tmp_path / "run", device="cpu")
+    assert told == [(0.0, 2), (0.5, 2), (1.0, 2), (1.5, 2)]
+    assert [plain.schedule(epoch, 2) for epoch in (0, 1, 2)] == pytest.approx([1, 0.55, 0.1])
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+
+def a_batch(images, targets):
+    return {
+        "img": images,
+        "batch_idx": torch.arange(len(images)).float(),
+        "cls": torch.zeros(len(images), 1),
+        "bboxes": targets,
+    }
+
+
+@pytest.fixture
+def distiller(trained, teacher):
+    """From a batch to its loss, with connectors, before any step."""
+
+    def build(method):
+        student, known = load_model(trained.best).requires_grad_(True), load_model(teacher)
+        student.args = YOLO_ARGUMENTS
+        channels = yolo.tapped_channels(student, known, yolo.LAYERS)
+        built = yolo.DetectionDistiller(student, known, Distillation(method), channels, torch.device("cpu"))
+        built.set_epoch(0, 1)
+        return built
+
+    return build
+
+
+YOLO_ARGUMENTS = get_cfg()
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+BOXES = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.3, 0.5]])
+
+
+def test_the_total_is_the_batch_size_times_the_reported_losses_so_the_weight_means_the_same_for_every_batch(distiller):
+    built = distiller("cwd")
+    once, parts = built(a_batch(IMAGES, BOXES))
+    assert set(parts) == {"box_loss", "cls_loss", "dfl_loss", "cwd_loss"}
+    torch.testing.assert_close(once, 2 * sum(parts.values()), rtol=1e-4, atol=0)
+    twice, same_parts = built(a_batch(IMAGES.repeat(2, 1, 1, 1), BOXES.repeat(2, 1)))
+    torch.testing.assert_close(twice, 4 * sum(same_parts.values()), rtol=1e-4, atol=0)
+    torch.testing.assert_close(same_parts["cwd_loss"], parts["cwd_loss"], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("method", ["cwd", "mgd"])
+def test_it_works_under_autocast(distiller, method):
+    built = distiller(method)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, parts = built(a_batch(IMAGES, BOXES))
+    total.backward()
+    assert parts[f"{method}_loss"].dtype == torch.float32
+    assert total.isfinite()
+    assert built.learnt
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in built.learnt)
+    assert built.student.model[0].conv.weight.grad.any()
+
+
+def test_connectors_are_where_channels_differ(trained, teacher):
+    student, known = load_model(trained.best), load_model(teacher)
+    other = yolo.tapped_channels(student, known, [21])[21]
+    assert other[0] != other[1]
+    assert Distillation().connector(8, 8) is None
+    assert Distillation().connector(*other)(torch.zeros(1, other[0], 2, 2)).shape[1] == other[1]
+
+
+def test_a_strength_of_zero_is_a_plain_run_to_the_bit(tiny, scenes, settings, trained, tmp_path):
+    run = yolo.sparse_train(tiny, scenes, settings, out=tmp_path / "run", strength=0.0, device="cpu")
+    assert same(weights(run.last), weights(trained.last))

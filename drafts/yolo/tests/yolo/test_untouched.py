@@ -1,0 +1,39 @@
+"""After all of this: ultralytics is as it was installed, and nobody has looked for a network."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("ultralytics")
+
+from kdlab import yolo
+
+
+def test_no_file_of_ultralytics_has_changed(trained, scenes, settings, ultralytics_files, tmp_path):
+    yolo.distil(
+        trained.best, trained.best, scenes, yolo.Distillation(), settings, out=tmp_path / "run", device="cpu"
+    )  # fmt: skip
+    assert ultralytics_files.now() == ultralytics_files.before
+
+
+def test_nothing_reached_for_the_network(no_network):
+    assert no_network == []
+
+
+def test_importing_it_asks_for_no_host_and_leaves_the_environment():
+    code = """if True:
+        import os, socket
+        def refuse(*args, **kwargs):
+            raise SystemExit(f"asked for {args}")
+        socket.socket.connect = socket.getaddrinfo = refuse
+        import kdlab.yolo
+        print(*os.environ)
+    """
+    ours = {"YOLO_OFFLINE", "YOLO_AUTOINSTALL", "OMP_NUM_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    licence, names = done.stdout.splitlines()
+    assert "AGPL-3.0" in licence
+    assert not ours & set(names.split())
