@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from .lab import number
+
 STAGES, COMPARE = ".kdlab-stages", ".kdlab-before-after"
 
 
@@ -12,12 +14,6 @@ def chapter(lab, tutorials):
     with lab.open(tutorials / "09_knowledge_examination.ipynb") as notebook:
         notebook.run_all(timeout=600)
         yield notebook
-
-
-def number(text, pattern):
-    found = re.search(pattern, text)
-    assert found, f"{pattern!r} not in {text!r}"
-    return float(found.group(1))
 
 
 class TestStages:

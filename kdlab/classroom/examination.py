@@ -31,7 +31,7 @@ def parts_of(history: pd.DataFrame) -> pd.DataFrame:
         IMAGES: [name for name in names if name.startswith("image_")],
         SPACE: [name for name in ckt if name not in back],
         BACK: back,
-        SOFT: [name for name in names if name == "scr"],
+        SOFT: [name for name in names if name.startswith("scr")],
         CLEAN: ["task"],
         HARD: [name for name in names if name == "hcr"],
     }

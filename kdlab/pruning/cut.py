@@ -136,9 +136,11 @@ def rebuild(dense: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.
     """
     model = copy.deepcopy(dense)
     layers = _layers(model)
-    for name in sorted(structure.keys() ^ layers.keys()):
+    foreign = sorted(structure.keys() ^ layers.keys())
+    if foreign:
         raise InputError(
-            f"the structure is of another model than {type(dense).__name__}: only one of them has the layer {name!r}."
+            f"the structure is of another model than {type(dense).__name__}: only one of them has the layer "
+            f"{foreign[0]!r}."
         )
     for name, wanted in structure.items():
         layer = layers[name]

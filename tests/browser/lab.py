@@ -427,5 +427,12 @@ class Notebook(Region):
             self._page_errors.append(f"the page reported: {text}")
 
 
+def number(text: str, pattern: str) -> float:
+    """The number that is the first group of the pattern, in what a widget says."""
+    found = re.search(pattern, text)
+    assert found, f"{pattern!r} not in {text!r}"
+    return float(found.group(1))
+
+
 def _exactly(text: str) -> re.Pattern[str]:
     return re.compile(rf"^\s*{re.escape(text)}\s*$")

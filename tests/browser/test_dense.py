@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from .lab import number
+
 CHANNEL, ERRORS = ".kdlab-channel", ".kdlab-errors"
 POSITIONS = re.compile(r": ([\d.]+) of 64 positions")
 
@@ -35,12 +37,6 @@ def options(chapter, view, number):
     """What the panel's dropdown of this number offers."""
     found = chapter.page.locator(f".widget-vbox:has(> {view}) select").nth(number).locator("option").all_inner_texts()
     return [text.replace("\xa0", " ") for text in found]
-
-
-def number(text, pattern):
-    found = re.search(pattern, text)
-    assert found, f"{pattern!r} not in {text!r}"
-    return float(found.group(1))
 
 
 class TestChannel:

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from .lab import number
+
 MAKER, SLIDE = ".kdlab-weather", ".kdlab-before-after"
 
 
@@ -22,12 +24,6 @@ def picture(panel, view):
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', panel.html_of(view))
     assert len(found) == 1
     return found[0]
-
-
-def number(text, pattern):
-    found = re.search(pattern, text)
-    assert found, f"{pattern!r} not in {text!r}"
-    return float(found.group(1))
 
 
 def decibels(text):

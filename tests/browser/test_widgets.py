@@ -4,18 +4,14 @@ import re
 
 import pytest
 
+from .lab import number
+
 
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "01_response_distillation.ipynb") as notebook:
         notebook.run_all(timeout=400)
         yield notebook
-
-
-def number(text, pattern):
-    found = re.search(pattern, text)
-    assert found, f"{pattern!r} not in {text!r}"
-    return float(found.group(1))
 
 
 def test_the_first_notebook_runs(lab, tutorials):
