@@ -16,20 +16,20 @@ def test_the_table_of_restoration_is_the_summary_of_all_its_runs():
         asdict(run) for run in evidence.weather_runs()
     ]
     metrics = ["psnr", *(name for name in runs if name.startswith(("psnr_", "ssim")))]
-    summary = evidence.summarise(runs, evidence.WEATHER, ["photographs", "width", "seed"], "from scratch", metrics)
+    summary = evidence.summarise(runs, evidence.WEATHER, ["photographs", "seed"], "from scratch", metrics)
     degraded, students = table.iloc[0], table.iloc[1:].reset_index(drop=True)
     pd.testing.assert_frame_equal(students[summary.columns], summary, check_dtype=False)
     assert (students.seeds == len(evidence.WEATHER_SEEDS)).all()
     assert degraded.method == "degraded input"
 
 
-def test_the_settings_of_restoration_are_those_that_the_validation_photograph_chose():
+def test_the_rate_of_restoration_is_the_one_that_the_validation_photograph_chose():
     tuning = pd.read_csv(evidence.FOLDER / "weather_tuning.csv")
     assert tuning[list(asdict(WeatherRun("one stage", 0)))].to_dict("records") == [
         asdict(run) for run in evidence.weather_tuning()
     ]
     assert set(tuning.seed).isdisjoint(evidence.WEATHER_SEEDS)
     evidence._check_weather(tuning)
-    tuning.loc[tuning.ckt == WeatherRun.ckt, "val_psnr"] *= -1
-    with pytest.raises(SystemExit, match="another (lr|ckt) than was chosen"):
+    tuning.loc[tuning.lr == WeatherRun.lr, "val_psnr"] *= -1
+    with pytest.raises(SystemExit, match="another lr than was chosen"):
         evidence._check_weather(tuning)

@@ -26,7 +26,7 @@ from kdlab.losses.restoration import Negatives
 from kdlab.models import MSBDN, PSPNet, StudentCNN
 from kdlab.recipes import restoration
 from kdlab.recipes.perceptual import FeatureWeights
-from kdlab.recipes.restoration import Positive, RestorationSettings, TwoStage
+from kdlab.recipes.restoration import PixelLoss, Positive, RestorationSettings, TwoStage
 from kdlab.recipes.weather import NARROW, TWO_STAGE
 from kdlab.training import Fit, ModelCard, load_model, save_model
 from kdlab.training.restoration import QUALITY, measure_each, restoration_metrics
@@ -235,7 +235,8 @@ def test_every_number_of_the_plan_can_be_changed(outdoors, two, tmp_path, asked)
     words = ("distill", outdoors, *two, *TASK, "--batch-size", 2, "--features", "none", "--epochs", 4, "--narrow")
     numbers = ("--collation", 0.25, "--ckt", 2, "--reconstruction", 0.5, "--scr", 0, "--hcr", 3)
     rates = ("--warm-up", 2, "--max-norm", 0.5)
-    choices = ("--no-detach", "--positive", "target", "--negatives", "same_weather", "--crop", 48)
+    choices = ("--no-detach", "--positive", "target", "--negatives", "same_weather", "--pixel", "l1")
+    choices += ("--crop", 48)
     text = done(*words, "--out", tmp_path / "s", *numbers, *rates, *choices)
     (call,) = asked
     assert call.arguments[2] == TwoStage(
@@ -259,6 +260,7 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
     assert set(restoration_options.FEATURES) == set(get_args(FeatureWeights))
     assert set(restoration_options.POSITIVES) == set(get_args(Positive))
     assert set(restoration_options.NEGATIVES) == set(get_args(Negatives))
+    assert set(restoration_options.PIXEL) == set(get_args(PixelLoss))
     published = vars(RestorationSettings()) | {"warm_up": None}
     for command in ("teach", "distill"):
         own = DEFAULTS[command]["restoration"]

@@ -20,7 +20,8 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "restoration": {
             "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,
-            "width": None, "crop": None, "warm_up": None, "max_norm": None, "weather": None,
+            "width": None, "crop": None, "warm_up": None, "max_norm": None, "pixel": "l1",
+            "weather": None,
         },
     },
     "distill": {
@@ -36,9 +37,9 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "restoration": {
             "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,
-            "width": None, "crop": None, "warm_up": None, "max_norm": None, "collation": None, "ckt": None,
-            "reconstruction": None, "scr": None, "hcr": None, "detach": None, "positive": None, "negatives": None,
-            "features": "auto",
+            "width": None, "crop": None, "warm_up": None, "max_norm": None, "pixel": None, "collation": None,
+            "ckt": None, "reconstruction": None, "scr": None, "hcr": None, "detach": None, "positive": None,
+            "negatives": None, "features": "auto",
         },
     },
 }  # fmt: skip

@@ -8,6 +8,7 @@ UNSET = argparse.SUPPRESS  # settle_task sees what was given
 FEATURES = ("auto", "imagenet", "scenes", "none")
 POSITIVES = ("teacher", "target")
 NEGATIVES = ("paired", "same_weather")
+PIXEL = ("l1", "mse")
 
 
 def add_restorer(parser: argparse._ActionsContainer) -> None:
@@ -41,6 +42,13 @@ def add_restorer(parser: argparse._ActionsContainer) -> None:
         metavar="X",
         help="scale a gradient down to this norm where it is larger, such as 0.5 for a high learning rate (default: "
         "leave it as it is)",
+    )
+    add(
+        "--pixel",
+        choices=PIXEL,
+        default=UNSET,
+        help="the distance between images: mean absolute or mean squared; mse also learns what covers few pixels, such "
+        "as flakes (default: l1)",
     )
 
 

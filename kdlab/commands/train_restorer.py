@@ -35,8 +35,9 @@ def teach_restorer(args: argparse.Namespace) -> int:
     weathers = data.classes if args.weather is None else (args.weather,)
     _start(args, data, weathers, architecture, device)
     fit = restoration.teach(
-        data, weathers, settings, out=args.out, architecture=architecture, resume=args.resume, device=device
-    )
+        data, weathers, settings, out=args.out, pixel=args.pixel, architecture=architecture, resume=args.resume,
+        device=device,
+    )  # fmt: skip
     finish(args, fit, JUDGED_BY)
     return 0
 

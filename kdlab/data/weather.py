@@ -137,7 +137,7 @@ def draw_weather(name: str, image: Image, generator: torch.Generator, depth: Map
         case "rain":
             return add_rain(image, generator, 0.5 + 1.5 * first, -25 + 50 * second, 0.4 + 0.4 * third)
         case "snow":
-            return add_snow(image, generator, 0.3 + 0.7 * first, 0.7 + 0.8 * second, 0.05 + 0.1 * third)
+            return add_snow(image, generator, 0.7 + 1.3 * first, 0.7 + 0.8 * second, 0.02 + 0.06 * third)
         case _:
             raise InputError(unknown("weather", name, WEATHERS))
 

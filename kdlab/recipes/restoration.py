@@ -36,21 +36,33 @@ TRUTH = "truth"  # the teacher that knows the clean images
 OUTPUT_AND_INPUT = [Tap(""), Tap("", "input")]
 COLLAPSED = 0.01  # of the size that the projections had at first
 Positive = Literal["teacher", "target"]
+PixelLoss = Literal["l1", "mse"]
+PIXEL_LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
 Weigh = Callable[[float], float | Until]
 
 
-class CleanL1(nn.Module):
-    """The mean absolute difference to the clean images; the labels are these and the weathers' numbers."""
+class ToTeacher(nn.Module):
+    """The distance to the teacher's restored images, pixel by pixel: the mean absolute or the mean squared one.
 
-    def forward(self, restored: Tensor, labels: Sequence[Tensor]) -> Tensor:
-        return F.l1_loss(restored, labels[0])
+    Raises:
+        InputError: another distance.
+    """
 
-
-class ImageL1(nn.Module):
-    """The mean absolute difference to the teacher's restored images."""
+    def __init__(self, pixel: PixelLoss = "l1") -> None:
+        super().__init__()
+        if pixel not in PIXEL_LOSSES:
+            raise InputError(unknown("pixel", str(pixel), PIXEL_LOSSES))
+        self.distance = PIXEL_LOSSES[pixel]
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return F.l1_loss(student, teacher)
+        return self.distance(student, teacher)
+
+
+class ToClean(ToTeacher):
+    """The distance to the clean images; the labels are these and the weathers' numbers."""
+
+    def forward(self, restored: Tensor, labels: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        return super().forward(restored, labels[0])
 
 
 @dataclass(frozen=True)
@@ -93,9 +105,11 @@ class TwoStage:
             "target", as the released code does.
         negatives: of SCR.
         eps: of SCR and HCR.
+        pixel: the distance to the teachers' and to the clean images. "mse" also learns what covers few pixels, and
+            would be left standing by "l1": for the sum of absolute errors, to do nothing is then a local best.
 
     Raises:
-        InputError: a weight below 0; a share outside 0 to 1; an unknown positive.
+        InputError: a weight below 0; a share outside 0 to 1; an unknown positive or pixel.
     """
 
     collation: float = 0.5
@@ -108,8 +122,10 @@ class TwoStage:
     positive: Positive = "teacher"
     negatives: Negatives = "paired"
     eps: float = 1e-7
+    pixel: PixelLoss = "l1"
 
     def __post_init__(self) -> None:
+        ToClean(self.pixel)
         for name in ("image", "ckt", "reconstruction", "scr", "hcr"):
             check_weight(name, getattr(self, name))
         if not 0 <= self.collation <= 1:
@@ -162,7 +178,7 @@ class TwoStage:
             weight = From(self.hcr, switch) if switch else self.hcr
             terms.append(Term("hcr", HCRLoss(features, eps=self.eps), OUTPUT_AND_INPUT, "", weight, of=TRUTH))
         if not terms:
-            return Supervised(student, CleanL1())
+            return Supervised(student, ToClean(self.pixel))
         sides = {TRUTH: Teacher(nn.Identity(), sees=_clean)}
         task_weight: float | Schedule = 1.0
         if switch:
@@ -170,7 +186,7 @@ class TwoStage:
             sides |= {name: Teacher(teachers[name], part=part) for name, part in parts.items()}
             sides |= {_truth_of(name): Teacher(nn.Identity(), _clean, part) for name, part in parts.items()}
             task_weight = From(1.0, switch) if switch < epochs else 0.0
-        return Distiller(student, sides, terms, CleanL1(), task_weight)
+        return Distiller(student, sides, terms, ToClean(self.pixel), task_weight)
 
     def _collation(
         self, student: MSBDN, teachers: Mapping[str, MSBDN], features: nn.Module, first: Weigh
@@ -182,7 +198,7 @@ class TwoStage:
         for weather, teacher in teachers.items():
             name = _identifier(weather)
             if self.image:
-                yield Term(f"image_{name}", ImageL1(), "", "", first(share * self.image), of=weather)
+                yield Term(f"image_{name}", ToTeacher(self.pixel), "", "", first(share * self.image), of=weather)
             for tap, channels, mine in zip(MSBDN.TAPS, teacher.tap_channels, space, strict=True):
                 if self.ckt:
                     yield Term(
@@ -220,13 +236,15 @@ def teach(
     settings: RestorationSettings,
     *,
     out: Path,
+    pixel: PixelLoss = "l1",
     architecture: dict[str, Any] | None = None,
     resume: bool = False,
     device: torch.device = CPU,
 ) -> Fit:
     """Train a :class:`MSBDN` on clean images: a teacher of one weather, or of several the student without teachers.
 
-    Its best checkpoint, by the PSNR on the validation images, is in ``out``; the weathers are its card's classes.
+    Its loss is the ``pixel`` distance, as :class:`TwoStage` has it. Its best checkpoint, by the PSNR on the validation
+    images, is in ``out``; the weathers are its card's classes.
 
     Raises:
         InputError: the data lacks the weather.
@@ -235,8 +253,9 @@ def teach(
     train, val = pairs(data.train).only(weathers), pairs(data.val).only(weathers)
     student = MSBDN(**architecture or {})
     return fit_restorer(
-        Supervised(student, CleanL1()), StratifiedBatches(train, settings.batch_size), train, val, settings, out=out,
-        card=_card(student, data, settings, weathers, task="teach"), resume=resume, device=device,
+        Supervised(student, ToClean(pixel)), StratifiedBatches(train, settings.batch_size), train, val, settings,
+        out=out, card=_card(student, data, settings, weathers, task="teach", pixel=pixel), resume=resume,
+        device=device,
     )  # fmt: skip
 
 

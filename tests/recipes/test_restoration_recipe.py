@@ -17,9 +17,9 @@ from kdlab.files import load_tensors
 from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
 from kdlab.models import MSBDN
 from kdlab.recipes.restoration import (
-    CleanL1,
     RestorationSettings,
     StageBatches,
+    ToClean,
     TwoStage,
     distil,
     fit_restorer,
@@ -215,7 +215,29 @@ def test_without_stages_and_contrast_it_is_plain_training():
     alone = objective({}, TwoStage(collation=0.0, hcr=0.0))
     assert isinstance(alone, Supervised)
     degraded, labels = batch()
-    torch.testing.assert_close(alone(degraded, labels)["total"], CleanL1()(alone.student(degraded), labels))
+    torch.testing.assert_close(alone(degraded, labels)["total"], ToClean()(alone.student(degraded), labels))
+
+
+def test_squared_errors_are_taken_to_teachers_and_to_clean_images(teachers):
+    squared = objective(teachers, replace(PLAN, pixel="mse"))
+    assert isinstance(squared, Distiller)
+    degraded, (clean, weather) = batch()
+    restored = squared.student(degraded)
+    squared.set_epoch(0, 4)
+    told = torch.cat([teachers[name](degraded[[number]]) for number, name in enumerate(WEATHERS)])
+    image = sum(squared(degraded, [clean, weather])[f"image_{name}"] for name in WEATHERS) / 3
+    torch.testing.assert_close(image, (restored - told).square().mean())
+    squared.set_epoch(3, 4)
+    torch.testing.assert_close(squared(degraded, [clean, weather])["task"], (restored - clean).square().mean())
+
+
+@pytest.mark.parametrize(("pixel", "power"), [("l1", 1), ("mse", 2)])
+def test_a_teacher_is_taught_by_the_distance_that_was_asked_for(pixel, power, data, tmp_path):
+    still = replace(QUICK, epochs=1, warm_up=0, lr=1e-9)
+    done = teach(data, WEATHERS, still, out=tmp_path, pixel=pixel, architecture=TINY)  # it starts as the identity
+    batches = [(degraded - clean).abs() ** power for degraded, (clean, _) in data.train]
+    assert done.history.task[0] == pytest.approx(torch.stack(batches).mean().item(), rel=1e-4)
+    assert load_model(tmp_path)[1].recipe["pixel"] == pixel
 
 
 def test_a_student_of_another_width_meets_its_teachers_in_the_common_space(teachers):
@@ -348,6 +370,7 @@ def test_data_without_pairs_is_refused(data, teachers):
         (lambda: TwoStage(collation=1.5), "collation is 1.5"),
         (lambda: TwoStage(ckt=-1.0), "ckt is -1.0"),
         (lambda: TwoStage(positive="truth"), "'truth'"),
+        (lambda: TwoStage(pixel="l2"), "'l2'"),
         (lambda: RestorationSettings(epochs=3), "warm_up is 3"),
         (lambda: RestorationSettings(warm_up=-1), "warm_up is -1"),
         (lambda: RestorationSettings(lr=0.0), "lr is 0"),
