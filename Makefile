@@ -82,5 +82,5 @@ $(VENV)/.lab: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
 
 # What tests need holds what the lab needs: one installation stamps both.
 $(VENV)/.test: $(VENV)/pyvenv.cfg pyproject.toml constraints.txt
-	$(PIP) -e ".[lab,test]"
+	$(PIP) -e ".[lab,yolo,test]"
 	@touch $(VENV)/.lab $@

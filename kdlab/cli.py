@@ -1,4 +1,5 @@
-"""The command line: ``kdlab teach``, ``distill``, ``evaluate``, ``predict``, ``restore`` and ``doctor``.
+"""The command line: ``kdlab teach``, ``distill``, ``evaluate``, ``predict``, ``restore``, ``yolo`` and
+``doctor``.
 
 The commands are in :mod:`kdlab.commands`, and in ``parsers`` there what each can be told.
 """
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from kdlab import InputError, NonFiniteLossError
 from kdlab.commands.options import settle_task
 from kdlab.commands.parsers import build_parser
+from kdlab.commands.yolo_options import TRAINED
 
 WRONG, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, NonFiniteLossError) as error:
         return _fail(error, WRONG)
     except KeyboardInterrupt:
-        trained = args.command in ("teach", "distill")
+        trained = args.command in ("teach", "distill") or getattr(args, "step", None) in TRAINED
         hint = ". The same command with --resume goes on after the last whole epoch." if trained else "."
         return _fail(f"interrupted{hint}", INTERRUPTED)
     except BrokenPipeError:
@@ -56,6 +58,8 @@ def _run(args: argparse.Namespace) -> int:
             from kdlab.commands.predict import predict as command
         case "restore":
             from kdlab.commands.restore import restore_images as command
+        case "yolo":
+            from kdlab.commands.yolo import run_step as command
         case _:
             from kdlab.doctor import report
 

@@ -54,7 +54,7 @@ def test_the_makefile_installs_what_the_project_offers():
     assert "pip install -c constraints.txt" in makefile
     for extras in re.findall(r'-e "\.\[([a-z,]+)\]"', makefile):
         assert set(extras.split(",")) <= set(EXTRAS)
-    assert "lab,test" in makefile
+    assert "lab,yolo,test" in makefile
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
@@ -84,7 +84,7 @@ def test_the_readme_names_the_targets(target):
 
 def test_the_readme_has_the_same_lines_without_make():
     readme = (ROOT / "README.md").read_text()
-    for line in ('-c constraints.txt -e ".[lab]"', '-c constraints.txt -e ".[lab,test]"', "conda env create"):
+    for line in ('-c constraints.txt -e ".[lab]"', '-c constraints.txt -e ".[lab,yolo,test]"', "conda env create"):
         assert line in readme, f"README.md lacks: {line}"
 
 

@@ -20,6 +20,7 @@ from kdlab.commands.options import (
     whole,
 )
 from kdlab.commands.restoration_options import add_restorer, add_two_stages
+from kdlab.commands.yolo_options import add_yolo_steps
 
 PRESETS = ("cwd-logits", "cwd-logits-mmrazor", "cwd-features", "mgd")
 METHODS = ("cwd", "mgd", "kd", "at", "hard")
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kdlab {__version__}")
     add = partial(_add_command, parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
-    for add_command in (_add_teach, _add_distill, _add_evaluate, _add_predict, _add_restore, _add_doctor):
+    for add_command in (_add_teach, _add_distill, _add_evaluate, _add_predict, _add_restore, _add_yolo, _add_doctor):
         add_command(add)
     return parser
 
@@ -55,13 +56,14 @@ def _add_command(
     *,
     description: tuple[str, ...],
     examples: tuple[str, ...],
+    within: str = "",
 ) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
-        usage=f"kdlab {name} {arguments}",
+        usage=f"kdlab {within}{name} {arguments}",
         help=summary,
         description="\n\n".join(textwrap.fill(" ".join(paragraph.split()), 100) for paragraph in description),
-        epilog=_examples(*(f"{name} {example}".strip() for example in examples)),
+        epilog=_examples(*(f"{within}{name} {example}".strip() for example in examples)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -342,6 +344,26 @@ def _add_restore(add: Add) -> None:
         help="pixels that neighbouring tiles share, at most half of a tile (default: %(default)s)",
     )
     add_device(parser)
+
+
+def _add_yolo(add: Add) -> None:
+    parser = add(
+        "yolo",
+        "STEP ...",
+        "train, prune, distil and export YOLO detectors of ultralytics",
+        description=(
+            """The steps from a detector to a smaller one: train it sparse, prune it, fine-tune what is left or distil
+            it from the detector that it was, compare, export. They take ultralytics, which is under the AGPL-3.0 and
+            an extra: pip install kdlab[yolo]. `kdlab yolo STEP --help` explains a step.""",
+        ),
+        examples=(
+            "sparse-train scenes/ --model yolov8n.yaml --out runs/sparse",
+            "prune --model runs/sparse/weights/best.pt --out runs/pruned.pt --keep 0.5",
+            "distill scenes/ --model runs/pruned.pt --teacher runs/sparse/weights/best.pt --out runs/student",
+        ),
+    )
+    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
+    add_yolo_steps(partial(_add_command, steps, within="yolo "))
 
 
 def _add_doctor(add: Add) -> None:

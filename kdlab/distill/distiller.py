@@ -327,7 +327,7 @@ class Distiller(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
         """All that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teachers along."""
         for teacher in self.teachers.values():
-            teacher.model._apply(fn, recurse)
+            teacher.model._apply(fn)  # its children too; some models' own _apply takes nothing else
         return super()._apply(fn, recurse)
 
 

@@ -10,12 +10,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 pytest.importorskip("ultralytics")
 
-from kdlab.yolo import Distillation, DistillTrainer, Trainer, YoloSettings, load_model
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
 
-from kdlab import InputError, pruning, yolo
+from kdlab import InputError, detection, pruning, yolo
+from kdlab.detection import Distillation, YoloSettings
+from kdlab.yolo import DistillTrainer, Trainer, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -265,7 +266,7 @@ def distiller(trained, teacher):
     def build(method):
         student, known = load_model(trained.best).requires_grad_(True), load_model(teacher)
         student.args = YOLO_ARGUMENTS
-        channels = yolo.tapped_channels(student, known, yolo.LAYERS)
+        channels = yolo.tapped_channels(student, known, detection.LAYERS)
         built = yolo.DetectionDistiller(student, known, Distillation(method), channels, torch.device("cpu"))
         built.set_epoch(0, 1)
         return built

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from kdlab.data.yolo_scenes import write_yolo_scenes
 from PIL import Image
 
 from kdlab import InputError
 from kdlab.data import yolo_scenes
 from kdlab.data.scenes import CLASSES, Scenes
+from kdlab.data.yolo_scenes import write_yolo_scenes
 
 ROOT = Path(__file__).parents[2]
 FEW = {"train": 4, "val": 2, "test": 1}
@@ -68,7 +68,7 @@ def test_what_makes_no_data_set_is_refused(tmp_path):
 
 
 def test_the_script_writes_them(tmp_path, monkeypatch, capsys):
-    words = f"{tmp_path / 'scenes'} --layout yolo --size 32 --train 2 --val 1 --test 1".split()
+    words = f"{tmp_path / 'scenes'} --size 32 --train 2 --val 1 --test 1".split()
     script = ROOT / "data_scripts" / "make_scenes.py"
     monkeypatch.setattr(sys, "argv", [str(script), *words])
     runpy.run_path(str(script), run_name="__main__")

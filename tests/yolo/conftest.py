@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-os.environ["YOLO_OFFLINE"] = "true"  # before a test imports ultralytics, which else looks for hosts
+if importlib.util.find_spec("ultralytics"):  # before a test imports ultralytics itself, which looks for hosts, and
+    import kdlab.yolo  # noqa: F401 which changes what opens an image and what saves a tensor
 
 
 def fingerprint() -> str:
@@ -95,7 +95,7 @@ def scenes(folder):
 
 @pytest.fixture(scope="session")
 def settings():
-    from kdlab.yolo import YoloSettings
+    from kdlab.detection import YoloSettings
 
     return YoloSettings(epochs=1, batch=3, imgsz=64)
 

@@ -21,15 +21,17 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.benchmark import Timer
@@ -37,11 +39,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab import pruning
 from kdlab.data.images import open_image
-from kdlab.distill import ConvConnector, Cosine, Distiller, Taps, Term
+from kdlab.detection import STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
+from kdlab.distill import Distiller, Taps, Term
 from kdlab.distill.schedules import check_weight
-from kdlab.errors import InputError, unknown
+from kdlab.errors import InputError
 from kdlab.files import write_whole
-from kdlab.losses import CWDLoss, MGDLoss
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
 
@@ -52,8 +54,14 @@ OFFLINE = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}  # no telemetry,
 try:
     if version("ultralytics") != TESTED:
         raise InputError(f"ultralytics {version('ultralytics')} is installed. {GET_IT}")
-    # As it was afterwards, too: ultralytics sets variables of its own, such as OMP_NUM_THREADS.
-    with mock.patch.dict(os.environ, OFFLINE):
+    # As all was afterwards, too: ultralytics sets variables such as OMP_NUM_THREADS, and changes what opens an image,
+    # what saves a tensor, and how numbers are printed.
+    with (
+        mock.patch.dict(os.environ, OFFLINE),
+        mock.patch.object(Image, "open", Image.open),
+        mock.patch.object(torch, "save", torch.save),
+        np.printoptions(),
+    ):
         from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
         from ultralytics.engine.exporter import Exporter
         from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
@@ -62,129 +70,15 @@ try:
         from ultralytics.nn.tasks import DetectionModel, torch_safe_load
         from ultralytics.utils import LOGGER
         from ultralytics.utils.torch_utils import unwrap_model
+    torch.set_printoptions(profile="default")
 except PackageNotFoundError as error:
     raise InputError(f"ultralytics is not installed. {GET_IT}") from error
 
 print(f"{__name__} uses ultralytics {TESTED}, which is under the AGPL-3.0: https://ultralytics.com/license")
 
-Method = Literal["cwd", "mgd"]
 Model = str | Path | nn.Module
-LAYERS = (6, 8, 12, 15, 18, 21)  # of YOLOv8: the last two C2f blocks of the backbone and all of the neck
-WEIGHTS: dict[str, float] = {"cwd": 1.0, "mgd": 2e-5}
-END = 0.1  # of the distillation's weight is left at the end of the run
 LAST, BEST, RESULTS = "weights/last.pt", "weights/best.pt", "results.csv"
-STRIDE = 32  # of a YOLO detector's coarsest map
 ONNX_TOLERANCE = 1e-3
-
-
-# --- settings and results --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class YoloSettings:
-    """How long, on what and how a detector is trained.
-
-    Args:
-        epochs: rounds over the training images; 50 as published for sparse training and fine-tuning.
-        batch: images at a time.
-        imgsz: to which an image's longer side is scaled, in pixels; a multiple of 32.
-        lr: AdamW's learning rate; None leaves optimiser and rate to ultralytics, which goes by classes and steps.
-        workers: processes that load images; on a CPU always 0.
-        seed: of all random numbers.
-        precision: "fp16" and "bf16" compute the forward pass under autocast, on CUDA alone.
-
-    Raises:
-        InputError: a number below 1, an image size that is no multiple of 32, another precision.
-    """
-
-    epochs: int = 50
-    batch: int = 16
-    imgsz: int = 640
-    lr: float | None = None
-    workers: int = 0
-    seed: int = 0
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-
-    def __post_init__(self) -> None:
-        for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2), ("seed", self.seed, 0)):
-            if value < least:
-                raise InputError(f"{name} is {value}; wanted: at least {least}.")
-        _check_size(self.imgsz)
-        if self.lr is not None and not self.lr > 0:
-            raise InputError(f"lr is {self.lr}; wanted: above 0, or None for ultralytics' own choice.")
-        if self.precision not in ("fp32", "fp16", "bf16"):
-            raise InputError(unknown("precision", self.precision, ("fp32", "fp16", "bf16")))
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """What a student is asked to have in common with its teacher, beside its own loss.
-
-    The distillation loss is the method's own, summed over the layers. Like the detector's loss in ultralytics it is
-    multiplied by the batch size, so that its weight means the same for every batch size. The weight goes from
-    ``weight`` to a tenth of it along half a cosine, over all steps of the run.
-
-    Args:
-        method: "cwd" compares where each channel is active, with a 1x1 convolution on the student's side where the
-            numbers of channels differ; "mgd" generates the teacher's features from the student's masked ones.
-        layers: of both networks, by their number; the defaults are those of YOLOv8's C2f blocks.
-        weight: at the start; None is 1 for cwd, as published for YOLOv8, and 2e-5 for mgd, the official one for
-            one-stage detectors, whose sum grows with the image. 0 trains as if there were no teacher.
-        temperature: of cwd; the default 1 is the published one for detectors.
-        mask_ratio: of mgd, the share of positions that is masked; 0.65 is the official one for one-stage detectors.
-
-    Raises:
-        InputError: another method, no layers or one twice, a negative weight.
-    """
-
-    method: Method = "cwd"
-    layers: Sequence[int] = LAYERS
-    weight: float | None = None
-    temperature: float = 1.0
-    mask_ratio: float = 0.65
-
-    def __post_init__(self) -> None:
-        if self.method not in WEIGHTS:
-            raise InputError(unknown("method", self.method, WEIGHTS))
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise InputError(f"layers are {list(self.layers)}; wanted: at least one, and each once.")
-        object.__setattr__(self, "layers", tuple(self.layers))  # as it compares with what a checkpoint has
-        check_weight("weight", self.start)
-
-    @property
-    def start(self) -> float:
-        """The weight at the start."""
-        return WEIGHTS[self.method] if self.weight is None else self.weight
-
-    @property
-    def schedule(self) -> Cosine:
-        return Cosine(self.start, END * self.start)
-
-    def loss(self, student_channels: int, teacher_channels: int) -> nn.Module:
-        if self.method == "mgd":
-            return MGDLoss(student_channels, teacher_channels, self.mask_ratio)
-        return CWDLoss(self.temperature)
-
-    def connector(self, student_channels: int, teacher_channels: int) -> nn.Module | None:
-        """MGD's generator aligns the channels itself."""
-        if self.method == "mgd" or student_channels == teacher_channels:
-            return None
-        return ConvConnector(student_channels, teacher_channels)
-
-
-@dataclass(frozen=True)
-class YoloRun:
-    """What a training came to.
-
-    Args:
-        best, last: the detector of highest mAP50-95 on the validation images and that of the last epoch, in
-            ultralytics' format and half precision: the moving average of the weights, as ultralytics delivers it.
-        history: a row an epoch, as ultralytics writes it to results.csv.
-    """
-
-    best: Path
-    last: Path
-    history: pd.DataFrame
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
@@ -245,7 +139,7 @@ def prune_yolo(
         InputError: what cannot be loaded; not exactly one target; one that is out of range, or would leave a layer with
             fewer channels than ``at_least``.
     """
-    _check_size(imgsz)
+    check_size(imgsz)
     if Path(out).suffix != ".pt":
         raise InputError(f"out is {out}; wanted: a file whose name ends in .pt.")
     dense = load_model(model)
@@ -324,7 +218,7 @@ def evaluate(
     Raises:
         InputError: as for :func:`sparse_train`; a split that the data set lacks; a model for other classes.
     """
-    _check_size(imgsz)
+    check_size(imgsz)
     chosen = pick_device(device)
     detector = load_model(model)
     described = read_data(data, split)
@@ -362,7 +256,7 @@ def predict(
     Raises:
         InputError: as for :func:`sparse_train`; a file that is no image.
     """
-    _check_size(imgsz)
+    check_size(imgsz)
     if not 0 <= confidence <= 1:
         raise InputError(f"confidence is {confidence}; wanted: 0 to 1.")
     chosen = pick_device(device)
@@ -430,17 +324,6 @@ def compare(
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class Exported:
-    """Args:
-    path: of the ONNX file.
-    difference: the largest one between the outputs of onnxruntime and of PyTorch, boxes in parts of the image.
-    """
-
-    path: Path
-    difference: float
-
-
 def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
     """Write the detector as an ONNX file for images of one size, and compare it with PyTorch on a random image.
 
@@ -451,7 +334,7 @@ def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
         InputError: as for :func:`sparse_train`; another ending; onnx or onnxruntime is not installed.
         RuntimeError: onnxruntime computes something else than PyTorch; no file is left.
     """
-    _check_size(imgsz)
+    check_size(imgsz)
     out = Path(out)
     if out.suffix != ".onnx":
         raise InputError(f"out is {out}; wanted: a file whose name ends in .onnx.")
@@ -610,11 +493,6 @@ def _named(model: Model) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _check_size(imgsz: int) -> None:
-    if imgsz < STRIDE or imgsz % STRIDE:
-        raise InputError(f"imgsz is {imgsz}; wanted: a multiple of {STRIDE}.")
 
 
 def _ready(model: DetectionModel) -> DetectionModel:

@@ -16,11 +16,10 @@ from torchvision.utils import draw_bounding_boxes
 
 from kdlab.commands.outputs import as_png, distinct_names, make_folder
 from kdlab.data.images import find_images, open_image, printable
+from kdlab.detection import Distillation, YoloRun, YoloSettings
 from kdlab.files import write_whole
 
 with redirect_stdout(sys.stderr):  # its line about the licence is no result
-    from kdlab.yolo import Distillation, YoloRun, YoloSettings
-
     from kdlab import yolo
 
 BOXES = "_boxes.png"

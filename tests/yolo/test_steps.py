@@ -10,10 +10,11 @@ import torch
 
 pytest.importorskip("ultralytics")
 
-from kdlab.yolo import Distillation, YoloSettings, load_model
 from ultralytics.nn.tasks import ClassificationModel
 
 from kdlab import InputError, pruning, yolo
+from kdlab.detection import Distillation, YoloSettings
+from kdlab.yolo import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,10 +10,10 @@ from command_line import done, refused, run
 
 pytest.importorskip("ultralytics")
 
-from kdlab.yolo import Distillation, YoloSettings, load_model
-
-from kdlab import pruning, yolo
+from kdlab import detection, pruning
 from kdlab.commands import yolo_options
+from kdlab.detection import Distillation, YoloSettings
+from kdlab.yolo import load_model
 
 SMALL = ("--image-size", 64, "--device", "cpu")
 SHORT = ("--epochs", 1, "--batch-size", 3, *SMALL)
@@ -77,8 +77,8 @@ def test_every_step_explains_itself(step):
 
 
 def test_the_options_say_what_the_library_does():
-    assert yolo_options.LAYERS == yolo.LAYERS
-    assert set(yolo_options.METHODS) == set(yolo.WEIGHTS)
+    assert yolo_options.LAYERS == detection.LAYERS
+    assert set(yolo_options.METHODS) == set(detection.WEIGHTS)
     assert Distillation().start == 1
     assert Distillation("mgd").start == 2e-5
     assert YoloSettings().epochs == 50

@@ -22,13 +22,21 @@ def test_nothing_reached_for_the_network(no_network):
     assert no_network == []
 
 
-def test_importing_it_asks_for_no_host_and_leaves_the_environment():
+def test_importing_it_asks_for_no_host_and_leaves_all_as_it_was():
     code = """if True:
         import os, socket
         def refuse(*args, **kwargs):
             raise SystemExit(f"asked for {args}")
         socket.socket.connect = socket.getaddrinfo = refuse
+        import numpy, torch, PIL.Image
+        def state():
+            printed = str(numpy.get_printoptions()), str(torch.rand(40))
+            return PIL.Image.open, torch.save, *printed, *os.environ.values()
+        torch.manual_seed(0)
+        before = state()
         import kdlab.yolo
+        torch.manual_seed(0)
+        assert state() == before
         print(*os.environ)
     """
     ours = {"YOLO_OFFLINE", "YOLO_AUTOINSTALL", "OMP_NUM_THREADS"}
