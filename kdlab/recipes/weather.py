@@ -108,7 +108,7 @@ class WeatherRun:
     width: int = 4
     epochs: int = 8
     batch_size: int = 6
-    lr: float = 2.67e-3
+    lr: float = 5.34e-3
     max_norm: float = 0.5
     features: FeatureWeights = "scenes"
 

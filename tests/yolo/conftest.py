@@ -14,6 +14,9 @@ if importlib.util.find_spec("ultralytics"):  # before a test imports ultralytics
     import kdlab.yolo  # noqa: F401 which changes what opens an image and what saves a tensor
 
 
+HERE = ("127.0.0.1", "::1", "localhost")
+
+
 def fingerprint() -> str:
     """Of all files of the installed ultralytics but Python's own caches."""
     digest = hashlib.sha256()
@@ -33,17 +36,25 @@ def ultralytics_files():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """Whoever looks for a host or opens a connection is told no, and noted."""
+    """Whoever looks for another host or connects to one is told no, and noted."""
     asked = []
 
-    def refuse(*args, **kwargs):
-        asked.append(args)
-        raise OSError("there is no network in this test")
+    def refusing(call, host_of):
+        def refuse(*args, **kwargs):
+            if (host := host_of(*args)) in HERE:
+                return call(*args, **kwargs)
+            asked.append(host)
+            raise OSError("there is no network in this test")
+
+        return refuse
+
+    def host_of(own, address):
+        return "localhost" if own.family == socket.AF_UNIX else address[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.setattr(socket.socket, "connect_ex", refuse)
-        patch.setattr(socket, "getaddrinfo", refuse)
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, refusing(getattr(socket.socket, name), host_of))
+        patch.setattr(socket, "getaddrinfo", refusing(socket.getaddrinfo, lambda host, *_, **__: host))
         yield asked
 
 
