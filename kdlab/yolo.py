@@ -25,6 +25,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -199,6 +200,37 @@ def distil(
     """
     options = {"teacher": load_model(teacher), "distillation": distillation}
     return _train(DistillTrainer, options, student, data, settings, out, resume, device)
+
+
+def distil_by_ultralytics(
+    student: Model,
+    teacher: str | Path,
+    data: str | Path,
+    settings: YoloSettings,
+    *,
+    out: str | Path,
+    weight: float = 6.0,
+    resume: bool = False,
+    device: str = "auto",
+) -> YoloRun:
+    """Train a student by the distillation that ultralytics has itself, to compare :func:`distil` with.
+
+    It compares the maps that the head reads, through a learnt projector for each, by squared differences that are
+    weighted by how sure the teacher is at that place; its loss is ``dis_loss`` in the history.
+
+    Args:
+        teacher: weights (.pt), for the classes of the data.
+        weight: of its loss; 6 is ultralytics' default.
+
+    Raises:
+        InputError: as for :func:`distil`.
+    """
+    check_weight("weight", weight)
+    if Path(teacher).suffix != ".pt":
+        raise InputError(f"the teacher is {teacher}; wanted: weights, a .pt file, which ultralytics reads itself.")
+    check_classes("teacher", load_model(teacher), read_data(data)["names"])
+    its_own = {"distill_model": str(Path(teacher).resolve()), "dis": weight}
+    return _train(Trainer, {}, student, data, settings, out, resume, device, its_own)
 
 
 def evaluate(
@@ -793,6 +825,7 @@ def _train(
     out: str | Path,
     resume: bool,
     device: str,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> YoloRun:
     out, chosen = Path(out).resolve(), pick_device(device)
     if settings.precision != "fp32" and chosen.type != "cuda":
@@ -800,7 +833,7 @@ def _train(
     described = read_data(data, "train", "val")
     arguments: dict[str, Any] = {
         "epochs": settings.epochs, "batch": settings.batch, "imgsz": settings.imgsz, "seed": settings.seed,
-        "amp": settings.precision,
+        "amp": settings.precision, **more,
     }  # fmt: skip
     if settings.lr is not None:
         arguments |= {"optimizer": "AdamW", "lr0": settings.lr}

@@ -170,6 +170,8 @@ def test_a_teacher_of_other_classes_is_refused(tiny, trained, scenes, settings, 
     teacher.names = {**teacher.names, 5: "plus"}
     with pytest.raises(InputError, match="the teacher knows 6 classes .*plus.* and the data set has 6 .*cross"):
         yolo.distil(tiny, teacher, scenes, Distillation(), settings, out=tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match="the teacher is yolov8n.yaml; wanted: weights"):
+        yolo.distil_by_ultralytics(tiny, "yolov8n.yaml", scenes, settings, out=tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match="the teacher knows 80 classes"):
         yolo.distil(
             tiny, load_model(tiny), scenes, Distillation(), settings, out=tmp_path / "run", device="cpu"

@@ -236,6 +236,27 @@ def test_a_killed_distillation_goes_on_with_the_connectors_it_had(
     assert not any(torch.equal(then, last) for (_, then), last in zip(restored, end, strict=True))
 
 
+def test_a_pruned_student_is_distilled_by_ultralytics_too(pruned, teacher, scenes, tmp_path):
+    run = yolo.distil_by_ultralytics(pruned, teacher, scenes, TWO, out=tmp_path / "run", device="cpu")
+    assert (run.history["train/dis_loss"] > 0).all()
+    for path in (run.best, run.last):
+        assert pruning.structure(load_model(path)) == pruning.structure(load_model(pruned))
+        assert not [name for name in names_of_classes(path) if "Distillation" in name]
+    assert not same(weights(run.last), weights(pruned))
+
+
+def test_a_killed_distillation_by_ultralytics_goes_on(pruned, teacher, scenes, killed_while_saving, tmp_path):
+    words, out = (pruned, teacher, scenes, TWO), tmp_path / "run"
+    with pytest.raises(Killed):
+        yolo.distil_by_ultralytics(*words, out=out, device="cpu")
+    killed_while_saving.undo()
+    with pytest.raises(InputError, match="dis was 6.0, now 2.0"):
+        yolo.distil_by_ultralytics(*words, out=out, weight=2.0, resume=True, device="cpu")
+    run = yolo.distil_by_ultralytics(*words, out=out, resume=True, device="cpu")
+    assert run.history["epoch"].tolist() == [1, 2]
+    assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
+
+
 def test_the_weight_falls_once_over_the_whole_run(tiny, trained, scenes, monkeypatch, tmp_path):
     told, set_epoch = [], yolo.DetectionDistiller.set_epoch
     monkeypatch.setattr(
