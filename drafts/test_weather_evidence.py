@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import pandas as pd
-import pytest
 
 from kdlab.recipes.weather import WeatherRun
 from tests.test_evidence import evidence
@@ -21,15 +20,3 @@ def test_the_table_of_restoration_is_the_summary_of_all_its_runs():
     pd.testing.assert_frame_equal(students[summary.columns], summary, check_dtype=False)
     assert (students.seeds == len(evidence.WEATHER_SEEDS)).all()
     assert degraded.method == "degraded input"
-
-
-def test_the_rate_of_restoration_is_the_one_that_the_validation_photograph_chose():
-    tuning = pd.read_csv(evidence.FOLDER / "weather_tuning.csv")
-    assert tuning[list(asdict(WeatherRun("one stage", 0)))].to_dict("records") == [
-        asdict(run) for run in evidence.weather_tuning()
-    ]
-    assert set(tuning.seed).isdisjoint(evidence.WEATHER_SEEDS)
-    evidence._check_weather(tuning)
-    tuning.loc[tuning.lr == WeatherRun.lr, "val_psnr"] *= -1
-    with pytest.raises(SystemExit, match="another lr than was chosen"):
-        evidence._check_weather(tuning)

@@ -1,11 +1,14 @@
 """The statistics behind the evidence tables, and the committed tables themselves."""
 
 import importlib.util
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from kdlab.recipes.weather import WeatherRun
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "evidence.py"
 spec = importlib.util.spec_from_file_location("evidence", PATH)
@@ -86,6 +89,18 @@ def test_the_table_of_chapters_04_and_05_has_all_its_runs_and_the_weights_that_w
     tuning.loc[tuning.method == "CWD logits", "val_miou"] *= -1  # the worst of them would now be the best
     with pytest.raises(SystemExit, match="CWD logits"):
         evidence._check_weights(tuning)
+
+
+def test_the_rate_of_restoration_is_the_one_that_the_validation_photograph_chose():
+    tuning = pd.read_csv(evidence.FOLDER / "weather_tuning.csv")
+    assert tuning[list(asdict(WeatherRun("one stage", 0)))].to_dict("records") == [
+        asdict(run) for run in evidence.weather_tuning()
+    ]
+    assert set(tuning.seed).isdisjoint(evidence.WEATHER_SEEDS)
+    evidence._check_weather(tuning)
+    tuning.loc[tuning.lr == WeatherRun.lr, "val_psnr"] *= -1
+    with pytest.raises(SystemExit, match="another lr than was chosen"):
+        evidence._check_weather(tuning)
 
 
 def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path):
