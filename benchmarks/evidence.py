@@ -212,7 +212,7 @@ def _digits_and_teacher() -> tuple[Any, Any]:
 
 
 def make(path: Path, runs: Iterable[Any], run: Callable[[Any], dict[str, float]]) -> pd.DataFrame:
-    """The runs that are asked for, one a row, its settings and its metrics; those that ``path`` lacks are made."""
+    """The runs that are asked for, in that order, one a row, its settings and its metrics; what is lacking is made."""
     wanted = list(runs)
     names = list(asdict(wanted[0]))
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
@@ -221,7 +221,8 @@ def make(path: Path, runs: Iterable[Any], run: Callable[[Any], dict[str, float]]
         rows.append(asdict(settings) | run(settings))
         write_whole(path, pd.DataFrame(rows).to_csv(index=False).encode())
     asked = [asdict(settings) for settings in wanted]
-    return pd.DataFrame([row for row in rows if {name: row[name] for name in names} in asked])
+    found = [row for row in rows if {name: row[name] for name in names} in asked]
+    return pd.DataFrame(sorted(found, key=lambda row: asked.index({name: row[name] for name in names})))
 
 
 def summarise(
