@@ -123,13 +123,7 @@ def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> No
         metavar="N",
         help=f"end after N epochs without a better one {patience}",
     )
-    add(
-        "--seed",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="of all random numbers; on the CPU the same seed gives the same weights (default: %(default)s)",
-    )
+    add_seed(parser)
     add(
         "--precision",
         choices=("fp32", "bf16"),
@@ -164,6 +158,16 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
             help=f"of red, green and blue, for pixels in 0 to 1, such as 0.5,0.5,0.5 (default: {moment}); "
             "not for restoration",
         )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="of all random numbers; on the CPU the same seed gives the same weights (default: %(default)s)",
+    )
 
 
 def add_loading(parser: argparse.ArgumentParser, default: str, batch_size: object) -> None:

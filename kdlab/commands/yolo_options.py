@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from kdlab.commands.options import add_device, add_format, whole
+from kdlab.commands.options import add_device, add_format, add_loading, add_seed, whole
 
 METHODS = ("cwd", "mgd")
+BATCH = 16
 LAYERS = (6, 8, 12, 15, 18, 21)
 TRAINED = ("sparse-train", "fine-tune", "distill")  # what --resume goes on with
 Add = Callable[..., argparse.ArgumentParser]
@@ -226,13 +227,7 @@ def _add_training(parser: argparse.ArgumentParser, epochs: int) -> None:
         metavar="X",
         help="AdamW's learning rate (default: ultralytics chooses optimiser and rate by classes and steps)",
     )
-    add(
-        "--seed",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="of all random numbers; on the CPU the same seed gives the same weights (default: %(default)s)",
-    )
+    add_seed(parser)
     add(
         "--precision",
         choices=("fp32", "fp16", "bf16"),
@@ -240,32 +235,20 @@ def _add_training(parser: argparse.ArgumentParser, epochs: int) -> None:
         help="the lower ones only on CUDA (default: %(default)s)",
     )
     add("--resume", action="store_true", help="go on with the run in --out that was interrupted (default: off)")
-    _add_batch(parser)
     _add_size(parser)
-    add(
-        "--workers",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="processes that load images; 0 loads them in this one, as a CPU always does (default: %(default)s)",
-    )
-    add_device(parser)
+    add_loading(parser, f"(default: {BATCH})", BATCH)
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("val", "test", "train"), default="val", help="which images (default: %(default)s)"
     )
-    _add_batch(parser)
+    parser.add_argument(
+        "--batch-size", type=whole(1), default=BATCH, metavar="N", help="images at a time (default: %(default)s)"
+    )
     _add_size(parser)
     add_format(parser)
     add_device(parser)
-
-
-def _add_batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--batch-size", type=whole(1), default=16, metavar="N", help="images at a time (default: %(default)s)"
-    )
 
 
 def _add_size(parser: argparse.ArgumentParser, note: str = "") -> None:
