@@ -15,7 +15,6 @@ from kdlab.losses import inputs
 from kdlab.losses.inputs import at_least_float32, comparable, usable
 
 SLICE_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of VGG19's relu1_1 to relu5_1
-CACHED = 2**18  # numbers that a core's cache holds
 Negatives = Literal["paired", "same_weather"]
 Images = Float[Tensor, "n 3 h w"]
 
@@ -164,8 +163,7 @@ class HCRLoss(_Contrast):
               \qquad D_i = \frac{1}{B^2} \sum_{jk} d(\phi_i(a_j), \phi_i(n_k))
 
     as :class:`SCRLoss`, but every degraded image of the batch, of whatever weather, is a negative of every restored
-    one; it is the ratio of the batch's means. The sum over all pairs is taken one negative at a time: no tensor of B
-    squared maps is made.
+    one; it is the ratio of the batch's means. No tensor of B squared maps is made for it.
 
     Args:
         features, weights, eps: as in :class:`SCRLoss`.
@@ -193,23 +191,26 @@ class HCRLoss(_Contrast):
 def mean_distance_of_all_pairs(a: Float[Tensor, "n c h w"], b: Float[Tensor, "m c h w"]) -> Float[Tensor, ""]:
     """The mean absolute difference between each of ``a`` and each of ``b``; only ``a`` gets a gradient.
 
-    In the memory of three times ``a`` or less, where a tensor of all differences would take m times ``a``.
+    In the memory of a few times ``a``, where a tensor of all differences would take m times ``a``.
     """
-    return _AllPairs.apply(a, b)
+    if a.device.type != "cpu":
+        return _AllPairs.apply(a, b)
+    # The processor's own kernel, a channel at a time, which stays in its cache. On a GPU its gradient would make the
+    # tensor of all differences.
+    by_channel = (maps.flatten(2).transpose(0, 1) for maps in (a, b.detach()))
+    return torch.cdist(*by_channel, p=1).sum() / (a.numel() * len(b))
 
 
 class _AllPairs(torch.autograd.Function):
+    """The running sum of differences and of their signs, one of ``b`` at a time."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, a: Tensor, b: Tensor) -> Tensor:
-        total, signs = a.new_zeros(()), torch.zeros_like(a)
-        # On a CPU some rows at a time, which stay in its cache while all negatives pass, and make smaller sums.
-        rows = a.shape[2] if a.is_cuda else max(1, CACHED // (a[:, :, 0].numel() or 1))
-        for mine, others, sign in zip(a.split(rows, 2), b.split(rows, 2), signs.split(rows, 2), strict=True):
-            room = torch.empty_like(mine)
-            for negative in others:
-                torch.sub(mine, negative, out=room)
-                total += torch.linalg.vector_norm(room, 1)
-                sign += room.sign_()
+        total, signs, room = a.new_zeros(()), torch.zeros_like(a), torch.empty_like(a)
+        for negative in b:
+            torch.sub(a, negative, out=room)
+            total += torch.linalg.vector_norm(room, 1)
+            signs += room.sign_()
         pairs = a.numel() * len(b)
         ctx.save_for_backward(signs.div_(pairs))
         return total / pairs
