@@ -50,7 +50,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, packages, PyTorch, device, cache folder, built-in data, widgets, JupyterLab and browser."""
+    """Look at Python, packages, PyTorch, device, cache folder, built-in data, widgets, JupyterLab, YOLO and browser."""
     return [
         _python(),
         _packages(),
@@ -61,6 +61,7 @@ def examine() -> list[Finding]:
         _data(),
         _widgets(),
         _jupyterlab(),
+        _yolo(),
         _browser(),
     ]
 
@@ -227,6 +228,17 @@ def _jupyterlab() -> Finding:
     except (ImportError, NoSuchKernel) as error:
         return Finding("JupyterLab", False, f"the notebooks' kernel is missing: {error}", REINSTALL)
     return Finding("JupyterLab", True, version)
+
+
+def _yolo() -> Finding:
+    required = _requirements("yolo")
+    faults = _faults(required)
+    found = "; ".join(faults) or ", ".join(f"{one.name} {metadata.version(one.name)}" for one in required)
+    mend = (
+        "only chapter 06 and `kdlab yolo` need it: in kdlab's folder python -m pip install -c constraints.txt -e "
+        "'.[lab,yolo]'; ultralytics is under the AGPL-3.0"
+    )
+    return Finding("YOLO", not faults, found, mend, required=False)
 
 
 def _browser() -> Finding:

@@ -165,12 +165,17 @@ def no_test_packages(monkeypatch):
     monkeypatch.setattr(metadata, "version", version_of("nbval", None))
 
 
+def no_ultralytics(monkeypatch):
+    monkeypatch.setattr(metadata, "version", version_of("ultralytics", None))
+
+
 @pytest.mark.parametrize(
     ("fault", "name", "mend"),
     [
         (no_browser, "Browser", "install Chromium"),
         (gpu_that_pytorch_cannot_use, "Device", "update its driver"),
         (no_test_packages, "Test packages", "make test"),
+        (no_ultralytics, "YOLO", "only chapter 06"),
     ],
 )
 def test_what_the_course_can_do_without_is_a_note(fault, name, mend, monkeypatch, capsys):
