@@ -4,9 +4,21 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from kdlab import InputError
-from kdlab.data.weather import WEATHERS, add_haze, add_rain, add_snow, draw_weather, smooth_noise, synthetic_depth
+from kdlab.data.weather import (
+    WEATHERS,
+    _disc,
+    _line,
+    _stamped,
+    add_haze,
+    add_rain,
+    add_snow,
+    draw_weather,
+    smooth_noise,
+    synthetic_depth,
+)
 
 BLACK, WHITE = torch.zeros(3, 64, 80), torch.ones(3, 64, 80)
 IMAGE = torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(0))
@@ -48,6 +60,13 @@ def test_patchy_haze_is_denser_where_the_patches_say():
     patches[:, :, 40:] = 3
     hazy = add_haze(BLACK, torch.ones(1, 64, 80), patches=patches)
     assert hazy[:, :, 40:].min() > hazy[:, :, :40].max()
+
+
+@pytest.mark.parametrize("stamp", [_line(21, 20.0, 1.4), _line(3, 0.0, 0.6), _disc(4.0)], ids=["long", "short", "disc"])
+def test_a_stamp_is_set_down_as_a_convolution_would(stamp):
+    places = (torch.rand(1, 40, 50, generator=seeded()) < 0.02).float()
+    expected = F.conv2d(places[None], stamp.flip(0, 1)[None, None], padding="same")[0]
+    torch.testing.assert_close(_stamped(places, stamp), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("add", [add_rain, add_snow])
