@@ -104,7 +104,7 @@ def models(tmp_path_factory):
     saved("all", MSBDN(2, residual=True), ("haze", "rain", "snow"))
     saved("wide", MSBDN(4), ("rain",))
     saved("classifier", StudentCNN(3, (4, 4, 4, 4)), ("0", "1", "2"))
-    saved("segmenter", PSPNet(3, width=4, blocks=(1, 1, 1, 1), channels=4), ("0", "1", "2"))
+    saved("segmenter", PSPNet(3, width=8, blocks=(1, 1, 1, 1), channels=4), ("0", "1", "2"))
     return lambda name: folder / f"{name}.safetensors"
 
 

@@ -19,6 +19,8 @@ Module = TypeVar("Module", bound=nn.Module)
 POOL_SCALES = (1, 2, 3, 6)
 CONVNEXT_TINY = ((96, 192, 384, 768), (3, 3, 9, 3))  # channels and blocks of the four stages
 RESNET18 = (64, (2, 2, 2, 2))  # channels of the first stage, blocks of the four
+# Of fewer channels, PyTorch 2.12's 1x1 convolution of stride 2, channels last, writes past its memory on AVX2.
+LEAST_WIDTH = 8
 
 
 class Segmenter(nn.Module):
@@ -139,7 +141,7 @@ class PSPNet(Segmenter):
 
     Args:
         classes: number of classes, the background among them, at least 2.
-        width: channels of the first stage, doubled at each other; the default is ResNet18's.
+        width: channels of the first stage, at least 8, doubled at each other; the default is ResNet18's.
         blocks: residual blocks of the four stages; the default is ResNet18's.
         channels: of the head; None for twice the width, which is a quarter of the last stage's as in the paper. An
             auxiliary head has half as many.
@@ -167,8 +169,8 @@ class PSPNet(Segmenter):
         auxiliary: bool = False,
         weights: Weights = "none",
     ) -> None:
-        if width < 1:
-            raise InputError(f"width is {width}; wanted: the channels of the first stage, at least 1.")
+        if width < LEAST_WIDTH:
+            raise InputError(f"width is {width}; wanted: the channels of the first stage, at least {LEAST_WIDTH}.")
         channels = 2 * width if channels is None else channels
         _check(classes, channels)
         _check_stages("blocks", blocks)

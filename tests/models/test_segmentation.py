@@ -23,7 +23,7 @@ def upernet(classes=3, **options):
 
 
 def pspnet(classes=3, **options):
-    return PSPNet(classes, width=4, blocks=(1, 2, 1, 1), channels=10, **options)
+    return PSPNet(classes, width=8, blocks=(1, 2, 1, 1), channels=10, **options)
 
 
 BOTH = pytest.mark.parametrize("build", [upernet, pspnet])
@@ -206,7 +206,7 @@ def test_the_output_is_the_tapped_logits_enlarged(build):
     ("build", "taps"),
     [
         (upernet, {"decode_head.fusion": (8, 16, 16), "backbone.norms.0": (8, 16, 16), "backbone.norms.3": (20, 2, 2)}),
-        (pspnet, {"decode_head.pyramid": (10, 8, 8), "backbone.layer1": (4, 16, 16), "backbone.layer4": (32, 8, 8)}),
+        (pspnet, {"decode_head.pyramid": (10, 8, 8), "backbone.layer1": (8, 16, 16), "backbone.layer4": (64, 8, 8)}),
     ],
 )
 def test_the_documented_taps(build, taps):
@@ -315,7 +315,7 @@ def test_a_distiller_brings_an_eighth_and_a_quarter_together_and_trains_the_auxi
 REFUSED = {
     "one class": (lambda: pspnet(1), "classes is 1; a segmenter needs at least 2"),
     "a teacher of one class": (lambda: upernet(1), "classes is 1"),
-    "no width": (lambda: PSPNet(2, 0), "width is 0; wanted: the channels of the first stage"),
+    "too narrow": (lambda: PSPNet(2, 7), "width is 7; wanted: the channels of the first stage, at least 8"),
     "three stages": (
         lambda: PSPNet(2, 8, (1, 1, 1)),
         r"blocks is \(1, 1, 1\); wanted: one number for each of the four",

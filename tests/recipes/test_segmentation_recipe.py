@@ -31,7 +31,7 @@ from kdlab.recipes.segmentation import (
 from kdlab.training import load_model
 
 TEACHER = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "channels": 8}
-STUDENT = {"width": 4, "blocks": (1, 1, 1, 1), "channels": 6}
+STUDENT = {"width": 8, "blocks": (1, 1, 1, 1), "channels": 6}
 QUICK = Settings(epochs=2, lr=1e-2, batch_size=4)
 STEPS = 3  # an epoch: 13 images in batches of 4, the last left out
 METHODS = {
