@@ -47,6 +47,37 @@ def test_pruning_says_what_it_left_and_saves_it(trained, tmp_path):
             torch.testing.assert_close(block.forward_split(given := _input(block)), block(given))
 
 
+def test_what_would_be_pruned_can_be_asked_before(trained, tmp_path):
+    plan = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=64)
+    assert plan == yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4)
+    larger = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=128)
+    assert larger.outputs == plan.outputs
+    assert larger.macs.after == 4 * plan.macs.after
+    with pytest.raises(InputError, match="a multiple of 32"):
+        yolo.plan_yolo(trained.best, keep=0.7, imgsz=100)
+
+
+def test_yolov8_is_built_at_any_width_and_to_the_structure_of_a_pruned_one(tmp_path):
+    names = [str(number) for number in range(80)]
+    assert sum(p.numel() for p in yolo.build_yolov8(0.25, names).parameters()) == 3_157_200
+    dense = yolo.build_yolov8(0.0625, ["cat", "dog"])
+    assert dense.names == {0: "cat", 1: "dog"}
+    yolo.prune_yolo(dense, tmp_path / "p.pt", keep=0.7, at_least=4)
+    pruned = load_model(tmp_path / "p.pt").eval()
+    again = yolo.build_yolov8(0.0625, ["cat", "dog"], pruning.structure(pruned)).eval()
+    again.load_state_dict(pruned.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(again(image)[0], pruned(image)[0])
+    for block in again.modules():
+        if hasattr(block, "forward_split"):
+            torch.testing.assert_close(block.forward_split(given := _input(block)), block(given))
+    for wrong, classes in ((0.0, ["cat"]), (0.25, [])):
+        with pytest.raises(InputError, match="above 0, and at least one class"):
+            yolo.build_yolov8(wrong, classes)
+    with pytest.raises(InputError, match="structure is of another model"):
+        yolo.build_yolov8(0.0625, ["cat"], pruning.structure(yolo.build_yolov8(0.125, ["cat"])))
+
+
 def _input(block):
     return torch.rand(1, block.cv1.conv.in_channels, 4, 4)
 
@@ -233,6 +264,7 @@ def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_pat
         ({"imgsz": 100}, "a multiple of 32"),
         ({"lr": 0.0}, "lr is 0"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"nominal_batch": 0}, "nominal_batch is 0"),
     ],
 )
 def test_impossible_settings_are_refused(wrong, message):
