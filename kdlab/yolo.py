@@ -290,7 +290,7 @@ def evaluate(
     }  # fmt: skip
     with _silent(), TemporaryDirectory() as folder:
         validator = DetectionValidator(args=overrides, save_dir=Path(folder))
-        validator(model=detector)
+        validator(model=deepcopy(detector))  # which it moves and freezes
     box = validator.metrics.box
     columns = ["class", "map50_95", "map50", "precision", "recall"]
     rows = [("all", box.map, box.map50, box.mp, box.mr)]
@@ -326,7 +326,7 @@ def predict(
     overrides = {"imgsz": imgsz, "conf": confidence, "device": str(chosen), "save": False, "mode": "predict"}
     with _silent(), TemporaryDirectory() as folder:
         predictor = DetectionPredictor(overrides=overrides | {"save_dir": folder, "verbose": False})
-        predictor.setup_model(detector, verbose=False)
+        predictor.setup_model(deepcopy(detector), verbose=False)  # which it moves, freezes and fuses
         for path in progress(list(images), desc="predicting", unit="image"):
             (result,) = predictor(source=open_image(path))
             for box in result.boxes:

@@ -127,9 +127,16 @@ def test_evaluate_has_a_row_for_all_and_one_for_each_class(trained, scenes):
     assert table["class"].iloc[0] == "all"
     assert set(table["class"][1:]) <= {"disc", "square", "triangle", "star", "ring", "cross"}
     assert table["map50_95"].iloc[0] == pytest.approx(table["map50_95"][1:].mean())
-    dense = load_model(trained.best)
+
+
+def test_a_module_that_is_used_stays_as_it_is(trained, scenes):
+    dense = load_model(trained.best).requires_grad_(True)
+    before = pruning.structure(dense)
     yolo.evaluate(dense, scenes, imgsz=64, device="cpu")
+    yolo.predict(dense, sorted((scenes / "images" / "test").glob("*.png"))[:1], imgsz=64, device="cpu")
     assert not dense.is_fused()
+    assert pruning.structure(dense) == before
+    assert all(parameter.requires_grad for parameter in dense.parameters())
 
 
 def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scenes):

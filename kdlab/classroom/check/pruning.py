@@ -114,7 +114,7 @@ def folded_constant(answer: Answer) -> bool:
 
 def box_iou(answer: Answer) -> bool:
     """06, exercise 5: ``answer(a (n, 4), b (m, 4))`` gives the IoU of each pair, (n, m)."""
-    a = torch.tensor([[0.0, 0.0, 4.0, 4.0], [2.0, 1.0, 6.0, 3.0], [8.0, 8.0, 9.0, 10.0]])
+    a = torch.tensor([[0.0, 0.0, 4.0, 4.0], [2.0, 1.0, 6.0, 3.0], [8.0, 8.0, 9.0, 11.0]])
     b = torch.tensor([[1.0, 1.0, 3.0, 5.0], [2.0, 1.0, 6.0, 3.0]])
     want = torchvision_iou(a, b)
     low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
