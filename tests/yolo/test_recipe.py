@@ -37,10 +37,7 @@ def dense(data):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    def reached(*_):
-        raise AssertionError("a batch was trained on")
-
-    monkeypatch.setattr(yolo.Trainer, "preprocess_batch", reached)
+    monkeypatch.setattr(yolo.Trainer, "preprocess_batch", lambda *_: pytest.fail("a batch was trained on"))
 
 
 def run(method):
@@ -73,20 +70,25 @@ def test_the_dense_one_is_what_it_was_and_the_pruned_one_its_part(data, dense):
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in dense.parameters())
 
 
-def test_a_random_start_knows_nothing_of_the_dense_one_and_the_seed_draws_it(data, dense, monkeypatch):
+def test_a_random_start_is_drawn_by_the_seed(data, dense, monkeypatch):
     starts = []
-    monkeypatch.setattr(yolo, "fine_tune", lambda model, *_, **__: starts.append(model) or pytest.skip.Exception)
+
+    def begin(model, *_, **__):
+        starts.append(model)
+        raise RuntimeError("it begins")
+
+    monkeypatch.setattr(yolo, "fine_tune", begin)
     for seed in (0, 0, 1):
-        with pytest.raises(AttributeError):
+        with pytest.raises(RuntimeError, match="it begins"):
             replace(run("from scratch"), seed=seed).run(data, dense, device="cpu")
     first, again, other = map(weights, starts)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_a_run_that_is_kept_is_not_made_again(data, dense, monkeypatch):
+def test_a_run_that_is_kept_is_not_made_again(data, dense, request):
     student, history = run("CWD").run(data, dense, cache=True, device="cpu")
-    monkeypatch.setattr(yolo.Trainer, "preprocess_batch", lambda *_: pytest.fail("a batch was trained on"))
+    request.getfixturevalue("no_training")
     again, same = run("CWD").run(data, dense, cache=True, device="cpu")
     assert torch.equal(weights(student), weights(again))
     assert same.equals(history)
@@ -101,11 +103,11 @@ def test_it_is_measured_on_the_test_scenes(data, dense):
     assert measured["parameters"] < sum(p.numel() for p in dense.parameters())  # BatchNorm is folded
 
 
-def test_what_comes_with_the_course_is_loaded_and_not_trained(data, monkeypatch, tmp_path):
+def test_what_comes_with_the_course_is_loaded_and_not_trained(data, dense, monkeypatch, request, tmp_path):
+    request.getfixturevalue("no_training")  # the dense one is there
     pruned, card = detection.course_detector("pruned", data, "cpu")
     monkeypatch.setattr(zoo, "ZOO", tmp_path)
     save_model(tmp_path / "detector_fine_tuned.safetensors", pruned.half(), card)
-    monkeypatch.setattr(yolo.Trainer, "preprocess_batch", lambda *_: pytest.fail("a batch was trained on"))
     loaded, same = detection.course_detector("fine-tuned", data, "cpu")
     assert same == card
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
@@ -117,7 +119,7 @@ def test_what_comes_with_the_course_is_loaded_and_not_trained(data, monkeypatch,
 
 
 def test_a_file_that_holds_no_detector_is_refused(data, dense, tmp_path):
-    _, card = detection.course_detector("dense", data, "cpu")
+    _, card = detection.course_detector("pruned", data, "cpu")
     foreign = tmp_path / "foreign.safetensors"
     save_model(foreign, torch.nn.Linear(2, 2), card)
     with pytest.raises(InputError, match="holds no detector"):
@@ -139,8 +141,7 @@ def test_pretrained_weights_are_taken_where_they_are_and_never_fetched(data, den
     assert detection.pretrained() is None
     yolo.save_model(Path("yolov8n.pt"), dense)
     assert detection.pretrained().is_file()
-    detector, history = detection.dense_detector(
-        data, detection.SPARSE, start=detection.pretrained(), device="cpu"
-    )  # fmt: skip
+    start = detection.pretrained()
+    detector, done = detection.dense_detector(data, detection.SPARSE, start=start, device="cpu")
     assert pruning.structure(detector) == pruning.structure(dense)
-    assert len(history.history) == 1
+    assert len(done.history) == 1
