@@ -332,7 +332,8 @@ def predict(
             for box in result.boxes:
                 (left, top, right, bottom), label = box.xyxy[0].tolist(), int(box.cls)
                 rows.append((str(path), result.names[label], float(box.conf), left, top, right, bottom))
-    return pd.DataFrame(rows, columns=["image", "class", "confidence", "left", "top", "right", "bottom"])
+    columns = ["image", "class", "confidence", "left", "top", "right", "bottom"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:], float))
 
 
 def compare(

@@ -145,7 +145,9 @@ def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scene
     assert set(table["image"]) == set(map(str, images))
     assert table[["left", "top", "right", "bottom"]].to_numpy().min() >= 0
     assert table[["left", "top", "right", "bottom"]].to_numpy().max() <= 64
-    assert yolo.predict(trained.best, images, imgsz=64, confidence=1.0, device="cpu").empty
+    none = yolo.predict(trained.best, images, imgsz=64, confidence=1.0, device="cpu")
+    assert none.empty
+    assert none.dtypes.equals(table.dtypes)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
