@@ -209,7 +209,7 @@ class DetectionRun:
         match self.method:
             case "CWD" | "MGD":
                 distillation = Distillation("cwd" if self.method == "CWD" else "mgd", weight=self.weight)
-                return yolo.distil(student, dense, data, distillation, self.settings, **how)
+                return yolo.distil(student, deepcopy(dense), data, distillation, self.settings, **how)
             case "ultralytics":
                 yolo.save_model(teacher, dense)
                 return yolo.distil_by_ultralytics(student, teacher, data, self.settings, weight=self.weight, **how)
@@ -220,11 +220,11 @@ class DetectionRun:
                 return yolo.fine_tune(student, data, self.settings, **how)
 
 
-def measure(detector: nn.Module, data: Path, *, split: str = "test", device: str = "auto") -> dict[str, float]:
+def measure(detector: nn.Module, data: Path, device: str = "auto") -> dict[str, float]:
     """mAP50-95 and mAP50, and parameters and GFLOPs of the network as it is used, for one image of :data:`SIZE`."""
     from kdlab import yolo
 
-    row = yolo.compare({"detector": detector}, data, split=split, imgsz=SIZE, device=device).iloc[0]
+    row = yolo.compare({"detector": detector}, data, split="test", imgsz=SIZE, device=device).iloc[0]
     return {name: float(row[name]) for name in METRICS}
 
 
