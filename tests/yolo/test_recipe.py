@@ -35,6 +35,13 @@ def dense(data):
     return detection.dense_detector(data, detection.SPARSE, device="cpu")[0]
 
 
+@pytest.fixture(scope="module")
+def pruned(data, dense):
+    detector, none = run("pruned").run(data, dense, device="cpu")
+    assert none.empty
+    return detector
+
+
 @pytest.fixture
 def no_training(monkeypatch):
     monkeypatch.setattr(yolo.Trainer, "preprocess_batch", lambda *_: pytest.fail("a batch was trained on"))
@@ -49,10 +56,8 @@ def weights(model):
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_every_method_trains_the_pruned_detector(method, data, dense):
+def test_every_method_trains_the_pruned_detector(method, data, dense, pruned):
     before = weights(dense)
-    pruned, none = run("pruned").run(data, dense, device="cpu")
-    assert none.empty
     student, history = run(method).run(data, dense, device="cpu")
     assert pruning.structure(student) == pruning.structure(pruned) != pruning.structure(dense)
     assert len(history) == 1
@@ -62,11 +67,10 @@ def test_every_method_trains_the_pruned_detector(method, data, dense):
     assert torch.equal(weights(dense), before)
 
 
-def test_the_dense_one_is_what_it_was_and_the_pruned_one_its_part(data, dense):
+def test_the_dense_one_is_what_it_was_and_the_pruned_one_its_part(data, dense, pruned):
     same, none = run("dense").run(data, dense, device="cpu")
     assert none.empty
     assert torch.equal(weights(same), weights(dense))
-    pruned, _ = run("pruned").run(data, dense, device="cpu")
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in dense.parameters())
 
 
@@ -80,7 +84,7 @@ def test_a_random_start_is_drawn_by_the_seed(data, dense, monkeypatch):
     monkeypatch.setattr(yolo, "fine_tune", begin)
     for seed in (0, 0, 1):
         with pytest.raises(RuntimeError, match="it begins"):
-            replace(run("from scratch"), seed=seed).run(data, dense, device="cpu")
+            replace(run("from scratch"), seed=seed).run(data, dense, cache=True, device="cpu")
     first, again, other = map(weights, starts)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -105,15 +109,15 @@ def test_it_is_measured_on_the_test_scenes(data, dense):
 
 def test_what_comes_with_the_course_is_loaded_and_not_trained(data, dense, monkeypatch, request, tmp_path):
     request.getfixturevalue("no_training")  # the dense one is there
-    pruned, card = detection.course_detector("pruned", data, "cpu")
+    cut, card = detection.course_detector("pruned", data, "cpu")
     monkeypatch.setattr(zoo, "ZOO", tmp_path)
-    save_model(tmp_path / "detector_fine_tuned.safetensors", pruned.half(), card)
+    save_model(tmp_path / "detector_fine_tuned.safetensors", cut.half(), card)
     loaded, same = detection.course_detector("fine-tuned", data, "cpu")
     assert same == card
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     image = torch.rand(1, 3, 64, 64)
-    assert torch.equal(loaded(image)[0], pruned.float()(image)[0])
-    assert loaded.names == pruned.names
+    assert torch.equal(loaded(image)[0], cut.float()(image)[0])
+    assert loaded.names == cut.names
     with pytest.raises(InputError, match="unknown method 'CWDD'"):
         detection.course_detector("CWDD", data, "cpu")
 
