@@ -1,10 +1,12 @@
 """The widget of chapter 06, moved by hand in a browser."""
 
+import importlib.util
+
 import pytest
 
 from .lab import number
 
-pytest.importorskip("ultralytics")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra [yolo]")
 
 VIEW = ".kdlab-keep"
 
