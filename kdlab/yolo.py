@@ -893,7 +893,7 @@ def _train(
     if settings.nominal_batch is not None:
         arguments["nbs"] = settings.nominal_batch
     if settings.lr is not None:
-        arguments |= {"optimizer": "AdamW", "lr0": settings.lr}
+        arguments |= {"optimizer": "AdamW", "lr0": settings.lr, "warmup_bias_lr": 0.0}  # as it is with its own choice
     places = {"data": described["yaml_file"], "device": str(chosen), "save_dir": str(out), "workers": settings.workers}
     resume = resume and (out / LAST).exists()
     if resume:
