@@ -135,6 +135,14 @@ def test_the_nominal_batch_says_how_many_images_make_a_step(tiny, scenes, settin
     assert len(seen) == steps
 
 
+def test_a_rate_of_ones_own_is_adamws_and_biases_warm_up_like_the_rest(tiny, scenes, settings, trainers, tmp_path):
+    yolo.fine_tune(tiny, scenes, replace(settings, lr=5e-4), out=tmp_path / "run", device="cpu")
+    (trainer,) = trainers
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {5e-4}
+    assert trainer.args.warmup_bias_lr == 0
+
+
 # --- sparse training -------------------------------------------------------------------------------------------------
 
 
