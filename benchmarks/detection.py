@@ -77,8 +77,9 @@ def latency(device: str, repeats: int) -> list[Row]:
             what = f"{name}, {keep:.0%} of the channels"
             ratio = np.median(times["ours"]) / np.median(times["other"])
             rows.append(Row(what, spread(times["ours"]), spread(times["other"]), f"{ratio:.3f}"))
-            for unit, count in (("parameters", plan.parameters), ("multiplications", plan.macs)):
-                rows.append(Row(f"{what}: {unit}", *(f"{n:,}" for n in reversed(count)), f"{count[1] / count[0]:.3f}"))
+            before, after = plan.parameters
+            rows.append(Row(f"{what}: parameters", f"{after:,}", f"{before:,}", f"{after / before:.3f}"))
+            rows.append(Row(f"{what}: multiplications", ratio=f"{plan.macs.after / plan.macs.before:.3f}"))
     return rows
 
 

@@ -43,6 +43,12 @@ def pruned(data, dense):
 
 
 @pytest.fixture
+def pruned_before(pruned, monkeypatch):
+    """The cut takes longer than these trainings, and has been made."""
+    monkeypatch.setattr(yolo, "prune_yolo", lambda dense, out, **_: yolo.save_model(out, pruned))
+
+
+@pytest.fixture
 def no_training(monkeypatch):
     monkeypatch.setattr(yolo.Trainer, "preprocess_batch", lambda *_: pytest.fail("a batch was trained on"))
 
@@ -55,6 +61,7 @@ def weights(model):
     return torch.cat([value.flatten().float() for value in model.state_dict().values()])
 
 
+@pytest.mark.usefixtures("pruned_before")
 @pytest.mark.parametrize("method", TRAINED)
 def test_every_method_trains_the_pruned_detector(method, data, dense, pruned):
     before = weights(dense)
@@ -74,6 +81,7 @@ def test_the_dense_one_is_what_it_was_and_the_pruned_one_its_part(data, dense, p
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in dense.parameters())
 
 
+@pytest.mark.usefixtures("pruned_before")
 def test_a_random_start_is_drawn_by_the_seed(data, dense, monkeypatch):
     starts = []
 
@@ -84,12 +92,13 @@ def test_a_random_start_is_drawn_by_the_seed(data, dense, monkeypatch):
     monkeypatch.setattr(yolo, "fine_tune", begin)
     for seed in (0, 0, 1):
         with pytest.raises(RuntimeError, match="it begins"):
-            replace(run("from scratch"), seed=seed).run(data, dense, cache=True, device="cpu")
+            replace(run("from scratch"), seed=seed).run(data, dense, device="cpu")
     first, again, other = map(weights, starts)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
+@pytest.mark.usefixtures("pruned_before")
 def test_a_run_that_is_kept_is_not_made_again(data, dense, request):
     student, history = run("CWD").run(data, dense, cache=True, device="cpu")
     request.getfixturevalue("no_training")
@@ -107,6 +116,7 @@ def test_it_is_measured_on_the_test_scenes(data, dense):
     assert measured["parameters"] < sum(p.numel() for p in dense.parameters())  # BatchNorm is folded
 
 
+@pytest.mark.usefixtures("pruned_before")
 def test_what_comes_with_the_course_is_loaded_and_not_trained(data, dense, monkeypatch, request, tmp_path):
     request.getfixturevalue("no_training")  # the dense one is there
     cut, card = detection.course_detector("pruned", data, "cpu")
@@ -122,6 +132,7 @@ def test_what_comes_with_the_course_is_loaded_and_not_trained(data, dense, monke
         detection.course_detector("CWDD", data, "cpu")
 
 
+@pytest.mark.usefixtures("pruned_before")
 def test_a_file_that_holds_no_detector_is_refused(data, dense, tmp_path):
     _, card = detection.course_detector("pruned", data, "cpu")
     foreign = tmp_path / "foreign.safetensors"

@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_
         yolo.fine_tune(pruned, scenes, TWO, out=out, resume=True, device="cpu")
 
 
-@pytest.mark.parametrize(("nominal_batch", "steps"), [(None, 2), (3, 2), (6, 1)])  # None: the 3 that the tests set
+@pytest.mark.parametrize(("nominal_batch", "steps"), [(3, 2), (6, 1)])
 def test_the_nominal_batch_says_how_many_images_make_a_step(tiny, scenes, settings, nominal_batch, steps, tmp_path):
     seen = []
     hook = register_optimizer_step_post_hook(lambda *_: seen.append(1))
