@@ -13,7 +13,7 @@ from kdlab.recipes.detection import DetectionRun
 def test_it_can_be_read_without_the_extra():
     imports = [node for node in ast.parse(inspect.getsource(detection)).body if isinstance(node, ast.ImportFrom)]
     assert imports
-    assert not [node for node in imports for alias in node.names if "yolo" in alias.name or node.module == "kdlab.yolo"]
+    assert not [node for node in imports for alias in node.names if alias.name == "yolo" or node.module == "kdlab.yolo"]
 
 
 @pytest.mark.parametrize(
