@@ -94,7 +94,7 @@ def dense_detector(
 
 
 def course_detector(method: str, data: Path, device: str = "auto") -> tuple[nn.Module, ModelCard]:
-    """A method's detector of seed 0: the one that comes with the course, else trained here and kept, 3 to 10 minutes.
+    """A method's detector of seed 0: the one that comes with the course, else trained here and kept, in minutes.
 
     Args:
         method: a name of :data:`METHODS`; of :data:`UNTRAINED` ones only "dense" takes a training.
