@@ -62,11 +62,12 @@ notebooks: setup  ## execute all notebooks in place, ready to commit
 	TQDM_DISABLE=1 $(BIN)/jupyter-nbconvert --to notebook --inplace $(EXECUTE) $(NOTEBOOKS)
 
 # On an idle machine, with the threads as PyTorch has them by default.
-bench: setup  ## measure the speed
+bench: $(VENV)/.test  ## measure the speed
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/response.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/losses.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/segmentation.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/restoration.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/detection.py
 
 clean:  ## remove build/ and the tools' caches; .venv, runs/ and trained checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

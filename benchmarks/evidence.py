@@ -6,6 +6,7 @@
     python benchmarks/evidence.py silent_teacher
     python benchmarks/evidence.py few_masks
     python benchmarks/evidence.py weather
+    python benchmarks/evidence.py detection
 
 Runs that are in the file of runs already are not made again, so that an interrupted table goes on where it was.
 """
@@ -13,7 +14,7 @@ Runs that are in the file of runs already are not made again, so that an interru
 import argparse
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -29,7 +30,8 @@ from kdlab.data.weather_photos import load_weather
 from kdlab.distill import Tap, TeacherCache
 from kdlab.files import write_whole
 from kdlab.progress import progress
-from kdlab.recipes import few_masks, segmentation, weather
+from kdlab.recipes import detection, few_masks, segmentation, weather
+from kdlab.recipes.detection import DetectionRun
 from kdlab.recipes.few_labels import FewLabels
 from kdlab.recipes.few_masks import FewMasks
 from kdlab.recipes.layers import LAYER_TAPS, PAIRS, WEIGHT, LayerRun
@@ -53,6 +55,11 @@ WEATHER = ["photographs", "method", "width", "features", "epochs"]
 WEATHER_SEEDS = range(3)  # up to six minutes a run
 WEATHER_RATES = (2.67e-3, 5.34e-3)  # for a batch of 16: 1e-3 and 2e-3 for the batches of 6
 LONGER = 14  # epochs of the student alone in the seconds of two stages: 0.40 s a step, not 0.72, on one thread
+DETECTION = ["method", "weight", "keep", "epochs"]
+DETECTION_SEEDS = range(3)  # minutes a run, and a dense detector for each
+DETECTION_CENTRES = {"CWD": 1.0, "MGD": 2e-5, "ultralytics": 6.0}  # the published weights and the official one
+DETECTION_FACTORS = (0.25, 1.0, 4.0)
+KEEPS = (0.8, 0.65, 0.35)  # beside the one that all methods share: what the chapter's slider is drawn through
 WEIGHTS = (0.1, 1.0, 10.0)  # times the published weight, where there is one
 METRICS = ["accuracy", "loss", "calibration_error"]  # the first is the one that is judged
 DENSE_METRICS = ["miou", "mdice", "pixel_accuracy", "loss"]
@@ -111,9 +118,9 @@ def run_layers() -> pd.DataFrame:
 
 def few_masks_runs() -> Iterator[FewMasks]:
     """Chapters 04 and 05: every method with 100 masks; some without the other images, with all masks, or for longer."""
-    table = [FewMasks(name, _weight(name), seed=0) for name in few_masks.METHODS]
+    table = [FewMasks(name, weight, seed=0) for name, weight in few_masks_weights().items()]
     some = [run for run in table if run.method in ("pixel-wise KD", "CWD logits")]
-    alone, cwd, mgd = (FewMasks(name, _weight(name), seed=0) for name in ("alone", "CWD logits", "MGD 0.5"))
+    alone, cwd, mgd = (run for run in table if run.method in ("alone", "CWD logits", "MGD 0.5"))
     for run in [*table, *(replace(run, unlabelled=False) for run in some)]:
         for seed in SEEDS:
             yield replace(run, seed=seed)
@@ -128,7 +135,8 @@ def few_masks_runs() -> Iterator[FewMasks]:
 def run_few_masks() -> pd.DataFrame:
     """The table of chapters 04 and 05, on the test split after the last step."""
     data, teacher, run = _scenes_and_teacher()
-    _check_weights(make(FOLDER / "few_masks_tuning.csv", few_masks_tuning(), run))
+    tuning = make(FOLDER / "few_masks_tuning.csv", few_masks_tuning(), run)
+    check_weights(tuning, "val_miou", few_masks_weights(), "few_masks")
     runs = make(FOLDER / "few_masks_runs.csv", few_masks_runs(), run)
     table = summarise(runs, FEW_MASKS, ["masks", "steps", "seed"], "alone", DENSE_METRICS)
     table["seconds"] = runs.groupby(FEW_MASKS, sort=False).seconds.mean().to_numpy()
@@ -143,17 +151,17 @@ def few_masks_tuning() -> Iterator[FewMasks]:
             yield FewMasks(name, weight * factor, TUNING_SEED)
 
 
-def _check_weights(tuning: pd.DataFrame) -> None:
-    """The weights of the recipe, which the chapters take too, must be those that the validation split has chosen."""
-    chosen = tuning.sort_values("val_miou", ascending=False).groupby("method").weight.first().to_dict()
-    wrong = {name: weight for name, weight in chosen.items() if weight != _weight(name)}
+def few_masks_weights() -> dict[str, float]:
+    """Those of the recipe, by method; 0 for one without."""
+    return {name: 0.0 if what is None else what.weight for name, what in few_masks.METHODS.items()}
+
+
+def check_weights(tuning: pd.DataFrame, metric: str, weights: Mapping[str, float], recipe: str) -> None:
+    """A recipe's weights, which its chapters take too, must be those that the validation split has chosen."""
+    chosen = tuning.sort_values(metric, ascending=False).groupby("method").weight.first().to_dict()
+    wrong = {name: weight for name, weight in chosen.items() if weight != weights[name]}
     if wrong:
-        raise SystemExit(f"kdlab/recipes/few_masks.py has other weights than were chosen: {wrong}. Put these there.")
-
-
-def _weight(method: str) -> float:
-    distillation = few_masks.METHODS[method]
-    return distillation.weight if distillation is not None else 0.0
+        raise SystemExit(f"kdlab/recipes/{recipe}.py has other weights than were chosen: {wrong}. Put these there.")
 
 
 def _scenes_and_teacher() -> tuple[Any, Any, Callable[[FewMasks], dict[str, float]]]:
@@ -315,6 +323,46 @@ def _check_weather(tuning: pd.DataFrame) -> None:
         raise SystemExit(f"kdlab/recipes/weather.py has another lr than was chosen: put {best} there.")
 
 
+def detection_runs() -> Iterator[DetectionRun]:
+    """Chapter 06: all methods at one keep; pruned and fine-tuned at others; from scratch for the epochs of both."""
+    table = [
+        DetectionRun(name, weight, seed=0, epochs=0 if name in detection.UNTRAINED else detection.EPOCHS)
+        for name, weight in detection.METHODS.items()
+    ]
+    alone = [run for run in table if run.method in ("pruned", "fine-tuned")]
+    table.append(DetectionRun("from scratch", 0.0, seed=0, epochs=detection.SPARSE.epochs + detection.EPOCHS))
+    table += [replace(run, keep=keep) for keep in KEEPS for run in alone]
+    for seed in DETECTION_SEEDS:
+        for run in table:
+            yield replace(run, seed=seed)
+
+
+def detection_tuning() -> Iterator[DetectionRun]:
+    """Three weights a method, on a seed that is none of the table's."""
+    for name, weight in DETECTION_CENTRES.items():
+        for factor in DETECTION_FACTORS:
+            yield DetectionRun(name, weight * factor, TUNING_SEED)
+
+
+def run_detection() -> pd.DataFrame:
+    """The table of chapter 06, on the test scenes after the last epoch. Each seed has a dense detector of its own."""
+    data, device = detection.detection_scenes(), str(pick_device())
+
+    def run(settings: DetectionRun) -> dict[str, float]:
+        dense, _ = detection.dense_detector(data, replace(detection.SPARSE, seed=settings.seed), device=device)
+        detector, history = settings.run(data, dense, device=device)
+        last = history.iloc[-1] if len(history) else {}
+        seen = {"val_map50_95": last.get("metrics/mAP50-95(B)", np.nan), "seconds": last.get("time", 0.0)}
+        return detection.measure(detector, data, device=device) | seen
+
+    tuning = make(FOLDER / "detection_tuning.csv", detection_tuning(), run)
+    check_weights(tuning, "val_map50_95", detection.METHODS, "detection")
+    runs = make(FOLDER / "detection_runs.csv", detection_runs(), run)
+    table = summarise(runs, DETECTION, ["keep", "seed"], "fine-tuned", detection.METRICS)
+    table["seconds"] = runs.groupby(DETECTION, sort=False).seconds.min().to_numpy()
+    return table
+
+
 CHAPTERS = {
     "response": run_response,
     "layers": run_layers,
@@ -322,6 +370,7 @@ CHAPTERS = {
     "silent_teacher": run_silent_teacher,
     "few_masks": run_few_masks,
     "weather": run_weather,
+    "detection": run_detection,
 }
 
 

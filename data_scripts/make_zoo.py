@@ -5,7 +5,7 @@
 
 Each is trained on this machine (or taken from kdlab's cache, where it was trained before by the same recipe), measured
 on the test split, and saved in half precision with the command, the seed, the date and the metric in its card. A
-training that is interrupted goes on where it was.
+training that is interrupted goes on where it was. The detectors take the extra [yolo].
 """
 
 import argparse
@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from kdlab.data import load_scenes
 from kdlab.data.weather_photos import load_weather
-from kdlab.recipes import few_masks, perceptual, segmentation
+from kdlab.recipes import detection, few_masks, perceptual, segmentation
 from kdlab.recipes import weather as weather_recipe
 from kdlab.recipes.zoo import ZOO
 from kdlab.training import ModelCard, load_model, pick_device, save_model
@@ -60,6 +61,13 @@ def weather_student(method: str) -> Made:
     return student, card, lambda model: restoration_metrics(model, test)
 
 
+def detector(method: str) -> Made:
+    """A detector of chapter 06: the narrow YOLOv8, dense, or pruned and trained again."""
+    data, device = detection.detection_scenes(), str(pick_device())
+    model, card = detection.course_detector(method, data, device)
+    return model, card, lambda model: detection.measure(model, data, device=device)
+
+
 MAKERS: dict[str, Callable[[], Made]] = {
     "scenes_teacher": scenes_teacher,
     "scenes_vgg": scenes_vgg,
@@ -68,7 +76,9 @@ MAKERS: dict[str, Callable[[], Made]] = {
     "snow_teacher": partial(weather_teacher, "snow"),
     "weather_from_scratch": partial(weather_student, "from scratch"),
     "weather_two_stages": partial(weather_student, "two stages"),
+    **{detection.zoo_name(method): partial(detector, method) for method in ("dense", "fine-tuned", "CWD", "MGD")},
 }
+LOADERS: dict[str, Callable[[Path], tuple[nn.Module, ModelCard]]] = {"YOLOv8": detection.load_detector}
 
 
 def make(name: str) -> None:
@@ -83,7 +93,7 @@ def make(name: str) -> None:
     path = ZOO / f"{name}.safetensors"
     ZOO.mkdir(parents=True, exist_ok=True)
     save_model(path, model.half(), replace(card, recipe=card.recipe | made, metrics=metrics))
-    load_model(path)
+    LOADERS.get(card.architecture["name"], load_model)(path)
     size = path.stat().st_size
     if size > MOST_BYTES:
         path.unlink()

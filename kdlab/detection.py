@@ -33,6 +33,8 @@ class YoloSettings:
         workers: processes that load images; on a CPU always 0.
         seed: of all random numbers.
         precision: "fp16" and "bf16" compute the forward pass under autocast, on CUDA alone.
+        nominal_batch: images whose gradients make a step: smaller batches are added up; None is ultralytics' 64. That
+            of ``batch`` takes a step for each, which a training of few images needs.
 
     Raises:
         InputError: a number below 1, an image size that is no multiple of 32, another precision.
@@ -45,10 +47,14 @@ class YoloSettings:
     workers: int = 0
     seed: int = 0
     precision: Precision = "fp32"
+    nominal_batch: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 2), ("seed", self.seed, 0)):
-            if value < least:
+        for name, value, least in (
+            ("epochs", self.epochs, 1), ("batch", self.batch, 2), ("seed", self.seed, 0),
+            ("nominal_batch", self.nominal_batch, 1),
+        ):  # fmt: skip
+            if value is not None and value < least:
                 raise InputError(f"{name} is {value}; wanted: at least {least}.")
         check_size(self.imgsz)
         if self.lr is not None and not self.lr > 0:

@@ -68,7 +68,7 @@ try:
         from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
         from ultralytics.nn.modules.block import C2f
         from ultralytics.nn.modules.head import Detect
-        from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+        from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_load
         from ultralytics.utils import LOGGER
         from ultralytics.utils.torch_utils import unwrap_model
     torch.set_printoptions(profile="default")
@@ -144,18 +144,47 @@ def prune_yolo(
     if Path(out).suffix != ".pt":
         raise InputError(f"out is {out}; wanted: a file whose name ends in .pt.")
     dense = load_model(model)
-    side = 2 * STRIDE if gflops is None else imgsz
-    example = torch.rand(1, dense.yaml.get("channels", 3), side, side, generator=torch.Generator().manual_seed(0))
+    plan = plan_yolo(
+        dense, keep=keep, parameters=parameters, gflops=gflops, imgsz=2 * STRIDE if gflops is None else imgsz,
+        at_least=at_least,
+    )  # fmt: skip
+    pruned: Any = pruning.prune(dense, _example(dense, 2 * STRIDE), plan, outputs=_head_outputs)
+    save_model(out, _told_their_widths(pruned))
+    return plan
+
+
+def plan_yolo(
+    model: Model,
+    *,
+    keep: float | None = None,
+    parameters: int | None = None,
+    gflops: float | None = None,
+    imgsz: int = 640,
+    at_least: int = 8,
+) -> pruning.PruningPlan:
+    """What :func:`prune_yolo` would take away, without doing it. Arguments and errors are the same.
+
+    Args:
+        imgsz: of the image that ``plan.macs`` are counted for, and ``gflops`` are meant for.
+    """
+    check_size(imgsz)
+    dense = load_model(model)
     macs = None if gflops is None else int(gflops * 1e9 / 2)
-    plan = pruning.plan_pruning(
-        dense, example, keep=keep, parameters=parameters, macs=macs, at_least=at_least, outputs=_head_outputs
-    )
-    pruned: Any = pruning.prune(dense, example, plan, outputs=_head_outputs)
-    for block in pruned.modules():
+    return pruning.plan_pruning(
+        dense, _example(dense, imgsz), keep=keep, parameters=parameters, macs=macs, at_least=at_least,
+        outputs=_head_outputs,
+    )  # fmt: skip
+
+
+def _example(model: DetectionModel, side: int) -> Tensor:
+    return torch.rand(1, model.yaml.get("channels", 3), side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _told_their_widths(model: DetectionModel) -> DetectionModel:
+    for block in model.modules():
         if isinstance(block, C2f):
             block.c = block.cv1.conv.out_channels // 2  # which some of ultralytics' exports go by
-    save_model(out, pruned)
-    return plan
+    return model
 
 
 def _head_outputs(given: Any) -> list[Tensor]:
@@ -261,7 +290,7 @@ def evaluate(
     }  # fmt: skip
     with _silent(), TemporaryDirectory() as folder:
         validator = DetectionValidator(args=overrides, save_dir=Path(folder))
-        validator(model=detector)
+        validator(model=deepcopy(detector))  # which it moves and freezes
     box = validator.metrics.box
     columns = ["class", "map50_95", "map50", "precision", "recall"]
     rows = [("all", box.map, box.map50, box.mp, box.mr)]
@@ -297,13 +326,14 @@ def predict(
     overrides = {"imgsz": imgsz, "conf": confidence, "device": str(chosen), "save": False, "mode": "predict"}
     with _silent(), TemporaryDirectory() as folder:
         predictor = DetectionPredictor(overrides=overrides | {"save_dir": folder, "verbose": False})
-        predictor.setup_model(detector, verbose=False)
+        predictor.setup_model(deepcopy(detector), verbose=False)  # which it moves, freezes and fuses
         for path in progress(list(images), desc="predicting", unit="image"):
             (result,) = predictor(source=open_image(path))
             for box in result.boxes:
                 (left, top, right, bottom), label = box.xyxy[0].tolist(), int(box.cls)
                 rows.append((str(path), result.names[label], float(box.conf), left, top, right, bottom))
-    return pd.DataFrame(rows, columns=["image", "class", "confidence", "left", "top", "right", "bottom"])
+    columns = ["image", "class", "confidence", "left", "top", "right", "bottom"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[2:], float))
 
 
 def compare(
@@ -434,6 +464,31 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
         raise InputError(f"{_named(model)} is a {type(loaded).__name__}; wanted: a detector, such as YOLOv8's.")
     loaded.task = "detect"
     return loaded.float()
+
+
+def build_yolov8(
+    width: float, classes: Sequence[str], structure: Mapping[str, Mapping[str, Any]] | None = None
+) -> DetectionModel:
+    """YOLOv8 at random, as deep as n and of any width.
+
+    Args:
+        width: 0.25 is n's, 0.125 half of it.
+        classes: their names.
+        structure: of a pruned one, as :func:`kdlab.pruning.structure` gives it; the detector is cut to it, and means
+            nothing until weights are loaded.
+
+    Raises:
+        InputError: a width that is not above 0; no classes; a structure of another width.
+    """
+    if not width > 0 or not classes:
+        raise InputError(f"width is {width} for {len(classes)} classes; wanted: above 0, and at least one class.")
+    with _silent():
+        graph = yaml_model_load("yolov8n.yaml")
+        depth, _, most = graph["scales"]["n"]
+        graph["scales"] = {"n": [depth, width, most]}
+        detector = DetectionModel(graph, nc=len(classes), verbose=False)
+    detector.names = dict(enumerate(classes))
+    return detector if structure is None else _told_their_widths(pruning.rebuild(detector, structure))
 
 
 def save_model(path: str | Path, model: DetectionModel) -> None:
@@ -835,8 +890,10 @@ def _train(
         "epochs": settings.epochs, "batch": settings.batch, "imgsz": settings.imgsz, "seed": settings.seed,
         "amp": settings.precision, **more,
     }  # fmt: skip
+    if settings.nominal_batch is not None:
+        arguments["nbs"] = settings.nominal_batch
     if settings.lr is not None:
-        arguments |= {"optimizer": "AdamW", "lr0": settings.lr}
+        arguments |= {"optimizer": "AdamW", "lr0": settings.lr, "warmup_bias_lr": 0.0}  # as it is with its own choice
     places = {"data": described["yaml_file"], "device": str(chosen), "save_dir": str(out), "workers": settings.workers}
     resume = resume and (out / LAST).exists()
     if resume:
@@ -856,13 +913,26 @@ def _train(
             trainer.model = trainer.get_model(weights=detector)
         with _progress(trainer):
             trainer.train()
-    history = pd.read_csv(out / RESULTS).rename(columns=str.strip)
-    return YoloRun(out / BEST, out / LAST, history)
+    return _run_in(out)
+
+
+def finished(out: str | Path) -> YoloRun | None:
+    """The run in a folder, where it has ended; None where there is none, or one to resume."""
+    path = Path(out).resolve() / LAST
+    return _run_in(Path(out).resolve()) if path.exists() and _has_ended(_load_checkpoint(path)) else None
+
+
+def _run_in(out: Path) -> YoloRun:
+    return YoloRun(out / BEST, out / LAST, pd.read_csv(out / RESULTS).rename(columns=str.strip))
+
+
+def _has_ended(checkpoint: Mapping[str, Any]) -> bool:
+    return checkpoint.get("optimizer") is None
 
 
 def _check_resumable(path: Path, arguments: Mapping[str, Any]) -> None:
     checkpoint = _load_checkpoint(path)
-    if checkpoint.get("optimizer") is None:
+    if _has_ended(checkpoint):
         raise InputError(f"the run of {path} has ended; there is nothing to resume. Train into another folder.")
     had = checkpoint["train_args"]
     changed = [f"{name} was {had[name]!r}, now {value!r}" for name, value in arguments.items() if had[name] != value]

@@ -85,10 +85,11 @@ def test_the_table_of_chapters_04_and_05_has_all_its_runs_and_the_weights_that_w
     tuning = pd.read_csv(evidence.FOLDER / "few_masks_tuning.csv")
     assert set(tuning.seed).isdisjoint(evidence.SEEDS)
     assert len(tuning) == len(evidence.FEW_MASKS_FACTORS) * len(evidence.FEW_MASKS_CENTRES)
-    evidence._check_weights(tuning)
+    recipe = ("val_miou", evidence.few_masks_weights(), "few_masks")
+    evidence.check_weights(tuning, *recipe)
     tuning.loc[tuning.method == "CWD logits", "val_miou"] *= -1  # the worst of them would now be the best
-    with pytest.raises(SystemExit, match="CWD logits"):
-        evidence._check_weights(tuning)
+    with pytest.raises(SystemExit, match="few_masks.py has other weights.*CWD logits"):
+        evidence.check_weights(tuning, *recipe)
 
 
 def test_the_rate_of_restoration_is_the_one_that_the_validation_photograph_chose():
@@ -101,6 +102,44 @@ def test_the_rate_of_restoration_is_the_one_that_the_validation_photograph_chose
     tuning.loc[tuning.lr == WeatherRun.lr, "val_psnr"] *= -1
     with pytest.raises(SystemExit, match="another lr than was chosen"):
         evidence._check_weather(tuning)
+
+
+def test_every_detector_is_compared_with_one_that_was_fine_tuned_from_the_same_pruning():
+    runs, tuning = list(evidence.detection_runs()), list(evidence.detection_tuning())
+    assert len(set(runs)) == len(runs)
+    assert {run.method for run in runs} == set(evidence.detection.METHODS)
+    baselines = [(run.keep, run.seed) for run in runs if run.method == "fine-tuned"]
+    assert len(set(baselines)) == len(baselines)
+    assert {(run.keep, run.seed) for run in runs} == set(baselines)
+    budgets = {run.epochs for run in runs if run.method in ("fine-tuned", *evidence.DETECTION_CENTRES)}
+    assert budgets == {run.epochs for run in tuning} == {evidence.detection.EPOCHS}
+    assert {run.seed for run in tuning}.isdisjoint(evidence.DETECTION_SEEDS)
+
+
+def test_a_table_of_detection_is_made_of_runs_of_which_some_train_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path)
+    monkeypatch.setattr(evidence.detection, "detection_scenes", lambda: tmp_path)
+    seeds = []
+    monkeypatch.setattr(
+        evidence.detection, "dense_detector", lambda data, settings, **_: seeds.append(settings.seed) or (None, None)
+    )
+
+    def run(one, data, dense, device):
+        rows = {"metrics/mAP50-95(B)": [0.1, 0.2 - abs(one.weight - evidence.detection.METHODS[one.method])]}
+        return one, pd.DataFrame(rows | {"time": [1.0, 2.0]}) if one.epochs else pd.DataFrame()
+
+    def measure(one, data, device):
+        gain = 0.1 if one.method == "CWD" else 0.0
+        return {"map50_95": one.keep / 2 + gain + one.seed / 10, "map50": 0.5, "parameters": 1.0, "gflops": 1.0}
+
+    monkeypatch.setattr(evidence.DetectionRun, "run", run)
+    monkeypatch.setattr(evidence.detection, "measure", measure)
+    table = evidence.run_detection()
+    assert set(seeds) == {*evidence.DETECTION_SEEDS, evidence.TUNING_SEED}
+    row = table.query("method == 'CWD'").iloc[0]
+    assert (row.verdict, row.gain, row.seeds, row.seconds) == ("beats", pytest.approx(0.1), 3, 2.0)
+    assert table.query("method == 'pruned'").seconds.eq(0).all()
+    assert len(table) == len(set(map(tuple, table[evidence.DETECTION].to_numpy())))
 
 
 def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path):
@@ -117,8 +156,8 @@ def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path
 COMMITTED = [chapter for chapter in evidence.CHAPTERS if (evidence.FOLDER / f"{chapter}.csv").exists()]
 
 
-def test_only_the_newest_table_is_still_to_be_made():
-    assert set(evidence.CHAPTERS) - set(COMMITTED) <= {"weather"}
+def test_only_the_newest_tables_are_still_to_be_made():
+    assert set(evidence.CHAPTERS) - set(COMMITTED) <= {"weather", "detection"}
 
 
 @pytest.mark.parametrize("chapter", COMMITTED)

@@ -1,6 +1,7 @@
 """The small trained checkpoints that come with the course, in ``data_scripts/zoo``, for what takes long to train."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -11,14 +12,19 @@ from kdlab.training import ModelCard, load_model
 ZOO = Path(kdlab.__file__).parents[1] / "data_scripts" / "zoo"
 
 
-def load_from_zoo(name: str) -> tuple[nn.Module, ModelCard] | None:
+def load_from_zoo(
+    name: str, load: Callable[[Path], tuple[nn.Module, ModelCard]] = load_model
+) -> tuple[nn.Module, ModelCard] | None:
     """The model, in float32 on the CPU, and its card; None where it is to be trained instead.
 
     That is where kdlab was installed without the course, and where the environment has this name in ``KDLAB_RETRAIN``,
     or a 1 for every name. The card's recipe says which command made the checkpoint, when, and with which seed; its
     metrics are those on the test split.
+
+    Args:
+        load: reads the file.
     """
     path = ZOO / f"{name}.safetensors"
     if os.environ.get("KDLAB_RETRAIN") in ("1", name) or not path.exists():
         return None
-    return load_model(path)
+    return load(path)

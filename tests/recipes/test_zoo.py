@@ -1,16 +1,18 @@
 """The checkpoints that come with the course: small, with their provenance, and as good as they say."""
 
+import importlib.util
+
 import pytest
 import torch
 
 from kdlab.data import Scenes
 from kdlab.data.weather import WEATHERS
 from kdlab.data.weather_photos import load_weather
-from kdlab.recipes import perceptual
+from kdlab.files import load_tensors
+from kdlab.recipes import detection, perceptual
 from kdlab.recipes.few_masks import TEACHER_SCENES
 from kdlab.recipes.segmentation import measure
 from kdlab.recipes.zoo import ZOO, load_from_zoo
-from kdlab.training import load_model
 from kdlab.training.restoration import restoration_metrics
 
 NAMES = sorted(path.stem for path in ZOO.glob("*.safetensors"))
@@ -25,10 +27,10 @@ def test_the_zoo_is_small():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_says_what_made_it(name):
-    _, card = load_model(ZOO / f"{name}.safetensors")
-    assert card.recipe["command"] == f"python data_scripts/make_zoo.py {name}"
-    assert {"seed", "date", "epochs", "lr"} <= set(card.recipe)
-    assert card.metrics
+    card = load_tensors(ZOO / f"{name}.safetensors")[1]["card"]
+    assert card["recipe"]["command"] == f"python data_scripts/make_zoo.py {name}"
+    assert {"seed", "date", "epochs", "lr"} <= set(card["recipe"])
+    assert card["metrics"]
 
 
 def test_the_teacher_of_the_scenes_meets_its_metric_and_has_not_seen_the_test_scenes():
@@ -60,6 +62,18 @@ def test_a_restorer_meets_its_metric_on_photographs_that_it_has_not_seen(name):
     measured = restoration_metrics(model, test)
     assert measured["psnr"] == pytest.approx(card.metrics["psnr"], abs=0.05)
     assert measured["psnr"] > restoration_metrics(torch.nn.Identity(), test)["psnr"] + 1
+
+
+DETECTORS = [name for name in map(detection.zoo_name, detection.METHODS) if name in NAMES]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra [yolo]")
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_meets_its_metric_on_scenes_that_it_has_not_seen(name):
+    detector, card = detection.load_detector(ZOO / f"{name}.safetensors")
+    measured = detection.measure(detector, detection.detection_scenes(), device="cpu")
+    assert measured["map50_95"] == pytest.approx(card.metrics["map50_95"], abs=0.005)
+    assert measured["parameters"] == card.metrics["parameters"]
 
 
 def test_it_is_made_again_where_that_is_asked_for(monkeypatch):

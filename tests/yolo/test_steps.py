@@ -47,6 +47,37 @@ def test_pruning_says_what_it_left_and_saves_it(trained, tmp_path):
             torch.testing.assert_close(block.forward_split(given := _input(block)), block(given))
 
 
+def test_what_would_be_pruned_can_be_asked_before(trained, tmp_path):
+    plan = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=64)
+    assert plan == yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4)
+    larger = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=128)
+    assert larger.outputs == plan.outputs
+    assert larger.macs.after == 4 * plan.macs.after
+    with pytest.raises(InputError, match="a multiple of 32"):
+        yolo.plan_yolo(trained.best, keep=0.7, imgsz=100)
+
+
+def test_yolov8_is_built_at_any_width_and_to_the_structure_of_a_pruned_one(tmp_path):
+    names = [str(number) for number in range(80)]
+    assert sum(p.numel() for p in yolo.build_yolov8(0.25, names).parameters()) == 3_157_200
+    dense = yolo.build_yolov8(0.0625, ["cat", "dog"])
+    assert dense.names == {0: "cat", 1: "dog"}
+    yolo.prune_yolo(dense, tmp_path / "p.pt", keep=0.7, at_least=4)
+    pruned = load_model(tmp_path / "p.pt").eval()
+    again = yolo.build_yolov8(0.0625, ["cat", "dog"], pruning.structure(pruned)).eval()
+    again.load_state_dict(pruned.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(again(image)[0], pruned(image)[0])
+    for block in again.modules():
+        if hasattr(block, "forward_split"):
+            torch.testing.assert_close(block.forward_split(given := _input(block)), block(given))
+    for wrong, classes in ((0.0, ["cat"]), (0.25, [])):
+        with pytest.raises(InputError, match="above 0, and at least one class"):
+            yolo.build_yolov8(wrong, classes)
+    with pytest.raises(InputError, match="structure is of another model"):
+        yolo.build_yolov8(0.0625, ["cat"], pruning.structure(yolo.build_yolov8(0.125, ["cat"])))
+
+
 def _input(block):
     return torch.rand(1, block.cv1.conv.in_channels, 4, 4)
 
@@ -96,9 +127,16 @@ def test_evaluate_has_a_row_for_all_and_one_for_each_class(trained, scenes):
     assert table["class"].iloc[0] == "all"
     assert set(table["class"][1:]) <= {"disc", "square", "triangle", "star", "ring", "cross"}
     assert table["map50_95"].iloc[0] == pytest.approx(table["map50_95"][1:].mean())
-    dense = load_model(trained.best)
+
+
+def test_a_module_that_is_used_stays_as_it_is(trained, scenes):
+    dense = load_model(trained.best).requires_grad_(True)
+    before = pruning.structure(dense)
     yolo.evaluate(dense, scenes, imgsz=64, device="cpu")
+    yolo.predict(dense, sorted((scenes / "images" / "test").glob("*.png"))[:1], imgsz=64, device="cpu")
     assert not dense.is_fused()
+    assert pruning.structure(dense) == before
+    assert all(parameter.requires_grad for parameter in dense.parameters())
 
 
 def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scenes):
@@ -107,7 +145,9 @@ def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scene
     assert set(table["image"]) == set(map(str, images))
     assert table[["left", "top", "right", "bottom"]].to_numpy().min() >= 0
     assert table[["left", "top", "right", "bottom"]].to_numpy().max() <= 64
-    assert yolo.predict(trained.best, images, imgsz=64, confidence=1.0, device="cpu").empty
+    none = yolo.predict(trained.best, images, imgsz=64, confidence=1.0, device="cpu")
+    assert none.empty
+    assert none.dtypes.iloc[2:].equals(table.dtypes.iloc[2:])
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -233,6 +273,7 @@ def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_pat
         ({"imgsz": 100}, "a multiple of 32"),
         ({"lr": 0.0}, "lr is 0"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"nominal_batch": 0}, "nominal_batch is 0"),
     ],
 )
 def test_impossible_settings_are_refused(wrong, message):

@@ -107,6 +107,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_
         yolo.fine_tune(pruned, scenes, TWO, out=out, device="cpu")
     assert len(pd.read_csv(out / "results.csv")) == 2  # the second was recorded, and not saved
     killed_while_saving.undo()
+    assert yolo.finished(out) is None
     with pytest.raises(InputError, match="holds an earlier run"):
         yolo.fine_tune(pruned, scenes, TWO, out=out, device="cpu")
     with pytest.raises(InputError, match="epochs was 2, now 3"):
@@ -115,8 +116,31 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_
     assert run.history["epoch"].tolist() == [1, 2]
     assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
     assert not list(out.rglob("*.partial"))
+    assert yolo.finished(out).last == run.last
+    assert yolo.finished(out).history.equals(run.history)
+    assert yolo.finished(tmp_path / "nothing") is None
     with pytest.raises(InputError, match="has ended"):
         yolo.fine_tune(pruned, scenes, TWO, out=out, resume=True, device="cpu")
+
+
+@pytest.mark.parametrize(("nominal_batch", "steps"), [(3, 2), (6, 1)])
+def test_the_nominal_batch_says_how_many_images_make_a_step(tiny, scenes, settings, nominal_batch, steps, tmp_path):
+    seen = []
+    hook = register_optimizer_step_post_hook(lambda *_: seen.append(1))
+    try:
+        chosen = replace(settings, nominal_batch=nominal_batch)
+        yolo.fine_tune(tiny, scenes, chosen, out=tmp_path / "run", device="cpu")
+    finally:
+        hook.remove()
+    assert len(seen) == steps
+
+
+def test_a_rate_of_ones_own_is_adamws_and_biases_warm_up_like_the_rest(tiny, scenes, settings, trainers, tmp_path):
+    yolo.fine_tune(tiny, scenes, replace(settings, lr=5e-4), out=tmp_path / "run", device="cpu")
+    (trainer,) = trainers
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {5e-4}
+    assert trainer.args.warmup_bias_lr == 0
 
 
 # --- sparse training -------------------------------------------------------------------------------------------------

@@ -25,6 +25,14 @@ from kdlab.classroom.check.masked import (
     mgd_loss,
     spatial_mask,
 )
+from kdlab.classroom.check.pruning import (
+    average_precision,
+    box_iou,
+    c2f_parameters,
+    folded_constant,
+    kept_channels,
+    sparse_gradient,
+)
 from kdlab.classroom.check.response import best_epoch, kd_loss, softened, temperature_for, times_smaller, total_loss
 from kdlab.classroom.check.taps import connector_parameters, dangerous, recorded, second_call, shrunk
 from kdlab.classroom.check.weather import brightness, dehazed, densest_haze, hazed, psnr_of_each, streak_angle
@@ -34,8 +42,11 @@ __all__ = [
     "all_pairs_gradient",
     "all_present",
     "attention_loss",
+    "average_precision",
     "best_epoch",
+    "box_iou",
     "brightness",
+    "c2f_parameters",
     "carried_alpha",
     "carried_weight",
     "channel_distribution",
@@ -47,10 +58,12 @@ __all__ = [
     "densest_haze",
     "drawn_masks",
     "effective_positions",
+    "folded_constant",
     "generator_parameters",
     "hard_contrast",
     "hazed",
     "kd_loss",
+    "kept_channels",
     "mask_owners",
     "mean_iou",
     "mgd_loss",
@@ -66,6 +79,7 @@ __all__ = [
     "similarity_loss",
     "soft_contrast",
     "softened",
+    "sparse_gradient",
     "spatial_mask",
     "stratified_batches",
     "streak_angle",

@@ -1,0 +1,162 @@
+"""The experiment of chapter 06 on a tiny budget: every method trains what was pruned, and nothing twice."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("ultralytics")
+
+from kdlab import InputError, pruning, yolo
+from kdlab.detection import YoloSettings
+from kdlab.recipes import detection, zoo
+from kdlab.recipes.detection import METHODS, UNTRAINED, DetectionRun
+from kdlab.training import save_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAINED = [method for method in METHODS if method not in UNTRAINED]
+
+
+@pytest.fixture(scope="module")
+def data(scenes, a_step_for_each_batch):
+    """The scenes, and the course's numbers made small."""
+    small = {"WIDTH": 0.0625, "SIZE": 64, "EPOCHS": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(detection, name, value)
+        patch.setattr(detection, "SPARSE", YoloSettings(epochs=1, batch=3, imgsz=64, nominal_batch=3))
+        yield scenes
+
+
+@pytest.fixture(scope="module")
+def dense(data):
+    return detection.dense_detector(data, detection.SPARSE, device="cpu")[0]
+
+
+@pytest.fixture(scope="module")
+def pruned(data, dense):
+    detector, none = run("pruned").run(data, dense, device="cpu")
+    assert none.empty
+    return detector
+
+
+@pytest.fixture
+def pruned_before(pruned, monkeypatch):
+    """The cut takes longer than these trainings, and has been made."""
+    monkeypatch.setattr(yolo, "prune_yolo", lambda dense, out, **_: yolo.save_model(out, pruned))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(yolo.Trainer, "preprocess_batch", lambda *_: pytest.fail("a batch was trained on"))
+
+
+def run(method):
+    return DetectionRun(method, METHODS[method], seed=0, keep=0.7, epochs=0 if method in UNTRAINED else 1)
+
+
+def weights(model):
+    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+
+@pytest.mark.usefixtures("pruned_before")
+@pytest.mark.parametrize("method", TRAINED)
+def test_every_method_trains_the_pruned_detector(method, data, dense, pruned):
+    before = weights(dense)
+    student, history = run(method).run(data, dense, device="cpu")
+    assert pruning.structure(student) == pruning.structure(pruned) != pruning.structure(dense)
+    assert len(history) == 1
+    assert not torch.equal(weights(student), weights(pruned))
+    taught = {"CWD": "train/cwd_loss", "MGD": "train/mgd_loss", "ultralytics": "train/dis_loss"}
+    assert [of for of in taught.values() if of in history] == [of for name, of in taught.items() if name == method]
+    assert torch.equal(weights(dense), before)
+
+
+def test_the_dense_one_is_what_it_was_and_the_pruned_one_its_part(data, dense, pruned):
+    same, none = run("dense").run(data, dense, device="cpu")
+    assert none.empty
+    assert torch.equal(weights(same), weights(dense))
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in dense.parameters())
+
+
+@pytest.mark.usefixtures("pruned_before")
+def test_a_random_start_is_drawn_by_the_seed(data, dense, monkeypatch):
+    starts = []
+
+    def begin(model, *_, **__):
+        starts.append(model)
+        raise RuntimeError("it begins")
+
+    monkeypatch.setattr(yolo, "fine_tune", begin)
+    for seed in (0, 0, 1):
+        with pytest.raises(RuntimeError, match="it begins"):
+            replace(run("from scratch"), seed=seed).run(data, dense, device="cpu")
+    first, again, other = map(weights, starts)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.usefixtures("pruned_before")
+def test_a_run_that_is_kept_is_not_made_again(data, dense, request):
+    student, history = run("CWD").run(data, dense, cache=True, device="cpu")
+    request.getfixturevalue("no_training")
+    again, same = run("CWD").run(data, dense, cache=True, device="cpu")
+    assert torch.equal(weights(student), weights(again))
+    assert same.equals(history)
+    detector, _ = detection.dense_detector(data, detection.SPARSE, device="cpu")
+    assert torch.equal(weights(detector), weights(dense))
+
+
+def test_it_is_measured_on_the_test_scenes(data, dense):
+    measured = detection.measure(dense, data, device="cpu")
+    assert list(measured) == list(detection.METRICS)
+    assert 0 <= measured["map50_95"] <= measured["map50"] <= 1
+    assert measured["parameters"] < sum(p.numel() for p in dense.parameters())  # BatchNorm is folded
+
+
+@pytest.mark.usefixtures("pruned_before")
+def test_what_comes_with_the_course_is_loaded_and_not_trained(data, dense, monkeypatch, request, tmp_path):
+    request.getfixturevalue("no_training")  # the dense one is there
+    cut, card = detection.course_detector("pruned", data, "cpu")
+    monkeypatch.setattr(zoo, "ZOO", tmp_path)
+    save_model(tmp_path / "detector_fine_tuned.safetensors", cut.half(), card)
+    loaded, same = detection.course_detector("fine-tuned", data, "cpu")
+    assert same == card
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(loaded(image)[0], cut.float()(image)[0])
+    assert loaded.names == cut.names
+    with pytest.raises(InputError, match="unknown method 'CWDD'"):
+        detection.course_detector("CWDD", data, "cpu")
+
+
+@pytest.mark.usefixtures("pruned_before")
+def test_a_file_that_holds_no_detector_is_refused(data, dense, tmp_path):
+    _, card = detection.course_detector("pruned", data, "cpu")
+    foreign = tmp_path / "foreign.safetensors"
+    save_model(foreign, torch.nn.Linear(2, 2), card)
+    with pytest.raises(InputError, match="holds no detector"):
+        detection.load_detector(foreign)
+    with pytest.raises(InputError, match="does not exist"):
+        detection.load_detector(tmp_path / "nothing.safetensors")
+
+
+def test_the_scenes_are_written_once(monkeypatch):
+    monkeypatch.setattr(detection, "SAMPLES", {"train": 2, "val": 1, "test": 1})
+    folder = detection.detection_scenes()
+    assert len(list((folder / "images" / "train").iterdir())) == 2
+    monkeypatch.setattr(detection, "write_yolo_scenes", lambda *_: pytest.fail("written again"))
+    assert detection.detection_scenes() == folder
+
+
+def test_pretrained_weights_are_taken_where_they_are_and_never_fetched(data, dense, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert detection.pretrained() is None
+    yolo.save_model(Path("yolov8n.pt"), dense)
+    assert detection.pretrained().is_file()
+    start = detection.pretrained()
+    detector, done = detection.dense_detector(data, detection.SPARSE, start=start, device="cpu")
+    assert pruning.structure(detector) == pruning.structure(dense)
+    assert len(done.history) == 1
