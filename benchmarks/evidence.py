@@ -8,7 +8,8 @@
     python benchmarks/evidence.py weather
     python benchmarks/evidence.py detection
 
-Runs that are in the file of runs already are not made again, so that an interrupted table goes on where it was.
+Runs that are in the file of runs already are not made again, so that an interrupted table goes on where it was. With
+``--jobs N`` as many are made side by side, each on one thread.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from joblib import Parallel, delayed
 from scipy import stats
 from torch import nn
 
@@ -76,7 +79,7 @@ def response() -> Iterator[FewLabels]:
             yield replace(run, seed=seed)
 
 
-def run_response() -> pd.DataFrame:
+def run_response(jobs: int) -> pd.DataFrame:
     """The table of chapter 01, on the test split after the last step."""
     data, teacher = _digits_and_teacher()
     cache = TeacherCache.build(teacher, [LOGITS], data.train)
@@ -85,19 +88,19 @@ def run_response() -> pd.DataFrame:
         student, _ = settings.run(data, teacher, cache)
         return evaluate(student, data.test)
 
-    runs = make(FOLDER / "response_runs.csv", response(), run)
+    runs = make(FOLDER / "response_runs.csv", response(), run, jobs)
     return summarise(runs, ["labels", "method", "temperature", "alpha"], ["labels", "seed"], "alone")
 
 
-def run_loss_zoo() -> pd.DataFrame:
+def run_loss_zoo(jobs: int) -> pd.DataFrame:
     """The leaderboard of chapter 03."""
     weights = {name: entry.weight for name, entry in METHODS.items()}
-    table = _tuned_table("loss_zoo", ZooRun, weights, TEACHER_TAPS)
+    table = _tuned_table("loss_zoo", ZooRun, weights, TEACHER_TAPS, jobs)
     table.insert(1, "family", [METHODS[name].family for name in table.method])
     return table
 
 
-def run_silent_teacher() -> pd.DataFrame:
+def run_silent_teacher(jobs: int) -> pd.DataFrame:
     """A control of chapter 03: a distilled student's batches, in which few images have a label, without the teacher."""
     data, teacher = _digits_and_teacher()
     cache = TeacherCache.build(teacher, [LOGITS], data.train)
@@ -107,13 +110,13 @@ def run_silent_teacher() -> pd.DataFrame:
         return evaluate(student, data.test)
 
     wanted = [ZooRun(name, 0.0, seed) for name in ("alone", "KD") for seed in SEEDS]
-    runs = make(FOLDER / "silent_teacher_runs.csv", wanted, run)
+    runs = make(FOLDER / "silent_teacher_runs.csv", wanted, run, jobs)
     return summarise(runs, ["method", "weight"], ["seed"], "alone")
 
 
-def run_layers() -> pd.DataFrame:
+def run_layers(jobs: int) -> pd.DataFrame:
     """Chapter 02: the same hint loss at each pair of layers."""
-    return _tuned_table("layers", LayerRun, {"alone": 0.0} | dict.fromkeys(PAIRS, WEIGHT), LAYER_TAPS)
+    return _tuned_table("layers", LayerRun, {"alone": 0.0} | dict.fromkeys(PAIRS, WEIGHT), LAYER_TAPS, jobs)
 
 
 def few_masks_runs() -> Iterator[FewMasks]:
@@ -132,12 +135,12 @@ def few_masks_runs() -> Iterator[FewMasks]:
             yield replace(run, steps=1600, seed=seed)
 
 
-def run_few_masks() -> pd.DataFrame:
+def run_few_masks(jobs: int) -> pd.DataFrame:
     """The table of chapters 04 and 05, on the test split after the last step."""
     data, teacher, run = _scenes_and_teacher()
-    tuning = make(FOLDER / "few_masks_tuning.csv", few_masks_tuning(), run)
+    tuning = make(FOLDER / "few_masks_tuning.csv", few_masks_tuning(), run, jobs)
     check_weights(tuning, "val_miou", few_masks_weights(), "few_masks")
-    runs = make(FOLDER / "few_masks_runs.csv", few_masks_runs(), run)
+    runs = make(FOLDER / "few_masks_runs.csv", few_masks_runs(), run, jobs)
     table = summarise(runs, FEW_MASKS, ["masks", "steps", "seed"], "alone", DENSE_METRICS)
     table["seconds"] = runs.groupby(FEW_MASKS, sort=False).seconds.mean().to_numpy()
     print("teacher:", segmentation.measure(teacher, data.test))
@@ -178,7 +181,11 @@ def _scenes_and_teacher() -> tuple[Any, Any, Callable[[FewMasks], dict[str, floa
 
 
 def _tuned_table(
-    chapter: str, settings: Callable[[str, float, int], Any], weights: dict[str, float], taps: Sequence[str | Tap]
+    chapter: str,
+    settings: Callable[[str, float, int], Any],
+    weights: dict[str, float],
+    taps: Sequence[str | Tap],
+    jobs: int,
 ) -> pd.DataFrame:
     """Methods beside each other: weights chosen on the validation split of one seed, then five other seeds.
 
@@ -201,11 +208,11 @@ def _tuned_table(
         settings(name, weight * factor, TUNING_SEED)
         for name, weight in weights.items() if weight for factor in WEIGHTS
     ]  # fmt: skip
-    tuning = make(FOLDER / f"{chapter}_tuning.csv", tried, run)
+    tuning = make(FOLDER / f"{chapter}_tuning.csv", tried, run, jobs)
     ranked = tuning.sort_values(["val_accuracy", "val_loss"], ascending=[False, True])
     chosen = dict.fromkeys(weights, 0.0) | ranked.groupby("method").weight.first().to_dict()
     seeds = [settings(name, chosen[name], seed) for name in weights for seed in SEEDS]
-    runs = make(FOLDER / f"{chapter}_runs.csv", seeds, run)
+    runs = make(FOLDER / f"{chapter}_runs.csv", seeds, run, jobs)
     table = summarise(runs, ["method", "weight"], ["seed"], "alone")
     for column in ("val_accuracy", "best_val", "seconds"):
         table[column] = runs.groupby("method", sort=False)[column].mean().to_numpy()
@@ -219,14 +226,22 @@ def _digits_and_teacher() -> tuple[Any, Any]:
     return data, teacher
 
 
-def make(path: Path, runs: Iterable[Any], run: Callable[[Any], dict[str, float]]) -> pd.DataFrame:
+def make(path: Path, runs: Iterable[Any], run: Callable[[Any], dict[str, float]], jobs: int = 1) -> pd.DataFrame:
     """The runs that are asked for, in that order, one a row, its settings and its metrics; what is lacking is made."""
     wanted = list(runs)
     names = list(asdict(wanted[0]))
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     done = [{name: row[name] for name in names} for row in rows]
-    for settings in progress([settings for settings in wanted if asdict(settings) not in done], desc="runs"):
-        rows.append(asdict(settings) | run(settings))
+    lacking = [settings for settings in wanted if asdict(settings) not in done]
+
+    def one(settings: Any) -> dict[str, Any]:
+        if jobs > 1:
+            torch.set_num_threads(1)
+        return asdict(settings) | run(settings)
+
+    made = Parallel(jobs, return_as="generator_unordered")(delayed(one)(settings) for settings in lacking)
+    for row in progress(made, desc="runs", total=len(lacking)):
+        rows.append(row)
         write_whole(path, pd.DataFrame(rows).to_csv(index=False).encode())
     asked = [asdict(settings) for settings in wanted]
     found = [row for row in rows if {name: row[name] for name in names} in asked]
@@ -297,7 +312,7 @@ def weather_tuning() -> Iterator[WeatherRun]:
             yield WeatherRun("from scratch", seed, lr=lr)
 
 
-def run_weather() -> pd.DataFrame:
+def run_weather(jobs: int) -> pd.DataFrame:
     """The table of chapters 07 to 09, on the test photographs after the last step."""
     data, teachers = load_weather(), weather.weather_teachers(pick_device())
     features = {name: feature_slices(name).to(pick_device()) for name in ("scenes", "none")}
@@ -307,8 +322,8 @@ def run_weather() -> pd.DataFrame:
         seen = {"val_psnr": done.history.val_psnr.iloc[-1], "seconds": done.history.seconds.sum()}
         return restoration_metrics(student, data.test) | seen
 
-    _check_weather(make(FOLDER / "weather_tuning.csv", weather_tuning(), run))
-    runs = make(FOLDER / "weather_runs.csv", weather_runs(), run)
+    _check_weather(make(FOLDER / "weather_tuning.csv", weather_tuning(), run, jobs))
+    runs = make(FOLDER / "weather_runs.csv", weather_runs(), run, jobs)
     metrics = list(restoration_metrics(nn.Identity(), data.test))
     table = summarise(runs, WEATHER, ["photographs", "seed"], "from scratch", metrics)
     table["seconds"] = runs.groupby(WEATHER, sort=False).seconds.min().to_numpy()  # others shared the machine
@@ -344,7 +359,7 @@ def detection_tuning() -> Iterator[DetectionRun]:
             yield DetectionRun(name, weight * factor, TUNING_SEED)
 
 
-def run_detection() -> pd.DataFrame:
+def run_detection(jobs: int) -> pd.DataFrame:
     """The table of chapter 06, on the test scenes after the last epoch. Each seed has a dense detector of its own."""
     data, device = detection.detection_scenes(), str(pick_device())
 
@@ -355,9 +370,9 @@ def run_detection() -> pd.DataFrame:
         seen = {"val_map50_95": last.get("metrics/mAP50-95(B)", np.nan), "seconds": last.get("time", 0.0)}
         return detection.measure(detector, data, device=device) | seen
 
-    tuning = make(FOLDER / "detection_tuning.csv", detection_tuning(), run)
+    tuning = make(FOLDER / "detection_tuning.csv", detection_tuning(), run, jobs)
     check_weights(tuning, "val_map50_95", detection.METHODS, "detection")
-    runs = make(FOLDER / "detection_runs.csv", detection_runs(), run)
+    runs = make(FOLDER / "detection_runs.csv", detection_runs(), run, jobs)
     table = summarise(runs, DETECTION, ["keep", "seed"], "fine-tuned", detection.METRICS)
     table["seconds"] = runs.groupby(DETECTION, sort=False).seconds.min().to_numpy()
     return table
@@ -377,9 +392,13 @@ CHAPTERS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("chapter", choices=CHAPTERS)
-    chapter = parser.parse_args().chapter
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
+    arguments = parser.parse_args()
+    chapter = arguments.chapter
+    if arguments.jobs < 1:
+        parser.error(f"--jobs is {arguments.jobs}; wanted: at least 1")
     origin = provenance(chapter)  # before the runs: the code that is loaded now makes them
-    table = CHAPTERS[chapter]()
+    table = CHAPTERS[chapter](arguments.jobs)
     write_whole(FOLDER / f"{chapter}.csv", (origin + table.to_csv(index=False)).encode())
     print(table.to_string(index=False, float_format="%.4f"))
 

@@ -134,12 +134,20 @@ def test_a_table_of_detection_is_made_of_runs_of_which_some_train_nothing(tmp_pa
 
     monkeypatch.setattr(evidence.DetectionRun, "run", run)
     monkeypatch.setattr(evidence.detection, "measure", measure)
-    table = evidence.run_detection()
+    table = evidence.run_detection(jobs=1)
     assert set(seeds) == {*evidence.DETECTION_SEEDS, evidence.TUNING_SEED}
     row = table.query("method == 'CWD'").iloc[0]
     assert (row.verdict, row.gain, row.seeds, row.seconds) == ("beats", pytest.approx(0.1), 3, 2.0)
     assert table.query("method == 'pruned'").seconds.eq(0).all()
     assert len(table) == len(set(map(tuple, table[evidence.DETECTION].to_numpy())))
+
+
+def test_runs_side_by_side_are_those_that_one_after_the_other_would_be(tmp_path):
+    runs = [evidence.ZooRun("KD", 1.0, seed) for seed in range(3)]
+    tables = [
+        evidence.make(tmp_path / f"{jobs}.csv", runs, lambda run: {"accuracy": run.seed / 10}, jobs) for jobs in (1, 2)
+    ]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path):
