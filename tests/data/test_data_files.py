@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,11 +11,10 @@ from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from kdlab import InputError
-from kdlab.data import load_digits, load_folders, load_pairs, load_segmentation, load_weather
+from kdlab.data import load_digits, load_folders, load_pairs, load_segmentation, load_weather, weather_files
 from kdlab.data.class_folders import write_class_folders, write_digits
 from kdlab.data.manifest import differences
 from kdlab.data.scenes import Scenes
-from kdlab.data.weather_files import write_weather
 from kdlab.data.yolo_scenes import write_yolo_scenes
 
 SPLITS = ("train", "val", "test")
@@ -58,9 +58,20 @@ def test_class_folders_number_their_images_and_leave_nothing_when_they_fail(tmp_
 
 
 @pytest.fixture(scope="module")
-def weather(tmp_path_factory):
+def drawn():
+    return load_weather(variants=1, seed=3)
+
+
+@pytest.fixture(scope="module")
+def weather(tmp_path_factory, drawn):
+    def once(variants, seed):
+        assert (variants, seed) == (1, 3)
+        return drawn
+
     folder = tmp_path_factory.mktemp("built-in") / "weather"
-    write_weather(folder, variants=1, seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weather_files, "load_weather", once)  # it takes seconds
+        weather_files.write_weather(folder, variants=1, seed=3)
     return folder
 
 
@@ -68,16 +79,16 @@ def pixels(image):
     return torch.from_numpy(np.asarray(Image.open(image))).permute(2, 0, 1) if not torch.is_tensor(image) else image
 
 
-def test_every_pair_is_read_back_to_the_bit(weather):
-    built_in, read = load_weather(variants=1, seed=3), load_pairs(weather)
-    assert (read.classes, read.skipped, read.test_is_val) == (built_in.classes, (), False)
+def test_every_pair_is_read_back_to_the_bit(weather, drawn):
+    read = load_pairs(weather)
+    assert (read.classes, read.skipped, read.test_is_val) == (drawn.classes, (), False)
     for split in SPLITS:
         both = [
             Counter(
                 (pixels(pair.degraded).numpy().tobytes(), pixels(pair.clean).numpy().tobytes(), pair.weather)
                 for pair in getattr(splits, split).pairs
             )
-            for splits in (built_in, read)
+            for splits in (drawn, read)
         ]
         assert both[0] == both[1]
 
@@ -99,7 +110,7 @@ def test_each_weather_lies_as_its_public_set_does(weather):
 def test_weather_is_as_its_manifest_says_and_a_folder_that_is_there_is_left_alone(weather):
     assert not any(differences(weather))
     with pytest.raises(InputError, match="exists already"):
-        write_weather(weather)
+        weather_files.write_weather(weather)
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
@@ -123,8 +134,6 @@ def test_scenes_are_read_back_as_a_set_with_masks(scenes):
 
 
 def test_voc_s_annotations_have_the_boxes_in_pixels_from_one(scenes):
-    from xml.etree import ElementTree
-
     drawn = Scenes("train", 4, size=48, seed=3)
     for index in range(4):
         tree = ElementTree.parse(scenes / "annotations" / "train" / f"{index:05}.xml")
