@@ -2,15 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from kdlab.data import direct_sets, restoration_sets
 from kdlab.data.catalogue import DirectSet, RestorationSet
 from kdlab.data.images import printable
 from kdlab.data.manifest import differences, hashes
 from kdlab.errors import InputError, unknown
+
+T = TypeVar("T")
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
@@ -77,7 +80,8 @@ def get_direct(script: str, description: str | None, sets: Sequence[DirectSet]) 
                 return direct_sets.check(one, args.data)
             return f"{one.title} is in {printable(direct_sets.get(one, args.data, args.base_url))}"
 
-        _each(script, parser, args.names, {one.name: one for one in sets}, work)
+        failed = _each(script, parser, args.names, {one.name: one for one in sets}, work)
+    raise SystemExit(failed)
 
 
 def get_restoration(script: str, description: str | None, sets: Sequence[RestorationSet]) -> None:
@@ -97,7 +101,7 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
         type=Path,
         metavar="FOLDER",
         help="write the lists of all named sets together to FOLDER/meta/, to train on them as one "
-        "(default: each set's to its own folder)",
+        "(default: each set's in a folder of its name)",
     )
     args = parser.parse_args()
     if args.list:
@@ -114,28 +118,39 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
         found: dict[str, list[restoration_sets.Found]] = {}
 
         def work(one: RestorationSet) -> str:
-            folder = restoration_sets.folder_of(one, args.data)
-            if args.check and any(changes := differences(folder)):
-                raise InputError(f"{one.title} in {printable(folder)}: {changes}. Put those files there again.")
-            _take_in(one, args.data, args.sources)
-            pairs = restoration_sets.find(one, args.data)
+            pairs = _verified(one, args) if args.check else _listed(one, args)
             found.setdefault(one.weather, []).append(pairs)
-            if not args.check and args.lists is None:
-                restoration_sets.write_lists(folder, {one.weather: pairs})
-            sentences = [
-                f"{one.title}: {', '.join(f'{len(some):,} {split}' for split, some in pairs.pairs.items())} pairs"
-            ]
-            report = ". ".join([*sentences, *pairs.left_out, *pairs.odd])
-            if pairs.odd:
-                raise InputError(report)
-            return report
+            return _report(one, pairs)
 
-        try:
-            _each(script, parser, args.names, {one.name: one for one in sets}, work)
-        finally:
-            if args.lists is not None and not args.check:
-                together = {weather: restoration_sets.joined(some) for weather, some in found.items()}
-                restoration_sets.write_lists(args.lists, together)
+        failed = _each(script, parser, args.names, {one.name: one for one in sets}, work)
+        if args.lists is not None and not args.check:
+            together = {weather: restoration_sets.joined(some) for weather, some in found.items()}
+            restoration_sets.write_lists(args.lists, together)
+    raise SystemExit(failed)
+
+
+def _verified(wanted: RestorationSet, args: argparse.Namespace) -> restoration_sets.Found:
+    folder = restoration_sets.folder_of(wanted, args.data)
+    changes = differences(folder)
+    if any(changes):
+        raise InputError(f"{wanted.title} in {printable(folder)}: {changes}. Put those files there again.")
+    return restoration_sets.find(wanted, args.data)
+
+
+def _listed(wanted: RestorationSet, args: argparse.Namespace) -> restoration_sets.Found:
+    _take_in(wanted, args.data, args.sources)
+    pairs = restoration_sets.find(wanted, args.data)
+    if args.lists is None:
+        restoration_sets.write_lists(args.data / wanted.name, {wanted.weather: pairs})
+    return pairs
+
+
+def _report(wanted: RestorationSet, found: restoration_sets.Found) -> str:
+    counts = ", ".join(f"{len(pairs):,} {split}" for split, pairs in found.pairs.items())
+    report = ". ".join([f"{wanted.title}: {counts} pairs", *found.left_out, *found.odd])
+    if found.odd:
+        raise InputError(report)
+    return report
 
 
 def _take_in(wanted: RestorationSet, data: Path, sources: Sequence[str]) -> None:
@@ -166,8 +181,10 @@ def _entry(name: str, title: str, task: str, size: str, licence: str, used: str)
     return f"{name:<17} {title}: {task}; {size}; licence: {licence}\n{'':<17} for {used}"
 
 
-def _each(script: str, parser: argparse.ArgumentParser, names: Sequence[str], known: dict, work: Callable) -> None:
-    """Do the work for every name; what fails is told, and does not keep the others from being done."""
+def _each(
+    script: str, parser: argparse.ArgumentParser, names: Sequence[str], known: Mapping[str, T], work: Callable[[T], str]
+) -> bool:
+    """Do the work for every name and say whether any failed; one that does is told, and the others are done."""
     if not names:
         parser.error(f"say which: {', '.join(known)}; or --list")
     for name in names:
@@ -180,5 +197,4 @@ def _each(script: str, parser: argparse.ArgumentParser, names: Sequence[str], kn
         except InputError as error:
             print(f"{script}: {error}", file=sys.stderr)
             failed = True
-    if failed:
-        raise SystemExit(1)
+    return failed

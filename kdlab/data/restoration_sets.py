@@ -55,23 +55,23 @@ def instructions(wanted: RestorationSet, data: Path) -> str:
 def take_in(wanted: RestorationSet, data: Path, split: str, sources: Sequence[str]) -> None:
     """Unpack archives, files or addresses, as a split of the set.
 
-    An address is downloaded to ``data/archives``. No hash of these files is published, so the first download is
-    trusted: its hash is recorded in the manifest there, and every later one has to have it.
+    An address is downloaded to ``data/archives/NAME/SPLIT``. No hash of these files is published, so the first download
+    is trusted: its hash is recorded in the manifest there, and every later one has to have it.
 
     Raises:
         InputError: no such split; what :func:`download` and :func:`unpack` refuse.
     """
     if split not in wanted.parts:
         raise InputError(f"{wanted.name} has no split {split!r}; wanted: {' or '.join(wanted.parts)}.")
-    store = data / "archives"
+    store = data / "archives" / wanted.name / split
+    known = hashes(store) if (store / MANIFEST).exists() else {}
     files, fetched = [], []
     for source in sources:
         if "://" not in source:
             files.append(Path(source).expanduser())
             continue
-        name = f"{wanted.name}-{split}-{source.split('?')[0].rstrip('/').rsplit('/', 1)[1]}"
-        known_hash = hashes(store).get(name) if (store / MANIFEST).exists() else None
-        download(source, store / name, known_hash and f"sha256:{known_hash}")
+        name = source.split("?")[0].rstrip("/").rsplit("/", 1)[1]
+        download(source, store / name, f"sha256:{known[name]}" if name in known else None)
         files.append(store / name)
         fetched.append(store / name)
     try:
@@ -90,7 +90,8 @@ def find(wanted: RestorationSet, data: Path) -> Found:
     """The pairs of a set that is on disk, without those that a comparison must not have.
 
     Where there is no "val", every tenth clean image of "train" makes it, with all that was made of it. Pairs of "train"
-    are left out whose clean image is known to be a scene of the test, or has the same bytes as one of the test.
+    are left out whose clean image is known to be a scene of the test, or has the same bytes as one of the test. The
+    hashes of all files but the lists are recorded in a manifest in the set's folder.
 
     Raises:
         InputError: a split is not there, or not in a layout that kdlab reads; a degraded image has no clean one.
@@ -113,8 +114,10 @@ def find(wanted: RestorationSet, data: Path) -> Found:
         pairs[split] = _one_each(found) if wanted.one_each else found
         if part.counts and len(pairs[split]) not in [count for count, _ in part.counts]:
             odd.append(_odd(split, part, len(pairs[split])))
+    known = record(root, skip=(LISTS,))
     if "train" in pairs:
-        pairs["train"], left_out = _without_the_tests(pairs, wanted, root)
+        by_path = {root / name: value for name, value in known.items()}
+        pairs["train"], left_out = _without_the_tests(pairs, wanted, by_path)
         if "val" not in pairs:
             pairs["train"], pairs["val"] = _tenth(pairs["train"])
     return Found(pairs, left_out, odd)
@@ -155,11 +158,6 @@ def joined(found: Iterable[Found]) -> Found:
 # --- what is on disk --------------------------------------------------------------------------------------------------
 
 
-def hashes_of(root: Path) -> dict[str, str]:
-    """The hash of every file of a set, recorded at the first call; the lists are left out: they may change."""
-    return record(root, skip=(LISTS,))
-
-
 def _pairs_below(place: Path, wanted: RestorationSet, data: Path) -> list[Pair]:
     """The pairs in a folder, or, where it is none of pairs itself, in the folders in it."""
     folders = [place, *sorted(path for path in place.rglob("*") if path.is_dir() and not path.name.startswith("."))]
@@ -194,23 +192,18 @@ def _odd(split: str, part: Part, count: int) -> str:
 
 
 def _without_the_tests(
-    pairs: Mapping[str, list[Pair]], wanted: RestorationSet, root: Path
+    pairs: Mapping[str, list[Pair]], wanted: RestorationSet, known: Mapping[Path, str]
 ) -> tuple[list[Pair], list[str]]:
     """Training pairs whose scene is not in the test, by name or by the bytes of the clean image; what was left out."""
-    known = hashes_of(root)
-
-    def hash_of(pair: Pair) -> str:
-        return known[_clean(pair).relative_to(root).as_posix()]
-
     train = pairs["train"]
     named = [pair for pair in train if _clean(pair).stem not in wanted.shared]
-    tested = {hash_of(pair) for pair in pairs.get("test", [])}
-    kept = [pair for pair in named if hash_of(pair) not in tested]
+    tested = {known[_clean(pair)] for pair in pairs.get("test", [])}
+    kept = [pair for pair in named if known[_clean(pair)] not in tested]
     reasons = []
     if len(named) < len(train):
-        reasons.append(f"{len(train) - len(named):,} pairs of train are scenes of the test, by their names: left out")
+        reasons.append(f"left out of train, being scenes of the test by their names: {len(train) - len(named):,}")
     if len(kept) < len(named):
-        reasons.append(f"{len(named) - len(kept):,} pairs of train have a clean image of the test: left out")
+        reasons.append(f"left out of train, having a clean image of the test: {len(named) - len(kept):,}")
     return kept, reasons
 
 

@@ -5,6 +5,7 @@ import io
 import pickle
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,4 +199,4 @@ def test_what_torchvision_cannot_read_is_told(offer, tmp_path):
 def test_every_set_can_be_opened():
     for one in SETS.values():
         with pytest.raises((RuntimeError, OSError), match="not found|No such file"):
-            direct_sets._open(one, "/nowhere", next(iter(one.counts)))
+            direct_sets._open(one, Path("/nowhere"), next(iter(one.counts)))
