@@ -11,10 +11,13 @@ from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from kdlab import InputError
-from kdlab.data import load_digits, load_folders, load_pairs, load_segmentation, load_weather, weather_files
+from kdlab.data import load_digits, load_folders, load_pairs, load_segmentation, weather_files
 from kdlab.data.class_folders import write_class_folders, write_digits
 from kdlab.data.manifest import differences
+from kdlab.data.pairs import Pair, PairedImages
 from kdlab.data.scenes import Scenes
+from kdlab.data.splits import ImageSplits
+from kdlab.data.weather import WEATHERS
 from kdlab.data.yolo_scenes import write_yolo_scenes
 
 SPLITS = ("train", "val", "test")
@@ -59,7 +62,24 @@ def test_class_folders_number_their_images_and_leave_nothing_when_they_fail(tmp_
 
 @pytest.fixture(scope="module")
 def drawn():
-    return load_weather(variants=1, seed=3)
+    """What load_weather gives, in small: in training each image has a clean one of its own, in the test three share."""
+    generator = torch.Generator().manual_seed(0)
+
+    def picture():
+        return torch.randint(256, (3, 16, 20), generator=generator, dtype=torch.uint8)
+
+    parts = {}
+    for split, scenes, variants in (("train", 4, 1), ("val", 1, 2), ("test", 2, 3)):
+        pairs = []
+        for scene in range(scenes):
+            clean = picture()
+            for weather in WEATHERS:
+                clean = picture() if split == "train" else clean
+                pairs += [Pair(picture(), clean, weather, f"{scene}_{n}") for n in range(variants)]
+        parts[split] = PairedImages(pairs, WEATHERS)
+    return ImageSplits(
+        **parts, classes=WEATHERS, mean=(0.0,) * 3, std=(1.0,) * 3, size=16, name="small", deterministic=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +90,7 @@ def weather(tmp_path_factory, drawn):
 
     folder = tmp_path_factory.mktemp("built-in") / "weather"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weather_files, "load_weather", once)  # it takes seconds
+        patch.setattr(weather_files, "load_weather", once)
         weather_files.write_weather(folder, variants=1, seed=3)
     return folder
 

@@ -15,7 +15,7 @@ from kdlab import InputError
 from kdlab.data import load_pairs
 from kdlab.data.catalogue import RESTORATION, Part
 from kdlab.data.manifest import MANIFEST, hashes
-from kdlab.data.photos import SPLITS, load_photograph
+from kdlab.data.photos import FILES, load_photograph
 from kdlab.data.restoration_sets import find, folder_of, instructions, joined, take_in, write_lists
 from kdlab.data.two_halves import rainy_side, split_halves
 from kdlab.data.weather import add_rain
@@ -179,49 +179,59 @@ def test_sots_is_500_pairs_or_one_for_each_of_its_492_clean_images(tmp_path):
     )  # fmt: skip
 
 
-def side_by_side(folder, rainy, photographs, size=160):
-    """The real photographs with drawn rain, beside themselves, as JPEG."""
+def side_by_side(folder, rainy, pictures):
+    """Clean and rainy images, by name, beside each other, as JPEG."""
     folder.mkdir(parents=True)
+    for name, (clean, degraded) in pictures.items():
+        both = torch.cat([degraded, clean] if rainy == "left" else [clean, degraded], dim=2)
+        Image.fromarray((both * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / f"{name}.jpg", quality=90)
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Parts of all the built-in photographs, and the same in rain."""
     generator = torch.Generator().manual_seed(0)
-    for name in photographs:
-        clean = load_photograph(name)[:, :size, :size].float() / 255
-        both = [clean, add_rain(clean, generator, density=0.7, strength=0.4)]
-        both = torch.cat(both[::-1] if rainy == "left" else both, dim=2)
-        pixels = (both * 255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(folder / f"{name}.jpg", quality=90)
+    clean = {name: load_photograph(name)[:, 60:188, 60:188].float() / 255 for name in FILES}
+    return {name: (image, add_rain(image, generator, density=0.7, strength=0.4)) for name, image in clean.items()}
+
+
+def slopes(count):
+    """Smooth images, and the same with upright lines in them."""
+    slope = torch.linspace(0, 0.5, 24).expand(3, 16, 24)
+    lines = torch.zeros(3, 16, 24)
+    lines[:, :, ::6] = 0.4
+    return {str(number): (slope + 0.01 * number, slope + 0.01 * number + lines) for number in range(count)}
 
 
 @pytest.mark.parametrize("rainy", ["left", "right"])
-def test_the_rainy_half_is_measured_and_written_as_input(tmp_path, rainy):
-    photographs = [name for split in SPLITS.values() for name in split]
+def test_the_rainy_half_is_measured_and_written_as_input(tmp_path, rainy, photographs):
     side_by_side(tmp_path / "both", rainy, photographs)
     assert rainy_side(sorted((tmp_path / "both").iterdir())) == rainy
     split_halves(tmp_path / "both", tmp_path / "halves")
-    for name in photographs:
-        degraded, clean = (
-            np.asarray(Image.open(tmp_path / "halves" / kind / f"{name}.png")).astype(float)
-            for kind in ("input", "target")
-        )
-        truth = load_photograph(name)[:, :160, :160].permute(1, 2, 0).numpy()
-        assert degraded.shape == clean.shape == truth.shape
-        assert abs(clean - truth).mean() < abs(degraded - truth).mean()
+    for name, images in photographs.items():
+        for kind, image in zip(("target", "input"), images, strict=True):
+            written = np.asarray(Image.open(tmp_path / "halves" / kind / f"{name}.png"))
+            assert written.shape == (128, 128, 3)
+            assert abs(written - (image * 255).permute(1, 2, 0).numpy()).mean() < 12, "what JPEG has changed"
 
 
 def test_rain800_is_split_once_and_found(tmp_path):
-    for split in ("train", "test"):
-        side_by_side(tmp_path / "rain800" / split, "right", SPLITS["train"])
-    wanted = sized("rain800", train=8, test=8)
+    for split, count in (("train", 20), ("test", 3)):
+        side_by_side(tmp_path / "rain800" / split, "right", slopes(count))
+    wanted = sized("rain800", train=20, test=3)
     for _ in range(2):
-        found = find(replace(wanted), tmp_path)
-        assert {split: len(pairs) for split, pairs in found.pairs.items()} == {"train": 0, "val": 0, "test": 8}
-    assert found.left_out == ["left out of train, having a clean image of the test: 8"], "they are the same here"
+        found = find(wanted, tmp_path)
+        assert len(found.pairs["test"]) == 3
+        assert all(pair.degraded.parent.name == "input" for pair in found.pairs["train"])
+        assert found.left_out == ["left out of train, having a clean image of the test: 3"], "they are the same here"
+        assert len(found.pairs["train"]) + len(found.pairs["val"]) == 17
 
 
 def test_halves_that_do_not_agree_are_not_guessed(tmp_path):
-    side_by_side(tmp_path / "both", "left", SPLITS["train"][:4])
-    side_by_side(tmp_path / "more", "right", SPLITS["train"][4:])
+    side_by_side(tmp_path / "both", "left", slopes(4))
+    side_by_side(tmp_path / "more", "right", slopes(4))
     for path in (tmp_path / "more").iterdir():
-        path.rename(tmp_path / "both" / path.name)
+        path.rename(tmp_path / "both" / f"more_{path.name}")
     with pytest.raises(InputError, match="do not agree on which half is rainy. Write the rainy halves to .*input"):
         split_halves(tmp_path / "both", tmp_path / "halves")
     assert not (tmp_path / "halves").exists()
