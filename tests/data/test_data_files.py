@@ -157,7 +157,7 @@ def test_voc_s_annotations_have_the_boxes_in_pixels_from_one(scenes):
     drawn = Scenes("train", 4, size=48, seed=3)
     for index in range(4):
         tree = ElementTree.parse(scenes / "annotations" / "train" / f"{index:05}.xml")
-        annotation = VOCDetection.parse_voc_xml(None, tree.getroot())["annotation"]
+        annotation = VOCDetection.parse_voc_xml(tree.getroot())["annotation"]
         assert annotation["filename"] == f"{index:05}.png"
         assert annotation["size"] == {"width": "48", "height": "48", "depth": "3"}
         boxes, labels = drawn.boxes(index)
