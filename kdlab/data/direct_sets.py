@@ -32,15 +32,13 @@ def get(wanted: DirectSet, data: Path, base: str = "") -> Path:
         InputError: what :func:`download` and :func:`unpack` refuse; the set has other files or another number of them.
     """
     folder = data / wanted.folder
+    files = {data / "archives" / archive.url.rsplit("/", 1)[1]: archive for archive in wanted.archives}
     if not folder.exists():
-        files = []
-        for archive in wanted.archives:
-            name = archive.url.rsplit("/", 1)[1]
-            files.append(data / "archives" / name)
-            download(f"{base.rstrip('/')}/{name}" if base else archive.url, files[-1], f"md5:{archive.md5}")
-        unpack(files, folder, wanted.inside)
-        for file in files:
-            file.unlink()
+        for file, archive in files.items():
+            download(f"{base.rstrip('/')}/{file.name}" if base else archive.url, file, f"md5:{archive.md5}")
+        unpack(list(files), folder, wanted.inside)
+    for file in files:
+        file.unlink(missing_ok=True)
     record(folder)
     _check_counts(wanted, data)
     if wanted.name not in CIFAR:

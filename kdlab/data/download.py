@@ -66,10 +66,11 @@ def download(
                 failures = 0 if _size(partial) > furthest else failures + 1
                 furthest = max(furthest, _size(partial))
                 if failures == tries:
-                    kept = f" {furthest:,} bytes are kept in {printable(partial)}, and" if _size(partial) else ""
+                    size = _size(partial)
+                    kept = f" {size:,} bytes are kept in {printable(partial)}: run again to go on." if size else ""
                     raise InputError(
                         f"{url} could not be downloaded: {fault} ({tries} tries). Is this machine online, and behind a "
-                        f"proxy that HTTPS_PROXY should name?{kept} the same command goes on."
+                        f"proxy that HTTPS_PROXY should name?{kept}"
                     ) from fault
                 time.sleep(wait * 2 ** max(failures - 1, 0))
     try:

@@ -90,7 +90,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1")
+        monkeypatch.setenv(name, "*")
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
     http.mine = Server(http.server_address[1])
