@@ -96,7 +96,7 @@ def weather(tmp_path_factory, drawn):
 
 
 def pixels(image):
-    return torch.from_numpy(np.asarray(Image.open(image))).permute(2, 0, 1) if not torch.is_tensor(image) else image
+    return image if torch.is_tensor(image) else torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)
 
 
 def test_every_pair_is_read_back_to_the_bit(weather, drawn):
