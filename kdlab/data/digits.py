@@ -15,6 +15,7 @@ from kdlab.data.transforms import ImageTransform, three_numbers
 
 TRAIN, VAL, TEST = 1200, 199, 398
 SIZE = 32
+CLASSES = tuple("0123456789")
 
 
 class ImagesInMemory(Dataset):
@@ -46,21 +47,28 @@ def load_digits(
     Source: scikit-learn's copy of the test part of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and
     Kaynak, 1998).
     """
+    splits = digit_images()
+    raw = ImageTransform(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    images = {name: torch.stack([raw(image.convert("RGB")) for image, _ in split]) for name, split in splits.items()}
+    mean = three_numbers("mean", [images["train"].mean().item()] * 3 if mean is None else mean)
+    std = three_numbers("std", [images["train"].std().item()] * 3 if std is None else std)
+    ImageTransform(size, mean, std)  # refuses a std of 0
+
+    def part(name: str) -> ImagesInMemory:
+        normalised = (images[name] - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        return ImagesInMemory(normalised, [label for _, label in splits[name]])
+
+    return ImageSplits(
+        train=part("train"), val=part("val"), test=part("test"), classes=CLASSES,
+        mean=mean, std=std, size=size, name="digits", deterministic=True,
+    )  # fmt: skip
+
+
+def digit_images() -> dict[str, list[tuple[Image.Image, int]]]:
+    """The "train", "val" and "test" of :func:`load_digits` as they are: 8x8, grey, 0 to 255, and what each shows."""
     data = datasets.load_digits()
     grey = [Image.fromarray(np.uint8(image * 15.9375)) for image in data.images]  # 0 to 16 becomes 0 to 255
     train, rest = train_test_split(range(len(grey)), train_size=TRAIN, stratify=data.target, random_state=0)
     val, test = train_test_split(rest, train_size=VAL, stratify=data.target[rest], random_state=0)
-    raw = ImageTransform(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    images = torch.stack([raw(image.convert("RGB")) for image in grey])
-    mean = three_numbers("mean", [images[train].mean().item()] * 3 if mean is None else mean)
-    std = three_numbers("std", [images[train].std().item()] * 3 if std is None else std)
-    ImageTransform(size, mean, std)  # refuses a std of 0
-    images = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-
-    def part(indices: list[int]) -> ImagesInMemory:
-        return ImagesInMemory(images[indices], data.target[indices].tolist())
-
-    return ImageSplits(
-        train=part(train), val=part(val), test=part(test), classes=tuple("0123456789"),
-        mean=mean, std=std, size=size, name="digits", deterministic=True,
-    )  # fmt: skip
+    splits = {"train": train, "val": val, "test": test}
+    return {name: [(grey[index], int(data.target[index])) for index in split] for name, split in splits.items()}

@@ -253,7 +253,7 @@ def _find_pets(data: Path) -> _Found:
     root = data / "oxford-iiit-pet"
 
     def listed(split: str) -> list[Pair]:
-        lines = _read_list(root / "annotations" / f"{split}.txt", "OxfordIIITPet({!r}, download=True)", data)
+        lines = _read_list(root / "annotations" / f"{split}.txt", "pets", "OxfordIIITPet({!r}, download=True)", data)
         names = [line.split()[0] for line in lines]
         return [Pair(root / "images" / f"{n}.jpg", root / "annotations" / "trimaps" / f"{n}.png") for n in names]
 
@@ -268,18 +268,19 @@ def _find_voc(data: Path) -> _Found:
     pairs = {}
     for split in ("train", "val"):  # the test set's masks are not public
         path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        names = _read_list(path, "VOCSegmentation({!r}, year='2012', download=True)", data)
+        names = _read_list(path, "voc", "VOCSegmentation({!r}, year='2012', download=True)", data)
         pairs[split] = [Pair(root / "JPEGImages" / f"{n}.jpg", root / "SegmentationClass" / f"{n}.png") for n in names]
     return _Found("voc", pairs, {number: number for number in (*range(len(VOC)), IGNORE)}, VOC, [])
 
 
-def _read_list(path: Path, call: str, data: Path) -> list[str]:
+def _read_list(path: Path, source: str, call: str, data: Path) -> list[str]:
     try:
         return [line for line in path.read_text().splitlines() if line.strip()]
     except OSError:
         name = call.split("(")[0]
         raise InputError(
-            f"{name} is not there: no file {printable(path)}. kdlab does not download it; torchvision does, with\n"
+            f"{name} is not there: no file {printable(path)}. Get it by this script, or by torchvision itself:\n"
+            f"  python data_scripts/get_segmentation.py {source} --data {printable(data)}\n"
             f'  python -c "from torchvision.datasets import {name}; {call.format(str(data))}"\n'
             "If you have it, give the folder where torchvision has put it as `data`."
         ) from None

@@ -89,8 +89,8 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
     Either ``root/train/WEATHER/`` and ``root/val/WEATHER/``, perhaps ``root/test/WEATHER/``, each with its pairs in one
     of the :data:`LAYOUTS`, whatever the case of the folders' names; a degraded and a clean image may differ in format,
     and several degraded images may have one clean image. Or ``root/meta/train/WEATHER.json`` and
-    ``root/meta/valid/WEATHER.json``, lists of ``[clean, degraded]`` with paths from ``root``. The classes are the
-    weathers, in alphabetical order.
+    ``root/meta/valid/WEATHER.json``, perhaps ``root/meta/test/WEATHER.json``, lists of ``[clean, degraded]`` with paths
+    from ``root``. The classes are the weathers, in alphabetical order.
 
     Only the head of each file is read here: one that is cut short is found when it is used.
 
@@ -131,6 +131,16 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
         skipped=tuple(problems[path] for path in sorted(problems)),
         test_is_val="test" not in pairs,
     )
+
+
+def find_pairs(folder: Path, weather: str) -> list[Pair]:
+    """The pairs of one weather's folder, in one of the :data:`LAYOUTS`, in the order of the degraded files' names.
+
+    Raises:
+        InputError: another layout, no pairs, or a degraded image without its clean one.
+    """
+    source = _in_folder(folder)
+    return _pairs(source, weather, _problems([source]))
 
 
 # --- the weathers of the splits --------------------------------------------------------------------------------------
@@ -196,9 +206,24 @@ def _in_list(root: Path, file: Path) -> _Source:
             f"Paths are from {printable(root)}: put the files there, or take the pairs out of the list."
         )
     matches = [
-        _Match(root / degraded, root / clean, (root / clean,), _name(Path(degraded))) for clean, degraded in entries
-    ]
+        _Match(
+            root / degraded, root / clean, (root / clean,), _name(Path(degraded)),
+            _has_margin(Path(degraded), Path(clean)),
+        )
+        for clean, degraded in entries
+    ]  # fmt: skip
     return _Source(file, matches, [])
+
+
+def _has_margin(degraded: Path, clean: Path) -> bool:
+    """A list says nothing of margins, but the folders and names in it may be those of a set that has them."""
+    folders = (degraded.parent.name.lower(), clean.parent.name.lower())
+    return any(
+        layout.margin
+        and folders == (layout.degraded.lower(), layout.clean.lower())
+        and layout.clean_stem(degraded.stem) == clean.stem
+        for layout in LAYOUTS
+    )
 
 
 def _two_paths(entry: object) -> bool:

@@ -1,12 +1,14 @@
-"""The scenes of :mod:`kdlab.data.scenes` as files that a YOLO detector trains on."""
+"""The scenes of :mod:`kdlab.data.scenes` as files: a YOLO data set, with a mask and a VOC annotation for each image."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
+import torch
 from torchvision.io import write_png
 
+from kdlab.data.manifest import record
+from kdlab.data.new_folder import new_folder
 from kdlab.data.scenes import CLASSES, SAMPLES, SIZE, Scenes
 from kdlab.errors import InputError, unknown
 
@@ -19,8 +21,10 @@ def write_yolo_scenes(
     """Write scenes in the layout of YOLO data sets, and return the path of their ``data.yaml``.
 
     An image is ``images/SPLIT/00000.png``, and ``labels/SPLIT/00000.txt`` has a line for each shape that can be seen:
-    class, centre x, centre y, width, height, in parts of the image. The folder may be moved: ``data.yaml`` names
-    nothing outside it. It appears when all is written, or not at all.
+    class, centre x, centre y, width, height, in parts of the image. Beside them ``masks/SPLIT/00000.png`` has the class
+    number of each pixel, as :func:`kdlab.data.load_segmentation` reads it, and ``annotations/SPLIT/00000.xml`` the same
+    boxes as Pascal VOC writes them: in pixels from 1, the last one included. The folder may be moved: ``data.yaml``
+    names nothing outside it. It appears when all is written, with a manifest of hashes, or not at all.
 
     Args:
         folder: that does not exist yet.
@@ -39,28 +43,25 @@ def write_yolo_scenes(
     missing = [split for split in ("train", "val") if split not in samples]
     if missing:
         raise InputError(f"samples lacks {' and '.join(missing)}; wanted: a number for train and for val.")
-    if folder.exists():
-        raise InputError(f"{folder} exists already. Delete it, or name another folder for the scenes.")
-    scenes = {split: Scenes(split, count, size, seed) for split, count in samples.items()}
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    try:
-        for split, drawn in scenes.items():
-            _write_split(partial, split, drawn)
-        (partial / "data.yaml").write_text(_description(samples))
-        os.replace(partial, folder)
-    except OSError as error:
-        raise InputError(f"{folder} could not be written: {error.strerror}. Choose another place.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(folder) as unfinished:
+        for split, count in samples.items():
+            _write_split(unfinished, split, Scenes(split, count, size, seed))
+        (unfinished / "data.yaml").write_text(_description(samples))
+        record(unfinished)
     return folder / "data.yaml"
 
 
 def _write_split(folder: Path, split: str, scenes: Scenes) -> None:
-    images, labels = folder / "images" / split, folder / "labels" / split
-    images.mkdir(parents=True)
-    labels.mkdir(parents=True)
+    images, labels, masks, annotations = (
+        folder / kind / split for kind in ("images", "labels", "masks", "annotations")
+    )
+    for place in (images, labels, masks, annotations):
+        place.mkdir(parents=True)
     for index, image in enumerate(scenes.images):
-        write_png(image, str(images / f"{index:05}.png"))
+        name = f"{index:05}"
+        write_png(image, str(images / f"{name}.png"))
+        mask = scenes.labels[index][scenes.shapes[index].long()]
+        write_png(mask[None].to(torch.uint8), str(masks / f"{name}.png"))
         boxes, classes = scenes.boxes(index)
         rows = [
             f"{label - 1} {(left + right) / 2:.6f} {(top + bottom) / 2:.6f} {right - left:.6f} {bottom - top:.6f}\n"
@@ -68,7 +69,27 @@ def _write_split(folder: Path, split: str, scenes: Scenes) -> None:
                 (boxes / image.shape[-1]).tolist(), classes.tolist(), strict=True
             )
         ]
-        (labels / f"{index:05}.txt").write_text("".join(rows))
+        (labels / f"{name}.txt").write_text("".join(rows))
+        shown = zip(boxes.int().tolist(), classes.tolist(), strict=True)
+        (annotations / f"{name}.xml").write_text(_annotation(f"{name}.png", image.shape[-1], list(shown)))
+
+
+def _annotation(filename: str, size: int, shown: list[tuple[list[int], int]]) -> str:
+    """Pascal VOC's description of an image."""
+    root = ElementTree.Element("annotation")
+    _add(root, filename=filename, segmented=1)
+    _add(ElementTree.SubElement(root, "size"), width=size, height=size, depth=3)
+    for (left, top, right, bottom), label in shown:
+        thing = ElementTree.SubElement(root, "object")
+        _add(thing, name=CLASSES[label], difficult=0)
+        _add(ElementTree.SubElement(thing, "bndbox"), xmin=left + 1, ymin=top + 1, xmax=right, ymax=bottom)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add(element: ElementTree.Element, **texts: str | int) -> None:
+    for tag, text in texts.items():
+        ElementTree.SubElement(element, tag).text = str(text)
 
 
 def _description(samples: Mapping[str, int]) -> str:

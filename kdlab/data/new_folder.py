@@ -1,0 +1,38 @@
+"""A folder that appears when all is written, or not at all."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kdlab.data.images import printable
+from kdlab.errors import InputError
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty hidden folder beside ``folder``, and gives it that name when the block has ended well.
+
+    What a kill has left behind is removed by the next one of the same name.
+
+    Raises:
+        InputError: ``folder`` exists; it cannot be written, or the disk is full, in the block, too.
+    """
+    if folder.exists():
+        raise InputError(f"{printable(folder)} exists already. Delete it, or name another folder.")
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, folder)
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise InputError(
+            f"{printable(folder)} could not be written: {why}. Nothing is left of it; make room or choose another "
+            "place, then run again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

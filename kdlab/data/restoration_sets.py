@@ -1,0 +1,229 @@
+"""The public restoration sets where a person has put them: found, counted, listed for training without their traps."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kdlab.data.archives import DamagedArchiveError, unpack
+from kdlab.data.catalogue import Part, RestorationSet
+from kdlab.data.download import download
+from kdlab.data.images import printable
+from kdlab.data.manifest import MANIFEST, hashes, record
+from kdlab.data.pair_folders import LAYOUTS, find_pairs
+from kdlab.data.pairs import Pair
+from kdlab.data.two_halves import split_halves
+from kdlab.errors import InputError
+from kdlab.files import write_whole
+
+LISTS = "meta"
+SPLITS = {"train": "train", "val": "valid", "test": "test"}  # and what they are called among the lists
+
+
+class Found(NamedTuple):
+    """The pairs of each split, what was left out and why, and where the numbers are others than the known ones."""
+
+    pairs: dict[str, list[Pair]]
+    left_out: list[str]
+    odd: list[str]
+
+
+def folder_of(wanted: RestorationSet, data: Path) -> Path:
+    return data / (wanted.folder or wanted.name)
+
+
+def instructions(wanted: RestorationSet, data: Path) -> str:
+    """What to download, from where, and where to put it."""
+    root = folder_of(wanted, data)
+    lines = [f"{wanted.title} is behind a page, a form or a drive: {wanted.page}", "Unpack it so that there is"]
+    for split, part in wanted.parts.items():
+        known = " or ".join(f"{count:,} ({whose})" for count, whose in part.counts) or "a number that is not known here"
+        optional = " (may be left out)" if split == "val" else ""
+        lines.append(f"  {printable(root / part.folder)}{os.sep}  pairs for {split}{optional}: {known}")
+    if wanted.halves:
+        lines.append("with the files as they are, two images side by side in each")
+    else:
+        layouts = [str(layout) for layout in LAYOUTS if (wanted.layout or "Rain13K") in layout.sets]
+        lines.append(f"with such as {' or '.join(layouts)}, or another layout that kdlab reads")
+    first = next(iter(wanted.parts))
+    example = f"--from {first}=ARCHIVE" if len(wanted.parts) > 1 else "--from ARCHIVE"
+    lines.append(f"or let it be unpacked: {example} (files, or the address of one), and run this again.")
+    return "\n".join([*lines, wanted.note] if wanted.note else lines)
+
+
+def take_in(wanted: RestorationSet, data: Path, split: str, sources: Sequence[str]) -> None:
+    """Unpack archives, files or addresses, as a split of the set.
+
+    An address is downloaded to ``data/archives/NAME/SPLIT``. No hash of these files is published, so the first download
+    is trusted: its hash is recorded in the manifest there, and every later one has to have it.
+
+    Raises:
+        InputError: no such split; what :func:`download` and :func:`unpack` refuse.
+    """
+    if split not in wanted.parts:
+        raise InputError(f"{wanted.name} has no split {split!r}; wanted: {' or '.join(wanted.parts)}.")
+    store = data / "archives" / wanted.name / split
+    known = hashes(store) if (store / MANIFEST).exists() else {}
+    files, fetched = [], []
+    for source in sources:
+        if "://" not in source:
+            files.append(Path(source).expanduser())
+            continue
+        name = source.split("?")[0].rstrip("/").rsplit("/", 1)[1]
+        download(source, store / name, f"sha256:{known[name]}" if name in known else None)
+        files.append(store / name)
+        fetched.append(store / name)
+    try:
+        unpack(files, folder_of(wanted, data) / wanted.parts[split].folder)
+    except DamagedArchiveError:
+        for file in fetched:  # or it would be taken for good the next time
+            file.unlink()
+        raise
+    if fetched:
+        record(store)
+    for file in fetched:
+        file.unlink()
+
+
+def find(wanted: RestorationSet, data: Path) -> Found:
+    """The pairs of a set that is on disk, without those that a comparison must not have.
+
+    Where there is no "val", every tenth clean image of "train" makes it, with all that was made of it. Pairs of "train"
+    are left out whose clean image is known to be a scene of the test, or has the same bytes as one of the test. The
+    hashes of all files but the lists are recorded in a manifest in the set's folder.
+
+    Raises:
+        InputError: a split is not there, or not in a layout that kdlab reads; a degraded image has no clean one.
+    """
+    root = folder_of(wanted, data)
+    pairs: dict[str, list[Pair]] = {}
+    odd: list[str] = []
+    left_out: list[str] = []
+    for split, part in wanted.parts.items():
+        place = root / part.folder
+        if split == "val" and not place.is_dir():
+            continue
+        if not place.is_dir():
+            raise InputError(f"{printable(place)} is not there.\n{instructions(wanted, data)}")
+        if wanted.halves:
+            place = root / "halves" / part.folder
+            if not place.is_dir():
+                split_halves(root / part.folder, place)
+        found = _pairs_below(place, wanted, data)
+        pairs[split] = _one_each(found) if wanted.one_each else found
+        if part.counts and len(pairs[split]) not in [count for count, _ in part.counts]:
+            odd.append(_odd(split, part, len(pairs[split])))
+    known = record(root, skip=(LISTS,))
+    if "train" in pairs:
+        by_path = {root / name: value for name, value in known.items()}
+        pairs["train"], left_out = _without_the_tests(pairs, wanted, by_path)
+        if "val" not in pairs:
+            pairs["train"], pairs["val"] = _tenth(pairs["train"])
+    return Found(pairs, left_out, odd)
+
+
+def write_lists(root: Path, found: Mapping[str, Found]) -> list[Path]:
+    """Write the pairs of each weather to ``root/meta/SPLIT/WEATHER.json``, as :func:`kdlab.data.load_pairs` reads them.
+
+    Raises:
+        InputError: a list cannot be written.
+    """
+    written = []
+    for weather, one in found.items():
+        for split, pairs in one.pairs.items():
+            path = root / LISTS / SPLITS[split] / f"{weather}.json"
+            rows = [
+                [Path(os.path.relpath(str(image), root)).as_posix() for image in (pair.clean, pair.degraded)]
+                for pair in pairs
+            ]
+            write_whole(path, json.dumps(rows, indent=0).encode())
+            written.append(path)
+    return written
+
+
+def joined(found: Iterable[Found]) -> Found:
+    """Several sets of one weather as one."""
+    pairs: dict[str, list[Pair]] = {}
+    left_out: list[str] = []
+    odd: list[str] = []
+    for one in found:
+        for split, more in one.pairs.items():
+            pairs.setdefault(split, []).extend(more)
+        left_out += one.left_out
+        odd += one.odd
+    return Found(pairs, left_out, odd)
+
+
+# --- what is on disk --------------------------------------------------------------------------------------------------
+
+
+def _pairs_below(place: Path, wanted: RestorationSet, data: Path) -> list[Pair]:
+    """The pairs in a folder, or, where it is none of pairs itself, in the folders in it."""
+    folders = [place, *sorted(path for path in place.rglob("*") if path.is_dir() and not path.name.startswith("."))]
+    pairs: list[Pair] = []
+    done: list[Path] = []
+    for folder in folders:
+        if not any(folder.is_relative_to(one) for one in done) and _holds_pairs(folder):
+            pairs += find_pairs(folder, wanted.weather)
+            done.append(folder)
+    if not pairs:
+        raise InputError(f"there are no pairs in {printable(place)}.\n{instructions(wanted, data)}")
+    return pairs
+
+
+def _holds_pairs(folder: Path) -> bool:
+    inside = {path.name.lower(): path.is_dir() for path in folder.iterdir()}
+    for layout in LAYOUTS:
+        if layout.degraded and inside.get(layout.degraded.lower()) and inside.get(layout.clean.lower()):
+            return True
+        stems = (name.rsplit(".", 1)[0] for name, is_folder in inside.items() if not is_folder)
+        if not layout.degraded and any(layout.clean_stem(stem) != stem for stem in stems):
+            return True
+    return False
+
+
+def _odd(split: str, part: Part, count: int) -> str:
+    known = " or ".join(f"{number:,} ({whose})" for number, whose in part.counts)
+    return f"{split} has {count:,} pairs; known: {known}. Something is missing, or it is another copy"
+
+
+# --- the traps --------------------------------------------------------------------------------------------------------
+
+
+def _without_the_tests(
+    pairs: Mapping[str, list[Pair]], wanted: RestorationSet, known: Mapping[Path, str]
+) -> tuple[list[Pair], list[str]]:
+    """Training pairs whose scene is not in the test, by name or by the bytes of the clean image; what was left out."""
+    train = pairs["train"]
+    named = [pair for pair in train if _clean(pair).stem not in wanted.shared]
+    tested = {known[_clean(pair)] for pair in pairs.get("test", [])}
+    kept = [pair for pair in named if known[_clean(pair)] not in tested]
+    reasons = []
+    if len(named) < len(train):
+        reasons.append(f"left out of train, being scenes of the test by their names: {len(train) - len(named):,}")
+    if len(kept) < len(named):
+        reasons.append(f"left out of train, having a clean image of the test: {len(named) - len(kept):,}")
+    return kept, reasons
+
+
+def _tenth(train: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of every tenth clean image apart, so that no scene is on both sides."""
+    scenes = sorted({_clean(pair) for pair in train})
+    held_out = set(scenes[9::10] or scenes[-1:])
+    return (
+        [pair for pair in train if pair.clean not in held_out],
+        [pair for pair in train if pair.clean in held_out],
+    )
+
+
+def _one_each(pairs: list[Pair]) -> list[Pair]:
+    first: dict[Path, Pair] = {}
+    for pair in pairs:
+        first.setdefault(_clean(pair), pair)
+    return list(first.values())
+
+
+def _clean(pair: Pair) -> Path:
+    assert isinstance(pair.clean, Path)
+    return pair.clean

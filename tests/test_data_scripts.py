@@ -1,0 +1,151 @@
+"""The scripts in data_scripts, as they are called."""
+
+import hashlib
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdlab.data import catalogue
+from kdlab.data.manifest import MANIFEST
+
+SCRIPTS = Path(__file__).parents[1] / "data_scripts"
+MAKE = ("make_digits", "make_scenes", "make_weather")
+GET = {"get_classification": "CLASSIFICATION", "get_segmentation": "SEGMENTATION", "get_restoration": "RESTORATION"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(script, *words):
+        """The exit status and all that was printed."""
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
+        status = 0
+        try:
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        if isinstance(status, str):  # what Python itself prints at the end
+            return 1, status
+        return status, printed.out + printed.err
+
+    return run
+
+
+def haze(data, count=10):
+    """NH-HAZE in small, or, with 55 pairs, in its size."""
+    for number in range(1, count + 1):
+        for kind in ("hazy", "GT"):
+            path = data / "nh-haze" / f"{number:02}_{kind}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            level = 2 * number + (kind == "GT")
+            Image.fromarray(np.full((18, 20, 3), level, np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("script", [*MAKE, *GET])
+def test_help_has_an_example_of_its_own(run, script):
+    status, said = run(script, "--help")
+    assert status == 0
+    assert f"python data_scripts/{script}.py " in said
+    assert "--check" in said
+
+
+@pytest.mark.parametrize("script", GET)
+def test_list_shows_name_size_licence_and_use_of_every_set(run, script):
+    status, said = run(script, "--list")
+    assert status == 0
+    for one in getattr(catalogue, GET[script]):
+        (entry,) = [line for line in said.splitlines() if line.split()[0] == one.name]
+        assert one.title in entry
+        assert f"licence: {one.licence}" in entry
+        assert f"for {one.used}" in said
+
+
+@pytest.mark.parametrize("script", GET)
+def test_a_set_has_to_be_named_and_known(run, script):
+    assert run(script)[0] == 2
+    status, said = run(script, "nh-hase")
+    assert status == 1
+    assert said.startswith(f"{script}: unknown set 'nh-hase'")
+
+
+def test_scenes_are_made_and_checked(run, tmp_path):
+    folder = tmp_path / "scenes"
+    words = [folder, "--size", 32, "--train", 2, "--val", 1, "--test", 1]
+    assert run("make_scenes", *words) == (0, f"written: {folder}\n")
+    assert run("make_scenes", folder, "--check") == (0, f"{folder}: 17 files, all as they were written\n")
+    assert "exists already" in run("make_scenes", *words)[1]
+    (folder / "data.yaml").write_text("")
+    status, said = run("make_scenes", folder, "--check")
+    assert status == 1
+    assert said == f"make_scenes: {folder}: 1 with other bytes: data.yaml. Delete the folder and make it again."
+    assert run("make_digits", tmp_path / "nowhere", "--check")[0] == 1
+
+
+def test_a_restoration_set_is_explained_taken_in_listed_and_checked(run, tmp_path):
+    status, said = run("get_restoration", "nh-haze", "--data", tmp_path)
+    assert status == 1
+    assert "https://data.vision.ee.ethz.ch/cvl/ntire20/nh-haze/" in said
+    haze(tmp_path, 55)
+    assert run("get_restoration", "nh-haze", "--data", tmp_path) == (0, "NH-HAZE: 50 train, 5 val pairs\n")
+    assert (tmp_path / "nh-haze/meta/train/haze.json").exists()
+    assert run("get_restoration", "nh-haze", "--data", tmp_path, "--check")[0] == 0
+    (tmp_path / "nh-haze/01_GT.png").write_bytes((tmp_path / "nh-haze/02_GT.png").read_bytes())
+    status, said = run("get_restoration", "nh-haze", "--data", tmp_path, "--check")
+    assert status == 1
+    assert "1 with other bytes: 01_GT.png" in said
+
+
+def test_a_copy_of_another_size_is_told_and_listed_all_the_same(run, tmp_path):
+    haze(tmp_path)
+    status, said = run("get_restoration", "nh-haze", "--data", tmp_path)
+    assert status == 1
+    assert "NH-HAZE: 9 train, 1 val pairs. train has 10 pairs; known: 55" in said
+    assert (tmp_path / "nh-haze/meta/valid/haze.json").exists()
+
+
+def test_one_set_that_fails_does_not_keep_the_others_away_and_lists_may_be_joined(run, tmp_path):
+    haze(tmp_path, 55)
+    status, said = run("get_restoration", "csd", "nh-haze", "--data", tmp_path, "--lists", tmp_path / "both")
+    assert status == 1
+    assert "CSD is behind a page" in said
+    assert "NH-HAZE: 50 train" in said
+    assert (tmp_path / "both/meta/train/haze.json").exists()
+    assert not (tmp_path / "nh-haze/meta").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nh-haze", "csd", "--from", "a.zip"], "--from was given; wanted with it: one set"),
+        (["nh-haze", "--check", "--from", "a.zip"], "--from was given; wanted with it: one set"),
+        (["csd", "--from", "a.zip"], "csd has no split 'a.zip'; wanted: train or test"),
+        (["csd", "--from", "train=a.zip"], "a.zip: no such file"),
+        (["nh-haze", "--from", "a.zip"], "a.zip: no such file"),
+        (["nh-haze", "--from", "train=a.zip"], "a.zip: no such file"),
+    ],
+)
+def test_sources_that_cannot_be_taken_in_are_told(run, tmp_path, words, said):
+    status, printed = run("get_restoration", *words, "--data", tmp_path)
+    assert status == 1
+    assert said in printed
+
+
+def test_direct_sets_that_are_not_there_are_told(run, tmp_path, monkeypatch):
+    unreachable = [replace(one, archives=()) for one in catalogue.CLASSIFICATION]
+    monkeypatch.setattr(catalogue, "CLASSIFICATION", tuple(unreachable))
+    status, said = run("get_classification", "cifar10", "cifar100", "--check", "--data", tmp_path)
+    assert status == 1
+    assert said.count("get it first") == 2
+
+
+def test_the_manifest_is_one_that_other_programs_read(run, tmp_path):
+    haze(tmp_path, 55)
+    run("get_restoration", "nh-haze", "--data", tmp_path)
+    first = (tmp_path / "nh-haze" / MANIFEST).read_text().splitlines()[0]
+    content = (tmp_path / "nh-haze" / "01_GT.png").read_bytes()
+    assert first == f"{hashlib.sha256(content).hexdigest()}  01_GT.png"
