@@ -33,8 +33,8 @@ DETAILS = 4  # channels that the super-resolution branch adds
 class Dehazer(Restorer):
     """An encoder, attention on its coarsest map, and the way up by pixel shuffle to the image.
 
-    Taps: :attr:`TAP`, the map after the attention at 1/16 of the size, which the student's and the teacher's have
-    alike; "encoder" puts out the list of the three stages.
+    Taps: :attr:`TAP`, the map after the attention at 1/16 of the size, of ``tap_channels``, which the student and the
+    teacher have alike.
 
     Args:
         encoder: from images to maps at 1/4, 1/8 and 1/16 of their size, of ``widths`` channels.
@@ -46,6 +46,7 @@ class Dehazer(Restorer):
     """
 
     TAP = "middle"
+    weights_used: str
     mean: Tensor
     std: Tensor
 
@@ -60,7 +61,7 @@ class Dehazer(Restorer):
     ) -> None:
         super().__init__()
         up = [middle // 4, (middle // 4 + widths[1]) // 4]
-        self.encoder, self.bottom = encoder, bottom
+        self.encoder, self.bottom, self.tap_channels = encoder, bottom, middle
         self.middle = AttentionBlock(middle)
         self.up = nn.ModuleList(nn.Sequential(nn.PixelShuffle(2), AttentionBlock(width)) for width in up)
         self.shuffle = nn.Sequential(nn.PixelShuffle(2), nn.PixelShuffle(2))
@@ -205,6 +206,14 @@ class SRKTDN(KTDN):
 
 class Res2NetEncoder(nn.Module):
     """timm's Res2Net of deep stem, without its last stage."""
+
+    conv1: nn.Module
+    bn1: nn.Module
+    act1: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
 
     def __init__(self, widths: Sequence[int], blocks: Sequence[int]) -> None:
         from timm.models.res2net import Bottle2neck  # seconds, for whoever builds one alone

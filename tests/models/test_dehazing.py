@@ -130,7 +130,7 @@ def test_attention_weighs_channels_and_positions_from_0_to_1():
     x = torch.randn(2, 16, 5, 7)
     channels, pixels = (attention(x) / x for attention in (ChannelAttention(16), PixelAttention(16)))
     for weights, alike in ((channels, (2, 3)), (pixels, (1,))):
-        assert 0 < weights.min()
+        assert weights.min() > 0
         assert weights.max() < 1
         torch.testing.assert_close(weights.amax(alike), weights.amin(alike))
     torch.testing.assert_close(ChannelAttention(16)(torch.zeros(1, 16, 2, 2)), torch.zeros(1, 16, 2, 2))
