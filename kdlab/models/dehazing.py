@@ -86,8 +86,8 @@ class Dehazer(Restorer):
 class DehazingTeacher(Dehazer):
     """A ResNet18 that encodes clean images and draws them again: 26,067,534 parameters.
 
-    What it teaches is :attr:`TAP`, of a clean image: the first 14.7 of its 20.6 GFLOPs at 256x256. The taps of
-    the default sizes: 1024 channels at 1/16.
+    What it teaches is its map :attr:`TAP` of a clean image, 1024x16x16 of one of 256x256, which takes the first 14.7 of
+    its 20.6 GFLOPs.
 
     Args:
         widths: channels of the encoder's three stages, each double the one before; the default is ResNet18's.
@@ -119,7 +119,7 @@ class DehazingTeacher(Dehazer):
     ) -> None:
         if any(after != 2 * before for before, after in pairwise(widths)):
             raise InputError(f"widths are {tuple(widths)}; wanted: each double the one before, as in a ResNet.")
-        _check(widths, blocks, middle, channels)
+        _check(widths, blocks, channels, middle)
         encoder, used = backbone(
             "ResNet18", partial(ResNetEncoder, widths[0], blocks), trained(ResNet18_Weights.IMAGENET1K_V1), weights,
             published=(tuple(widths), tuple(blocks)) == TEACHER,
@@ -158,7 +158,7 @@ class KTDN(Dehazer):
         normalise: bool = False,
         weights: Weights = "none",
     ) -> None:
-        _check(widths, blocks, widths[-1], channels)
+        _check(widths, blocks, channels)
         encoder, used = backbone(
             "Res2Net101", partial(Res2NetEncoder, widths, blocks), _res2net101, weights,
             published=(tuple(widths), tuple(blocks)) == RES2NET101,
@@ -280,12 +280,13 @@ def _without_the_end(weights: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in weights.items() if not name.startswith(("fc.", "layer4."))}
 
 
-def _check(widths: Sequence[int], blocks: Sequence[int], middle: int, channels: int) -> None:
+def _check(widths: Sequence[int], blocks: Sequence[int], channels: int, middle: int | None = None) -> None:
     if len(widths) != STAGES or len(blocks) != STAGES or min(*blocks, channels) < 1:
         raise InputError(
             f"widths are {tuple(widths)}, blocks {tuple(blocks)} and channels {channels}; wanted: three widths and "
             "three numbers of blocks, of at least 1, and at least 1 channel."
         )
+    middle = widths[-1] if middle is None else middle
     if min(widths) < 16 or any(width % 8 for width in widths) or middle < 4 or middle % 4:
         raise InputError(
             f"widths are {tuple(widths)} and middle {middle}; wanted: widths of multiples of 8, at least 16, and a "

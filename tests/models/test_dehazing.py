@@ -41,10 +41,10 @@ def count(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def worked(network, size=256, inside=None):
+def worked(network):
     """GFLOPs, and the map at the tap."""
     with FlopCounterMode(display=False) as counter, Taps(network, [network.TAP]) as taps:
-        network(torch.empty(1, 3, size, size, device="meta"))
+        network(torch.empty(1, 3, 256, 256, device="meta"))
     return counter.get_total_flops() / 1e9, taps[network.TAP]
 
 
@@ -80,6 +80,13 @@ def test_the_work_and_the_taps_at_the_published_crop(published):
         "DehazingTeacher": 20.6, "KTDN": 39.6, "SRKTDN": 40.8,
     }  # fmt: skip
     assert {tap.shape for _, tap in work.values()} == {(1, 1024, 16, 16)}  # no connector is needed
+
+
+def test_without_its_way_up_the_teacher_does_seven_tenths_of_its_work(published):
+    teacher = published["DehazingTeacher"]
+    with FlopCounterMode(display=False) as counter:
+        teacher.middle(teacher.bottom(teacher.encoder(torch.empty(1, 3, 256, 256, device="meta"))[-1]))
+    assert round(counter.get_total_flops() / 1e9, 1) == 14.7
 
 
 def test_the_encoders_halve_the_size_from_a_quarter_on(published):
@@ -277,6 +284,7 @@ def test_what_is_no_rgb_image_is_named(build, shapes_unchecked):
     ("build", "sentence"),
     [
         (lambda: KTDN((32, 64)), r"widths are \(32, 64\).*wanted: three widths"),
+        (lambda: KTDN(()), r"widths are \(\)"),
         (lambda: KTDN(blocks=(3, 4, 0)), r"blocks \(3, 4, 0\)"),
         (lambda: KTDN(channels=0), "channels 0"),
         (lambda: KTDN((8, 16, 32)), r"widths are \(8, 16, 32\).*multiples of 8, at least 16"),

@@ -20,8 +20,8 @@ from kdlab.training.checkpoints import LAST, RESUME
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = {"widths": (16, 48, 64), "blocks": (1, 1, 1), "channels": 2}
-TINY_TEACHER = {"widths": (16, 32, 64), "blocks": (1, 1, 1), "middle": 64, "channels": 2}
+TINY = {"widths": (16, 32, 128), "blocks": (1, 1, 1), "channels": 2}
+TINY_TEACHER = {"widths": (16, 32, 64), "blocks": (1, 1, 1), "middle": 128, "channels": 2}
 QUICK = DehazingSettings(epochs=2, lr=1e-3, batch_size=2, steps=2, freeze_from=1)
 HAZES = ("dense", "thin")
 
@@ -146,7 +146,7 @@ def test_the_clamp_takes_the_gradient_of_all_that_the_tanh_has_below_0():
     assert not Dehazing().clamp
 
 
-def test_where_the_image_is_within_0_to_1_the_clamp_changes_nothing():
+def test_where_the_image_is_within_0_to_1_the_clamp_changes_nothing(shapes_unchecked):
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid())
     values = [Dehazing(clamp=clamp).objective(network)(*batch())["total"] for clamp in (True, False)]
     torch.testing.assert_close(*values)
@@ -184,9 +184,12 @@ def test_the_teacher_learns_from_clean_images_alone(taught, data, monkeypatch):
     assert card.weights.startswith("none: a random start, because there are no ImageNet weights for ResNet18")
     assert done.history.columns.isin(["task", "laplacian", "lab", "total", "val_psnr", "val_psnr_dense"]).sum() == 6
     seen = []
-    monkeypatch.setattr(
-        dehazing, "fit_restorer", lambda objective, batches, train, val, *_, **__: seen.append((train, val))
-    )
+
+    def look(objective, batches, train, val, *_, **__):
+        seen.append((train, val))
+        return done
+
+    monkeypatch.setattr(dehazing, "fit_restorer", look)
     teach(data, QUICK, out=out, architecture=TINY_TEACHER)
     train, val = seen[0]
     assert train.turned
@@ -270,8 +273,8 @@ def test_the_narrow_networks_meet():
         (lambda data: DehazingSettings(freeze_from=-1), "freeze_from is -1"),
         (lambda data: DehazingSettings(max_norm=0.0), "max_norm is 0.0"),
         (
-            lambda data: Dehazing().objective(student(), DehazingTeacher(**NARROW_TEACHER)),
-            "has 128 channels and the student's 64",
+            lambda data: Dehazing().objective(student(), DehazingTeacher(**TINY_TEACHER | {"middle": 384})),
+            "has 384 channels and the student's 128",
         ),
         (
             lambda data: distil(data, None, Dehazing(), replace(QUICK, batch_size=3), architecture=TINY),
