@@ -241,7 +241,7 @@ class Res2NetEncoder(nn.Module):
 
 
 def _res2net101() -> dict[str, Any]:
-    """The weights of timm's res2net101d: out of torch's cache, as torchvision's, where no network fails at once."""
+    """The weights of timm's res2net101d, through torch's cache: timm's own way tries for a minute without a network."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / "res2net101d.in1k.safetensors"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
