@@ -23,12 +23,12 @@ from kdlab.commands.options import DEFAULTS
 from kdlab.data.pair_folders import load_pairs
 from kdlab.data.weather_photos import load_weather
 from kdlab.losses.restoration import Negatives
-from kdlab.models import MSBDN, PSPNet, StudentCNN
+from kdlab.models import KTDN, MSBDN, SRKTDN, DehazingTeacher, PSPNet, StudentCNN
 from kdlab.recipes import restoration
 from kdlab.recipes.perceptual import FeatureWeights
 from kdlab.recipes.restoration import PixelLoss, Positive, RestorationSettings, TwoStage
 from kdlab.recipes.weather import NARROW, TWO_STAGE
-from kdlab.training import Fit, ModelCard, load_model, save_model
+from kdlab.training import Fit, ModelCard, SelfEnsemble, load_model, save_model
 from kdlab.training.restoration import QUALITY, measure_each, restoration_metrics
 from kdlab.training.tiles import restore as restore_in_tiles
 
@@ -103,6 +103,10 @@ def models(tmp_path_factory):
     saved("snow", MSBDN(2), ("snow",))
     saved("all", MSBDN(2, residual=True), ("haze", "rain", "snow"))
     saved("wide", MSBDN(4), ("rain",))
+    dehazer = {"widths": (16, 48, 64), "blocks": (1, 1, 1), "channels": 2}
+    saved("srktdn", SRKTDN(**dehazer), ("haze",))
+    saved("ktdn", KTDN(**dehazer, normalise=True), ("haze",))
+    saved("dehazing_teacher", DehazingTeacher((16, 32, 64), (1, 1, 1), 128, 2), ("haze",))
     saved("classifier", StudentCNN(3, (4, 4, 4, 4)), ("0", "1", "2"))
     saved("segmenter", PSPNet(3, width=8, blocks=(1, 1, 1, 1), channels=4), ("0", "1", "2"))
     return lambda name: folder / f"{name}.safetensors"
@@ -344,6 +348,7 @@ def test_teachers_are_known_by_the_name_of_their_weather(outdoors, haze, models,
         ((f"haze={models('classifier')}", *other), "was made for classification (StudentCNN), and the task is rest"),
         (("haze=nowhere", *other), "--teacher nowhere does not exist"),
         ((right, "--teacher", f"rain={models('wide')}"), "the teachers have different widths (haze 2, rain 4)"),
+        ((f"haze={models('srktdn')}", *other), "srktdn.safetensors is SRKTDN, and the student is MSBDN"),
     ):
         assert said in refused(*words, *teachers)
     torch.save({}, tmp_path / "teacher.pt")
@@ -464,6 +469,7 @@ def test_evaluate_refuses_what_does_not_fit(outdoors, haze, models, tmp_path):
         given = ("evaluate", outdoors, "--model", models(name))
         assert "--weather was given, but the model is for" in refused(*given, "--weather", "haze")
         assert "--per-image was given, but the model is for" in refused(*given, "--per-image", tmp_path / "o.csv")
+        assert "--self-ensemble was given, but the model is for" in refused(*given, "--self-ensemble")
 
 
 # --- restore ---------------------------------------------------------------------------------------------------------
@@ -512,6 +518,37 @@ def test_restore_writes_images_of_their_own_size_and_the_comparison(photos, mode
         left, right = both.crop((0, 0, width, height)), both.crop((width, 0, 2 * width, height))
         assert np.array_equal(left, Image.open(photos / places[name]).convert("RGB"))
         assert np.array_equal(right, Image.open(out / f"{name}_restored.png"))
+
+
+@pytest.mark.parametrize("name", ["srktdn", "ktdn", "dehazing_teacher"])
+def test_the_dehazing_networks_restore_and_are_evaluated_as_the_others(name, photos, outdoors, models, tmp_path):
+    out = tmp_path / "restored"
+    done("restore", photos, "--model", models(name), "--out", out, "--device", "cpu")
+    for stem, place in (("grey", "grey.png"), ("odd_2", "odd.png")):
+        image = np.asarray(Image.open(out / f"{stem}_restored.png"), int)
+        assert np.abs(image - literally(models(name), photos / place)).max() <= 1
+
+    words = ("evaluate", outdoors, "--model", models(name), "--format", "json", "--device", "cpu", "--weather", "haze")
+    result = json.loads(done(*words))
+    literal = measure_each(load_model(models(name))[0], load_pairs(outdoors).val.only(["haze"]))
+    assert result["trained_for"] == ["haze"]
+    assert result["psnr"] == pytest.approx(literal["psnr"].mean(), rel=1e-5)
+
+
+def test_the_self_ensemble_restores_and_is_evaluated_in_eight_positions(photos, outdoors, models, tmp_path):
+    model = SelfEnsemble(load_model(models("srktdn"))[0])
+    words = ("--model", models("srktdn"), "--self-ensemble", "--device", "cpu")
+    done("restore", photos / "odd.png", *words, "--out", tmp_path / "restored")
+    pixels = transforms.to_image(Image.open(photos / "odd.png").convert("RGB")) / 255
+    with torch.no_grad():
+        expected = (model(pixels[None])[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    image = np.asarray(Image.open(tmp_path / "restored" / "odd_restored.png"), int)
+    assert np.abs(image - expected).max() <= 1
+    assert np.abs(image - literally(models("srktdn"), photos / "odd.png")).max() > 1
+
+    result = json.loads(done("evaluate", outdoors, *words, "--format", "json", "--weather", "haze"))
+    literal = measure_each(model, load_pairs(outdoors).val.only(["haze"]))
+    assert result["psnr"] == pytest.approx(literal["psnr"].mean(), rel=1e-5)
 
 
 def test_restore_in_tiles(photos, models, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def evaluate(args: argparse.Namespace) -> int:
     model, card = load_model(args.model)
     model.to(device)
     task = task_of(model)
-    useless = ("batch_size",) if task == "restoration" else ("weather", "per_image")
+    useless = ("batch_size",) if task == "restoration" else ("weather", "per_image", "self_ensemble")
     for name in useless:
         if getattr(args, name) is not None:
             raise InputError(

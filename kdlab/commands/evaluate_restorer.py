@@ -11,7 +11,7 @@ from kdlab.data.pairs import PairedImages
 from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.recipes.restoration import pairs
-from kdlab.training import ModelCard
+from kdlab.training import ModelCard, SelfEnsemble
 from kdlab.training.restoration import QUALITY, measure_each
 
 HEADS = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR on Y", "ssim_y": "SSIM on Y"}
@@ -25,7 +25,8 @@ def evaluate_restorer(args: argparse.Namespace, model: nn.Module, card: ModelCar
     check_split(args, data)
     split = pairs(getattr(data, args.split))
     whole = PairedImages(split.pairs, split.weathers)  # the training images would come in crops
-    each = measure_each(model, whole if args.weather is None else whole.only([args.weather]))
+    restorer = SelfEnsemble(model) if args.self_ensemble else model
+    each = measure_each(restorer, whole if args.weather is None else whole.only([args.weather]))
     if args.per_image is not None:
         write_whole(args.per_image, each.to_csv(index=False).encode(errors="backslashreplace"))
 

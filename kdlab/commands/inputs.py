@@ -13,7 +13,7 @@ from kdlab.data.masks import NAMED
 from kdlab.data.pair_folders import load_pairs
 from kdlab.data.weather_photos import load_weather
 from kdlab.errors import InputError
-from kdlab.models import MSBDN
+from kdlab.models import Restorer
 from kdlab.models.segmentation import Segmenter
 
 # As they are written; the others are words.
@@ -123,7 +123,7 @@ def check_split(args: argparse.Namespace, data: ImageSplits) -> None:
 
 def task_of(model: nn.Module) -> str:
     """The --task that made a model."""
-    if isinstance(model, MSBDN):
+    if isinstance(model, Restorer):
         return "restoration"
     return "segmentation" if isinstance(model, Segmenter) else "classification"
 

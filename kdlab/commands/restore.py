@@ -17,7 +17,7 @@ from kdlab.data.images import find_images, printable, try_open
 from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.progress import progress
-from kdlab.training import load_model, pick_device
+from kdlab.training import SelfEnsemble, load_model, pick_device
 from kdlab.training.tiles import check_tiles, restore
 
 WHOLE = 2**20  # pixels up to which an image is restored in one piece
@@ -40,6 +40,8 @@ def restore_images(args: argparse.Namespace) -> int:
     names = distinct_names(paths)
     _check_not_over_images(args, names)
     model.to(device)
+    if args.self_ensemble:
+        model = SelfEnsemble(model)
     restored = 0
     for path in progress(paths, desc="restoring", unit="image"):
         image = try_open(path)

@@ -123,7 +123,11 @@ def _teachers(paths: dict[str, Path]) -> dict[str, MSBDN]:
     teachers: dict[str, MSBDN] = {}
     for name, path in paths.items():
         teacher, card = teacher_of(path, "restoration")
-        assert isinstance(teacher, MSBDN)
+        if not isinstance(teacher, MSBDN):
+            raise InputError(
+                f"--teacher {name}={path} is {card.architecture['name']}, and the student is MSBDN, which has no "
+                "layers to compare with it; wanted: what `kdlab teach --task restoration` made."
+            )
         if name not in card.classes:
             raise InputError(
                 f"--teacher {name}={path}: that teacher was trained for {names(card.classes)}. Name it for its own "

@@ -10,7 +10,7 @@ from kdlab.data.photos import load_depth, load_photograph, load_photographs
 from kdlab.data.scenes import Scenes, load_scenes
 from kdlab.data.splits import ImageSplits
 from kdlab.data.transforms import ImageTransform
-from kdlab.data.weather_photos import load_weather
+from kdlab.data.weather_photos import load_haze, load_weather
 
 __all__ = [
     "IGNORE",
@@ -24,6 +24,7 @@ __all__ = [
     "load_depth",
     "load_digits",
     "load_folders",
+    "load_haze",
     "load_pairs",
     "load_photograph",
     "load_photographs",

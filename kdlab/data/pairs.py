@@ -38,18 +38,21 @@ class PairedImages(Dataset):
         weathers: their names; a pair's number is its weather's place among them.
         crop: the height and width of a random part, mirrored half of the time; None: the whole image, as it is. An
             image that is smaller is continued by reflection: it keeps its scale.
+        turned: whether a part is also upside down half of the time, and transposed: one of eight positions.
 
     Raises:
         InputError: no pairs; a pair of another weather; when an item is read, two images of different sizes.
     """
 
-    def __init__(self, pairs: Sequence[Pair], weathers: Sequence[str], crop: int | None = None) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], weathers: Sequence[str], crop: int | None = None, turned: bool = False
+    ) -> None:
         if not pairs:
             raise InputError("there are no pairs; wanted: at least one degraded image with its clean one.")
         foreign = sorted({pair.weather for pair in pairs} - set(weathers))
         if foreign:
             raise InputError(f"a pair's weather is {foreign[0]!r}; wanted: one of {', '.join(weathers)}.")
-        self.pairs, self.weathers, self.crop = tuple(pairs), tuple(weathers), crop
+        self.pairs, self.weathers, self.crop, self.turned = tuple(pairs), tuple(weathers), crop, turned
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -60,6 +63,7 @@ class PairedImages(Dataset):
         both = torch.stack(_same_size(pair))
         if self.crop is not None:
             both = _random_part(both, self.crop)
+            both = _turned(both) if self.turned else both
         degraded, clean = both.float() / 255
         return degraded, (clean, self.weathers.index(pair.weather))
 
@@ -76,7 +80,7 @@ class PairedImages(Dataset):
         kept = [pair for pair in self.pairs if pair.weather in weathers]
         if not kept:
             raise InputError(f"there is no image in {' or '.join(weathers)}; there are: {', '.join(self.weathers)}.")
-        return PairedImages(kept, self.weathers, self.crop)
+        return PairedImages(kept, self.weathers, self.crop, self.turned)
 
 
 class StratifiedBatches(Sampler[list[int]]):
@@ -162,6 +166,12 @@ def _random_part(images: UInt8[Tensor, "n 3 h w"], size: int) -> UInt8[Tensor, "
     top, left = (int(torch.randint(side - size + 1, ())) for side in images.shape[2:])
     images = images[:, :, top : top + size, left : left + size]
     return images.flip(-1) if torch.rand(()) < 0.5 else images
+
+
+def _turned(images: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
+    upside_down, transposed = (torch.rand(2) < 0.5).tolist()
+    images = images.flip(-2) if upside_down else images
+    return images.transpose(-2, -1) if transposed else images
 
 
 def _there_and_back(side: int, steps: int) -> Tensor:

@@ -143,6 +143,28 @@ def draw_weather(name: str, image: Image, generator: torch.Generator, depth: Map
             raise InputError(unknown("weather", name, WEATHERS))
 
 
+HAZES = ("homogeneous", "non-homogeneous")
+
+
+def draw_haze(kind: str, image: Image, generator: torch.Generator, depth: Map | None = None) -> Image:
+    """The image in a haze of random density, dense more often than not: what the dehazing chapter trains on.
+
+    Args:
+        kind: "homogeneous", or "non-homogeneous": in patches, from none at all to twice as dense.
+        depth: a synthetic one where not given.
+
+    Raises:
+        InputError: another kind.
+    """
+    if kind not in HAZES:
+        raise InputError(unknown("kind of haze", kind, HAZES))
+    height, width = image.shape[1:]
+    density, bright = torch.rand(2, generator=generator).tolist()
+    depth = synthetic_depth(height, width, generator) if depth is None else depth
+    patches = 1.0 if kind == "homogeneous" else 2 * smooth_noise(height, width, generator)
+    return add_haze(image, depth, beta=1 + 2 * density, airlight=0.7 + 0.25 * bright, patches=patches)
+
+
 def _stamped(places: Map, stamp: Float[Tensor, "a b"]) -> Map:
     """A stamp of odd sides, set down at each place as strongly as the place says: their convolution.
 

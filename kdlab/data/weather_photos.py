@@ -1,5 +1,7 @@
 """Rain, haze and snow on the built-in photographs, split by photograph."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from kdlab.data.pairs import Pair, PairedImages
 from kdlab.data.photos import SPLITS, load_depth, load_photograph
 from kdlab.data.splits import ImageSplits
-from kdlab.data.weather import WEATHERS, draw_weather
+from kdlab.data.weather import HAZES, WEATHERS, draw_haze, draw_weather
 from kdlab.errors import InputError
 from kdlab.progress import progress
 
@@ -31,28 +33,51 @@ def load_weather(crop: int = 64, variants: int = VARIANTS["train"], seed: int = 
     Raises:
         InputError: a setting out of range, or a photograph is missing.
     """
+    return _splits("weather", WEATHERS, draw_weather, crop, variants, seed)
+
+
+def load_haze(crop: int = 64, variants: int = VARIANTS["train"], seed: int = 0) -> ImageSplits:
+    """Pairs of the same photographs in two kinds of haze, homogeneous and in patches, as :func:`load_weather` has them.
+
+    The motorcycle's haze follows its true depth, all other haze a synthetic one.
+
+    Args:
+        crop: height and width of the training crops.
+        variants: of each training photograph in each haze.
+        seed: another one draws another haze, in all splits.
+
+    Raises:
+        InputError: a setting out of range, or a photograph is missing.
+    """
+    return _splits("haze", HAZES, draw_haze, crop, variants, seed)
+
+
+def _splits(
+    name: str, weathers: tuple[str, ...], draw: Callable[..., Tensor], crop: int, variants: int, seed: int
+) -> ImageSplits:
     if crop < 16 or variants < 1:
         raise InputError(f"crop is {crop} and variants {variants}; wanted: at least 16 pixels and at least 1 variant.")
     many = VARIANTS | {"train": variants}
     train, val, test = (
-        PairedImages(_draw(split, many[split], seed), WEATHERS, crop if split == "train" else None) for split in SPLITS
+        PairedImages(_draw(split, weathers, draw, many[split], seed), weathers, crop if split == "train" else None)
+        for split in SPLITS
     )
     return ImageSplits(
-        train=train, val=val, test=test, classes=WEATHERS, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=crop,
-        name=f"weather-{variants}-{seed}", deterministic=False,
+        train=train, val=val, test=test, classes=weathers, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=crop,
+        name=f"{name}-{variants}-{seed}", deterministic=False,
     )  # fmt: skip
 
 
-def _draw(split: str, variants: int, seed: int) -> list[Pair]:
+def _draw(split: str, weathers: Sequence[str], draw: Callable[..., Tensor], variants: int, seed: int) -> list[Pair]:
     generator = torch.Generator().manual_seed(1000 * seed + list(SPLITS).index(split))
     pairs = []
     for name in progress(SPLITS[split], desc=f"drawing weather on {split} photographs", unit="photograph"):
         photograph = _smaller(load_photograph(name).float() / 255)
         depth = _smaller(load_depth(name)) if name == "motorcycle" else None
-        for weather in WEATHERS:
+        for weather in weathers:
             for variant in range(variants):
                 clean = _recoloured(photograph, generator) if split == "train" else photograph
-                degraded = draw_weather(weather, clean, generator, depth if weather == "haze" else None)
+                degraded = draw(weather, clean, generator, depth)
                 pairs.append(Pair(_bytes(degraded), _bytes(clean), weather, f"{name}_{variant + 1}"))
     return pairs
 

@@ -1,6 +1,7 @@
 """Distillation losses: ``Loss(hyper-parameters)(student, teacher[, target]) -> scalar``, pure tensor mathematics."""
 
 from kdlab.losses.contrastive import CRDLoss
+from kdlab.losses.dehazing import KTLoss, LabLoss, LaplacianLoss, srgb_to_lab
 from kdlab.losses.dense import CWDLoss, MGDLoss, PixelCrossEntropy
 from kdlab.losses.feature import ABLoss, ATLoss, FTLoss, HintLoss, OFDLoss, ReviewKDLoss, VIDLoss, ofd_margin
 from kdlab.losses.relation import FSPLoss, PKTLoss, RKDLoss, SPLoss
@@ -21,7 +22,10 @@ __all__ = [
     "HCRLoss",
     "HintLoss",
     "KDLoss",
+    "KTLoss",
+    "LabLoss",
     "LabelledCrossEntropy",
+    "LaplacianLoss",
     "MGDLoss",
     "OFDLoss",
     "PKTLoss",
@@ -32,4 +36,5 @@ __all__ = [
     "SPLoss",
     "VIDLoss",
     "ofd_margin",
+    "srgb_to_lab",
 ]

@@ -7,15 +7,29 @@ from torch import nn
 
 from kdlab.errors import InputError, unknown
 from kdlab.models.classification import StudentCNN, densenet121
-from kdlab.models.restoration import MSBDN
+from kdlab.models.dehazing import KTDN, SRKTDN, DehazingTeacher
+from kdlab.models.restoration import MSBDN, Restorer
 from kdlab.models.segmentation import PSPNet, UPerNet
 from kdlab.models.vgg import VGGReader, VGGSlices
 
-__all__ = ["MSBDN", "PSPNet", "StudentCNN", "UPerNet", "VGGReader", "VGGSlices", "build_model", "densenet121"]
+__all__ = [
+    "KTDN",
+    "MSBDN",
+    "SRKTDN",
+    "DehazingTeacher",
+    "PSPNet",
+    "Restorer",
+    "StudentCNN",
+    "UPerNet",
+    "VGGReader",
+    "VGGSlices",
+    "build_model",
+    "densenet121",
+]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "MSBDN": MSBDN, "PSPNet": PSPNet, "StudentCNN": StudentCNN, "UPerNet": UPerNet, "VGGReader": VGGReader,
-    "densenet121": densenet121,
+    "DehazingTeacher": DehazingTeacher, "KTDN": KTDN, "MSBDN": MSBDN, "PSPNet": PSPNet, "SRKTDN": SRKTDN,
+    "StudentCNN": StudentCNN, "UPerNet": UPerNet, "VGGReader": VGGReader, "densenet121": densenet121,
 }  # fmt: skip
 
 

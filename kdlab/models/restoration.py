@@ -1,6 +1,7 @@
 """The network that takes rain, haze and snow out of an image: teacher and student of the two-stage system."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,33 @@ LEAST = 2 * STRIDE  # a map of one position has nothing to reflect
 BOTTLENECK_BLOCKS = 18
 
 
-class MSBDN(nn.Module):
+class Restorer(nn.Module):
+    """A network from images to images, whatever their size: they are padded by reflection and cropped again.
+
+    Shapes: RGB images in 0 to 1, (n, 3, h, w) of at least 2x2 pixels, to the same; nothing keeps the output in 0 to 1.
+    What :meth:`restored` gets has sides of multiples of 16, at least 32.
+
+    Raises:
+        InputError: no RGB images; an image with a side of one pixel.
+    """
+
+    architecture: dict[str, Any]
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(
+                f"images are {tuple(images.shape)}; wanted: (n, 3, h, w), red, green and blue. A grey image goes in as "
+                "three equal channels."
+            )
+        height, width = images.shape[2:]
+        return self.restored(padded(images))[:, :, :height, :width]
+
+    def restored(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """The images without what has befallen them, of the same size."""
+        raise NotImplementedError
+
+
+class MSBDN(Restorer):
     """Multi-scale boosted dehazing network with dense feature fusion (MSBDN-RDFF): 28,712,861 parameters.
 
     Five sizes down and up again. At each, half of the channels are corrected by what the finer (on the way up: the
@@ -32,11 +59,10 @@ class MSBDN(nn.Module):
             its first thousand steps on learning to copy. The last convolution then starts at 0, so that the network
             starts as the identity, which saves as many steps again.
 
-    Shapes: RGB images in 0 to 1, (n, 3, h, w) of at least 2x2 pixels, to the same; nothing keeps the output in 0 to 1.
-    Other sizes than multiples of 16 are padded by reflection and cropped again.
+    Shapes and errors of forward: as :class:`Restorer`.
 
     Raises:
-        InputError: an odd width; in forward, an image with a side of one pixel.
+        InputError: an odd width.
 
     Source: Dong et al.: Multi-Scale Boosted Dehazing Network with Dense Feature Fusion, CVPR 2020, arXiv:2004.13388,
     as the two-stage system has it: Chen et al.: Learning Multiple Adverse Weather Removal via Two-stage Knowledge
@@ -71,9 +97,8 @@ class MSBDN(nn.Module):
         """The channels of the four taps."""
         return 4 * self.width, 8 * self.width, 16 * self.width, 16 * self.width
 
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        height, width = images.shape[2:]
-        x = self.conv_input(padded(images))
+    def restored(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        x = self.conv_input(images)
         memory = [_first_half(x)]
         skips = [self.encoder_dense[0](x)]
         for level, (down, fuse) in enumerate(zip(self.down, self.encoder_fuse, strict=True), start=1):
@@ -87,8 +112,8 @@ class MSBDN(nn.Module):
             coarse = F.interpolate(up(x), skip.shape[2:], mode="bilinear", align_corners=False)
             x = fuse(dense(coarse + skip) - coarse, memory)
             memory.append(_first_half(x))
-        restored = self.conv_output(x)[:, :, :height, :width]
-        return images + restored if self.residual else restored
+        output = self.conv_output(x)
+        return images + output if self.residual else output
 
 
 def padded(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c _ _"]:

@@ -1,24 +1,21 @@
 """Segmenters: the large teacher and the small student of dense distillation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import ConvNeXt, ConvNeXt_Tiny_Weights, ResNet18_Weights, WeightsEnum
+from torchvision.models import ConvNeXt, ConvNeXt_Tiny_Weights, ResNet18_Weights
 from torchvision.models.convnext import CNBlockConfig, LayerNorm2d
-from torchvision.models.resnet import BasicBlock
 
 from kdlab.errors import InputError
-from kdlab.models.weights import Weights, pretrained
+from kdlab.models.resnet import RESNET18, basic_stage, initialised
+from kdlab.models.weights import Weights, backbone, trained
 
-Module = TypeVar("Module", bound=nn.Module)
 POOL_SCALES = (1, 2, 3, 6)
 CONVNEXT_TINY = ((96, 192, 384, 768), (3, 3, 9, 3))  # channels and blocks of the four stages
-RESNET18 = (64, (2, 2, 2, 2))  # channels of the first stage, blocks of the four
 # Of fewer channels, PyTorch 2.12's 1x1 convolution of stride 2, channels last, writes past its memory on AVX2.
 LEAST_WIDTH = 8
 
@@ -113,12 +110,12 @@ class UPerNet(Segmenter):
         _check(classes, channels)
         _check_stages("widths", widths)
         _check_stages("depths", depths)
-        backbone, used = _backbone(
-            "ConvNeXt-Tiny", partial(ConvNeXtStages, widths, depths), ConvNeXt_Tiny_Weights.IMAGENET1K_V1, weights,
-            published=(tuple(widths), tuple(depths)) == CONVNEXT_TINY,
+        trunk, used = backbone(
+            "ConvNeXt-Tiny", partial(ConvNeXtStages, widths, depths), trained(ConvNeXt_Tiny_Weights.IMAGENET1K_V1),
+            weights, published=(tuple(widths), tuple(depths)) == CONVNEXT_TINY,
         )  # fmt: skip
         super().__init__(
-            backbone,
+            trunk,
             UPerHead(widths, channels, classes),
             FCNHead(widths[2], channels // 2, classes) if auxiliary else None,
         )
@@ -174,12 +171,12 @@ class PSPNet(Segmenter):
         channels = 2 * width if channels is None else channels
         _check(classes, channels)
         _check_stages("blocks", blocks)
-        backbone, used = _backbone(
-            "ResNet18", partial(DilatedResNet, width, blocks), ResNet18_Weights.IMAGENET1K_V1, weights,
+        trunk, used = backbone(
+            "ResNet18", partial(DilatedResNet, width, blocks), trained(ResNet18_Weights.IMAGENET1K_V1), weights,
             published=(width, tuple(blocks)) == RESNET18,
         )  # fmt: skip
         super().__init__(
-            backbone,
+            trunk,
             PSPHead(8 * width, channels, classes),
             FCNHead(4 * width, channels // 2, classes) if auxiliary else None,
         )
@@ -240,11 +237,11 @@ class DilatedResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = _stage(width, width, blocks[0])
-        self.layer2 = _stage(width, 2 * width, blocks[1], stride=2)
-        self.layer3 = _dilate(_stage(2 * width, 4 * width, blocks[2]), 2, first=1)
-        self.layer4 = _dilate(_stage(4 * width, 8 * width, blocks[3]), 4, first=2)
-        _initialised(self)
+        self.layer1 = basic_stage(width, width, blocks[0])
+        self.layer2 = basic_stage(width, 2 * width, blocks[1], stride=2)
+        self.layer3 = _dilate(basic_stage(2 * width, 4 * width, blocks[2]), 2, first=1)
+        self.layer4 = _dilate(basic_stage(4 * width, 8 * width, blocks[3]), 4, first=2)
+        initialised(self)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         maps = [self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))]
@@ -256,46 +253,11 @@ class DilatedResNet(nn.Module):
         self.load_state_dict({name: value for name, value in weights.items() if not name.startswith("fc.")})
 
 
-def _stage(before: int, width: int, blocks: int, stride: int = 1) -> nn.Sequential:
-    downsample = None
-    if before != width:
-        downsample = nn.Sequential(
-            nn.Conv2d(before, width, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width)
-        )
-    rest = (BasicBlock(width, width) for _ in range(1, blocks))
-    return nn.Sequential(BasicBlock(before, width, stride, downsample), *rest)
-
-
 def _dilate(stage: nn.Sequential, dilation: int, first: int) -> nn.Sequential:
     convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     for convolution, cells in zip(convolutions, [first] + [dilation] * len(convolutions), strict=False):
         convolution.dilation = convolution.padding = (cells, cells)
     return stage
-
-
-Backbone = ConvNeXtStages | DilatedResNet
-
-
-def _backbone(
-    name: str, build: Callable[[], Backbone], source: WeightsEnum, weights: Weights, published: bool
-) -> tuple[Backbone, str]:
-    """The backbone, and in words what it starts from; ``published``: it has the sizes that there are weights for."""
-    missing = f"there are no ImageNet weights for {name} in other sizes than its own"
-    if not published and weights == "imagenet":
-        raise InputError(
-            f"{missing}. Leave its channels and blocks as they are by default, or choose weights 'auto' or 'none'."
-        )
-    if not published and weights == "auto":
-        return build(), f"none: a random start, because {missing}"
-
-    def load():
-        trained = source.get_state_dict(progress=True, check_hash=True)
-        backbone = build()
-        backbone.load_imagenet(trained)
-        return backbone
-
-    found, used = pretrained(name, weights, load)
-    return build() if found is None else found, used
 
 
 # --- heads -----------------------------------------------------------------------------------------------------------
@@ -372,15 +334,7 @@ class PyramidPooling(nn.Module):
 
 def _convolution(before: int, after: int, kernel: int) -> nn.Sequential:
     convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
-    return _initialised(nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)))
-
-
-def _initialised(module: Module) -> Module:
-    """He's start for all convolutions in it, as torchvision's ResNet has it."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-    return module
+    return initialised(nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)))
 
 
 def _resized(maps: Float[Tensor, "n c _ _"], like: Float[Tensor, "n _ h w"]) -> Float[Tensor, "n c h w"]:

@@ -27,7 +27,7 @@ from kdlab.distill import Distiller, From, Projector, Tap, Teacher, Term, Until,
 from kdlab.distill.schedules import Schedule, check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.losses.restoration import CKTLoss, HCRLoss, Negatives, SCRLoss
-from kdlab.models import MSBDN
+from kdlab.models import MSBDN, Restorer
 from kdlab.recipes.response import CPU, AfterEpoch, Settings, place, recipe_of
 from kdlab.training import Fit, ModelCard, Supervised, fit
 from kdlab.training.restoration import restoration_metrics
@@ -66,7 +66,31 @@ class ToClean(ToTeacher):
 
 
 @dataclass(frozen=True)
-class RestorationSettings(Settings):
+class RestorerSettings(Settings):
+    """What the training of every restorer can be told.
+
+    Args:
+        max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
+    """
+
+    max_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise InputError(f"max_norm is {self.max_norm}; wanted: above 0, such as 0.5, or None.")
+
+    def base(self, batch_size: int) -> float:
+        """The rate that the schedule starts from."""
+        return self.lr
+
+    def rate(self, epoch: int, base: float) -> float:
+        """The rate of an epoch, counted from 1."""
+        return base
+
+
+@dataclass(frozen=True)
+class RestorationSettings(RestorerSettings):
     """How long and how fast to train; the defaults are the published ones.
 
     Args:
@@ -74,21 +98,24 @@ class RestorationSettings(Settings):
             half a cosine (:func:`learning_rate`).
         batch_size: a multiple of the number of weathers; the published 32 is none.
         warm_up: epochs that the rise takes.
-        max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
+        max_norm: as :class:`RestorerSettings` has it.
     """
 
     epochs: int = 250
     lr: float = 2e-4
     batch_size: int = 33
     warm_up: int = 3
-    max_norm: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.warm_up < self.epochs:
             raise InputError(f"warm_up is {self.warm_up}; wanted: from 0 to less than the {self.epochs} epochs.")
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise InputError(f"max_norm is {self.max_norm}; wanted: above 0, such as 0.5, or None.")
+
+    def base(self, batch_size: int) -> float:
+        return self.lr * batch_size / 16
+
+    def rate(self, epoch: int, base: float) -> float:
+        return learning_rate(epoch, self.epochs, base, self.warm_up)
 
 
 @dataclass(frozen=True)
@@ -179,12 +206,12 @@ class TwoStage:
             terms.append(Term("hcr", HCRLoss(features, eps=self.eps), OUTPUT_AND_INPUT, "", weight, of=TRUTH))
         if not terms:
             return Supervised(student, ToClean(self.pixel))
-        sides = {TRUTH: Teacher(nn.Identity(), sees=_clean)}
+        sides = {TRUTH: Teacher(nn.Identity(), sees=clean_images)}
         task_weight: float | Schedule = 1.0
         if switch:
             parts = {name: partial(_of_weather, number) for number, name in enumerate(weathers)}
             sides |= {name: Teacher(teachers[name], part=part) for name, part in parts.items()}
-            sides |= {_truth_of(name): Teacher(nn.Identity(), _clean, part) for name, part in parts.items()}
+            sides |= {_truth_of(name): Teacher(nn.Identity(), clean_images, part) for name, part in parts.items()}
             task_weight = From(1.0, switch) if switch < epochs else 0.0
         return Distiller(student, sides, terms, ToClean(self.pixel), task_weight)
 
@@ -254,7 +281,7 @@ def teach(
     student = MSBDN(**architecture or {})
     return fit_restorer(
         Supervised(student, ToClean(pixel)), StratifiedBatches(train, settings.batch_size), train, val, settings,
-        out=out, card=_card(student, data, settings, weathers, task="teach", pixel=pixel), resume=resume,
+        out=out, card=card_of(student, data, settings, weathers, task="teach", pixel=pixel), resume=resume,
         device=device,
     )  # fmt: skip
 
@@ -287,7 +314,7 @@ def distil(
     student, train = MSBDN(**architecture or {}), pairs(data.train)
     objective = plan.objective(student, teachers, features, data.classes, settings.epochs)
     known = {name: weights_hash(teacher)[:16] for name, teacher in teachers.items() if name in data.classes}
-    card = _card(
+    card = card_of(
         student, data, settings, data.classes, task="distil", teachers=known if plan.collation else {},
         features=getattr(features, "weights_used", type(features).__name__), paired=paired and list(paired),
         **asdict(plan),
@@ -324,22 +351,22 @@ def fit_restorer(
     batches: Sampler[list[int]],
     train: PairedImages,
     val: PairedImages,
-    settings: RestorationSettings,
+    settings: RestorerSettings,
     *,
     out: Path | None,
     card: ModelCard,
     resume: bool = False,
     device: torch.device = CPU,
+    freeze_from: int | None = None,
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
-    """Train as the settings say: Adam and the published schedule, an epoch at a time."""
+    """Train as the settings say: Adam and their schedule, an epoch at a time."""
     place(objective, device)
     loader = DataLoader(train, batch_sampler=batches, num_workers=settings.workers)
-    base = settings.lr * len(next(iter(batches))) / 16
+    base = settings.base(len(next(iter(batches))))
     adam = torch.optim.Adam(objective.parameters(), base, fused=True)
     steps = len(loader)
-    rate = partial(learning_rate, epochs=settings.epochs, base=base, warm_up=settings.warm_up)
-    schedule = LambdaLR(adam, lambda step: rate(min(step // steps + 1, settings.epochs)) / base)
+    schedule = LambdaLR(adam, lambda step: settings.rate(min(step // steps + 1, settings.epochs), base) / base)
 
     def evaluate(student: nn.Module) -> dict[str, float]:
         _warn_of_collapse(objective)
@@ -348,7 +375,8 @@ def fit_restorer(
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=adam, scheduler=schedule, evaluate=evaluate,
         monitor="psnr", patience=settings.patience, out=out, card=card if out is not None else None, resume=resume,
-        seed=settings.seed, precision=settings.precision, max_norm=settings.max_norm, after_epoch=after_epoch,
+        seed=settings.seed, precision=settings.precision, max_norm=settings.max_norm, freeze_from=freeze_from,
+        after_epoch=after_epoch,
     )  # fmt: skip
 
 
@@ -363,11 +391,27 @@ def pairs(dataset: Any) -> PairedImages:
     return dataset
 
 
-def _card(
-    student: MSBDN, data: ImageSplits, settings: RestorationSettings, weathers: Sequence[str], **what: Any
+def card_of(
+    student: Restorer,
+    data: ImageSplits,
+    settings: RestorerSettings,
+    weathers: Sequence[str],
+    start: str = ModelCard.weights,
+    **what: Any,
 ) -> ModelCard:
+    """What is saved with the student.
+
+    Args:
+        start: what its weights were before the training, in words.
+        what: all that the result depends on beside data and settings, for the recipe.
+    """
     recipe = recipe_of(data, settings, weathers=list(weathers), architecture=student.architecture, **what)
-    return ModelCard(student.architecture, tuple(weathers), data.mean, data.std, data.size, recipe=recipe)
+    return ModelCard(student.architecture, tuple(weathers), data.mean, data.std, data.size, start, recipe)
+
+
+def clean_images(images: Any, labels: Sequence[Tensor]) -> Tensor:
+    """What a teacher sees that is given the clean images in place of the degraded ones."""
+    return labels[0]
 
 
 def _warn_of_collapse(objective: nn.Module) -> None:
@@ -392,7 +436,3 @@ def _identifier(weather: str) -> str:
 
 def _of_weather(number: int, images: Any, labels: Sequence[Tensor]) -> Tensor:
     return labels[1] == number
-
-
-def _clean(images: Any, labels: Sequence[Tensor]) -> Tensor:
-    return labels[0]

@@ -6,11 +6,13 @@ from kdlab.training.image_quality import image_quality
 from kdlab.training.loop import Fit, fit
 from kdlab.training.metrics import classification_metrics, predict_logits, segmentation_metrics
 from kdlab.training.restoration import measure_each, restoration_metrics
+from kdlab.training.self_ensemble import SelfEnsemble
 from kdlab.training.supervised import Supervised
 
 __all__ = [
     "Fit",
     "ModelCard",
+    "SelfEnsemble",
     "Supervised",
     "classification_metrics",
     "fit",

@@ -58,6 +58,7 @@ def fit(
     seed: int = 0,
     precision: Literal["fp32", "bf16"] = "fp32",
     max_norm: float | None = None,
+    freeze_from: int | None = None,
     after_epoch: Callable[[Row], bool] | None = None,
 ) -> Fit:
     """Train ``objective.student`` on ``objective(*batch)["total"]``, on the device that the objective is on.
@@ -80,6 +81,8 @@ def fit(
         resume: go on from ``out`` where a run of the same recipe was interrupted; from the start if there is none.
         precision: "bf16" computes the forward pass under autocast.
         max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
+        freeze_from: the first epoch, counted from 0, in which the student trains in eval mode: BatchNorm computes with
+            the statistics that it has and leaves them as they are. None never does.
         after_epoch: sees each epoch's row; returning True stops.
 
     Raises:
@@ -92,6 +95,8 @@ def fit(
         raise InputError(f"precision is {precision!r}; wanted: 'fp32' or 'bf16'.")
     if max_norm is not None and not max_norm > 0:
         raise InputError(f"max_norm is {max_norm}; wanted: above 0, such as 0.5, or None.")
+    if freeze_from is not None and freeze_from < 0:
+        raise InputError(f"freeze_from is {freeze_from}; wanted: an epoch, counted from 0, or None.")
     if len(loader) == 0:
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
@@ -118,6 +123,9 @@ def fit(
             if tell is not None:
                 tell(epoch)
             row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+            objective.train()
+            if freeze_from is not None and epoch >= freeze_from:
+                student.eval()
             row |= _epoch(objective, loader, optimizer, scheduler, device, precision, max_norm, epoch, epochs, bar)
             _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))
             validation = evaluate(student)
@@ -167,7 +175,6 @@ def _epoch(
     bar: tqdm,
 ) -> Row:
     """One pass over the loader; the mean of each loss over its steps."""
-    objective.train()
     set_epoch: Callable[[float, int], None] | None = getattr(objective, "set_epoch", None)  # a Distiller has schedules
     half = torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
     names: list[str] = []

@@ -74,6 +74,23 @@ def test_every_place_and_both_mirrors_come():
     assert min(draws.values()) > 20  # of 50 each
 
 
+def test_all_eight_positions_come_where_asked_for_and_to_both_images_alike():
+    data = PairedImages([Pair(places(5, 5), places(5, 5), "snow", "one")], WEATHERS, 5, turned=True)
+    positions = {
+        tuple(turned.flip(dims).flatten().tolist())
+        for turned in (places(5, 5), places(5, 5).transpose(1, 2))
+        for dims in ((), (1,), (2,), (1, 2))
+    }
+    draws = Counter()
+    for _ in range(400):
+        degraded, (clean, _) = data.only(["snow"])[0]
+        assert torch.equal(degraded, clean)
+        draws[tuple(levels(degraded).flatten().tolist())] += 1
+    assert draws.keys() == positions
+    assert len(positions) == 8
+    assert min(draws.values()) > 20  # of 50 each
+
+
 @some
 @given(height=st.integers(2, 40), width=st.integers(2, 40))
 def test_a_larger_image_is_cropped_and_nothing_else(height, width):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from kdlab import InputError
 from kdlab.data.weather import (
+    HAZES,
     WEATHERS,
     _disc,
     _line,
@@ -15,6 +16,7 @@ from kdlab.data.weather import (
     add_haze,
     add_rain,
     add_snow,
+    draw_haze,
     draw_weather,
     smooth_noise,
     synthetic_depth,
@@ -37,6 +39,31 @@ def test_a_seed_gives_the_same_bytes_and_another_one_others(name):
     assert first.min() >= 0
     assert first.max() <= 1
     assert not torch.equal(first, IMAGE)
+
+
+@pytest.mark.parametrize("kind", HAZES)
+def test_a_haze_is_fixed_by_its_seed_and_stays_an_image(kind):
+    first, again, other = (draw_haze(kind, IMAGE, seeded(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert first.std() < IMAGE.std()
+
+
+def test_a_homogeneous_haze_knows_depth_alone_and_the_other_one_the_place_too():
+    """On black, equal depths are equally bright in the one, and in the other anything from clear to dense."""
+    depth = torch.linspace(0, 1, 64).view(1, 64, 1).expand(1, 64, 80)
+    even, patchy = (draw_haze(kind, BLACK, seeded(), depth)[0] for kind in HAZES)
+    assert (even.amax(dim=1) - even.amin(dim=1)).max() < 1e-6
+    assert (even.mean(dim=1).diff() > 0).all()
+    assert (patchy.amax(dim=1) - patchy.amin(dim=1))[1:].min() > 0.005
+    assert (patchy[-16:].amax() - patchy[-16:].amin()) > 0.2
+
+
+def test_another_kind_of_haze_is_refused():
+    with pytest.raises(InputError, match="thick"):
+        draw_haze("thick", IMAGE, seeded())
 
 
 def test_haze_is_the_scattering_model_pixel_by_pixel():

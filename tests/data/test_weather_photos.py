@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from kdlab import InputError
 from kdlab.data.photos import SPLITS, load_depth, load_photograph
-from kdlab.data.weather import WEATHERS
-from kdlab.data.weather_photos import SCALE, VARIANTS, load_weather
+from kdlab.data.weather import HAZES, WEATHERS
+from kdlab.data.weather_photos import SCALE, VARIANTS, load_haze, load_weather
 
 GREY = {"brick", "camera", "grass", "gravel"}
 
@@ -131,7 +131,25 @@ def test_training_is_cropped_and_the_others_are_whole(splits):
             assert 225 <= image.shape[2] <= 370
 
 
+@pytest.mark.parametrize("load", [load_weather, load_haze])
 @pytest.mark.parametrize("options", [{"crop": 15}, {"variants": 0}])
-def test_settings_out_of_range_are_refused(options):
+def test_settings_out_of_range_are_refused(load, options):
     with pytest.raises(InputError, match="wanted: at least 16 pixels and at least 1 variant"):
-        load_weather(**options)
+        load(**options)
+
+
+def test_both_hazes_are_on_every_photograph_of_its_split_alone():
+    splits = load_haze(variants=1)
+    assert (splits.classes, splits.name) == (HAZES, "haze-1-0")
+    depth = small(load_depth("motorcycle"))[0]
+    for split, photographs in SPLITS.items():
+        pairs = of(splits, split)
+        found = [(photograph_of(pair), pair.weather) for pair in pairs]
+        assert set(found) == {(name, haze) for name in photographs for haze in HAZES}
+        assert len(found) == 2 * len(photographs) * (1 if split == "train" else VARIANTS[split])
+        for pair in pairs:
+            hazy, clean = (image.float().diff(dim=-1).abs().mean() for image in (pair.degraded, pair.clean))
+            assert hazy < 0.9 * clean, (pair.name, pair.weather)
+            if photograph_of(pair) == "motorcycle":
+                difference = (pair.degraded.float() - pair.clean.float()).abs().mean(0)
+                assert difference[depth < 0.02].mean() < 12 < difference[depth > 0.5].mean()

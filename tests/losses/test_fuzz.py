@@ -39,7 +39,10 @@ from kdlab.losses import (
     HCRLoss,
     HintLoss,
     KDLoss,
+    KTLoss,
     LabelledCrossEntropy,
+    LabLoss,
+    LaplacianLoss,
     MGDLoss,
     OFDLoss,
     PixelCrossEntropy,
@@ -205,6 +208,10 @@ def restored(pick: Pick, s: Sizes) -> list[Any]:
     return [[images, images], images]
 
 
+def images(pick: Pick, s: Sizes) -> list[Any]:
+    return [(s.n, 3, s.h, s.w)] * 2
+
+
 class TwoMaps(nn.Module):
     """Maps of an image, for the losses that compare images by a frozen network's."""
 
@@ -269,6 +276,11 @@ CASES = {
         restored, fixed=1,
     ),
     "HCRLoss": Case(lambda p, s: HCRLoss(TwoMaps(), (1.0, 0.25), p.positive(1e-7)), restored, fixed=1),
+    "KTLoss": Case(lambda p, s: KTLoss(), one_map),
+    "LaplacianLoss": Case(
+        lambda p, s: LaplacianLoss(p.of(2, 1, bad=(0, -1))), images, lambda s: min(s.h, s.w) > 1
+    ),
+    "LabLoss": Case(lambda p, s: LabLoss(), images),
     "CRDLoss": Case(
         lambda p, s: CRDLoss(
             s.c, s.c2, samples=9, dim=p.of(4, 1), negatives=p.of(5, 1, 20), temperature=p.positive(0.07, 0.01),
@@ -320,7 +332,7 @@ def shapes_checked(checked: bool):
 
 
 def test_every_loss_is_here():
-    assert set(CASES) | {"ofd_margin"} == set(kdlab.losses.__all__)
+    assert set(CASES) | {"ofd_margin", "srgb_to_lab"} == set(kdlab.losses.__all__)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -161,6 +161,31 @@ def test_a_gradient_above_the_norm_is_scaled_down_to_it_and_no_other(max_norm):
         torch.testing.assert_close(value, hand.objective.student.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("freeze_from", [0, 2, None])
+def test_from_an_epoch_on_the_student_trains_with_frozen_statistics(freeze_from):
+    seen = []
+
+    class Watched(Supervised):
+        def forward(self, images, labels):
+            seen.append((self.training, self.student.training))
+            return super().forward(images, labels)
+
+    statistics = []
+
+    def remember(student):
+        norms = [module for module in student.modules() if isinstance(module, nn.BatchNorm2d)]
+        statistics.append([norms[0].running_mean.clone(), norms[0].weight.clone()])
+        return judge(student)
+
+    train(build(objective=Watched), evaluate=remember, freeze_from=freeze_from)
+    frozen = range(4 if freeze_from is None else freeze_from, 4)
+    assert seen == [(True, step // STEPS not in frozen) for step in range(4 * STEPS)]
+    for epoch in range(1, 4):
+        (mean, weight), (mean_before, weight_before) = statistics[epoch], statistics[epoch - 1]
+        assert torch.equal(mean, mean_before) == (epoch in frozen)
+        assert not torch.equal(weight, weight_before)  # what is learnt goes on
+
+
 def test_the_files_of_a_run(tmp_path):
     run = train(out=tmp_path, card=card(), evaluate=scripted(accuracy=[0.5, 0.9, 0.6, 0.7], loss=[4.0, 3.0, 2.0, 1.0]))
     names = {"best.safetensors", "last.safetensors", "resume.safetensors", "history.csv"}
@@ -575,6 +600,10 @@ REFUSED = {
     "no patience": ({"patience": 0}, "patience 0; both must be at least 1"),
     "unknown precision": ({"precision": "fp16"}, "precision is 'fp16'; wanted: 'fp32' or 'bf16'"),
     "a norm of nothing": ({"max_norm": 0.0}, "max_norm is 0.0; wanted: above 0"),
+    "a freezing before the start": (
+        {"freeze_from": -1},
+        "freeze_from is -1; wanted: an epoch, counted from 0, or None",
+    ),
     "a folder without a card": ({"out": "folder"}, "out was given without a card"),
     "a folder that is a file": (
         {"out": "file", "card": card()},
