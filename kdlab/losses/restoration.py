@@ -197,8 +197,8 @@ def mean_distance_of_all_pairs(a: Float[Tensor, "n c h w"], b: Float[Tensor, "m 
         return _AllPairs.apply(a, b)
     # The processor's own kernel, a channel at a time, which stays in its cache. On a GPU its gradient would make the
     # tensor of all differences.
-    by_channel = (maps.flatten(2).transpose(0, 1) for maps in (a, b.detach()))
-    return torch.cdist(*by_channel, p=1).sum() / (a.numel() * len(b))
+    mine, others = (maps.flatten(2).transpose(0, 1) for maps in (a, b.detach()))
+    return torch.cdist(mine, others, p=1).sum() / (a.numel() * len(b))
 
 
 class _AllPairs(torch.autograd.Function):
