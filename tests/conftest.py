@@ -12,17 +12,6 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 
-def pytest_collection_modifyitems(items):
-    """Where several processes share the tests, those of one file, or of the browser, stay in one of them.
-
-    So their fixtures are made once. The browser's take longest and begin first.
-    """
-    groups = {item: "browser" if item.path.parent.name == "browser" else str(item.path) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != "browser")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def users_cache(tmp_path_factory):
     """Set the user's own KDLAB_CACHE (or None) aside; yields it, for tests that take minutes without what is there."""
