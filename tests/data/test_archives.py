@@ -89,7 +89,7 @@ def test_what_macos_adds_is_left_out(tmp_path, target):
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 @pytest.mark.parametrize(
-    "name", ["../evil.txt", "set/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:\\evil.txt", "\\evil.txt", ".."]
+    "name", ["../evil.txt", "set/../../evil.txt", "/evil.txt", "..\\evil.txt", "C:\\evil.txt", "\\evil.txt", ".."]
 )
 def test_a_path_out_of_the_folder_is_refused_and_nothing_at_all_is_unpacked(tmp_path, target, kind, name):
     archive = pack(tmp_path / f"set.{kind}", {"good.txt": b"", name: b"evil"})
