@@ -57,7 +57,7 @@ FEW_MASKS_FACTORS = (0.25, 1.0, 4.0)
 WEATHER = ["photographs", "method", "width", "features", "epochs"]
 WEATHER_SEEDS = range(3)  # up to six minutes a run
 WEATHER_RATES = (2.67e-3, 5.34e-3)  # for a batch of 16: 1e-3 and 2e-3 for the batches of 6
-LONGER = 14  # epochs of the student alone in the seconds of two stages: 0.40 s a step, not 0.72, on one thread
+LONGER = 14  # epochs of the student alone in the seconds of two stages: see benchmarks/restoration.py cost
 DETECTION = ["method", "weight", "keep", "epochs"]
 DETECTION_SEEDS = range(3)  # minutes a run, and a dense detector for each
 DETECTION_CENTRES = {"CWD": 1.0, "MGD": 2e-5, "ultralytics": 6.0}  # the published weights and the official one
@@ -319,14 +319,12 @@ def run_weather(jobs: int) -> pd.DataFrame:
 
     def run(settings: WeatherRun) -> dict[str, float]:
         student, done = settings.run(data, teachers, features[settings.features])
-        seen = {"val_psnr": done.history.val_psnr.iloc[-1], "seconds": done.history.seconds.sum()}
-        return restoration_metrics(student, data.test) | seen
+        return restoration_metrics(student, data.test) | {"val_psnr": done.history.val_psnr.iloc[-1]}
 
     _check_weather(make(FOLDER / "weather_tuning.csv", weather_tuning(), run, jobs))
     runs = make(FOLDER / "weather_runs.csv", weather_runs(), run, jobs)
     metrics = list(restoration_metrics(nn.Identity(), data.test))
     table = summarise(runs, WEATHER, ["photographs", "seed"], "from scratch", metrics)
-    table["seconds"] = runs.groupby(WEATHER, sort=False).seconds.min().to_numpy()  # others shared the machine
     degraded = {"method": "degraded input", "photographs": 0} | restoration_metrics(nn.Identity(), data.test)
     return pd.concat([pd.DataFrame([degraded]), table], ignore_index=True)[table.columns]
 

@@ -1,4 +1,4 @@
-"""Measure two-stage restoration: HCR beside its formula, a step of each stage beside a literal one, and inference.
+"""Measure two-stage restoration: HCR beside its formula, steps beside literal ones and plain ones, and inference.
 
     python benchmarks/restoration.py                    # everything
     python benchmarks/restoration.py hcr step           # some parts
@@ -31,13 +31,14 @@ from timing import (
 from torch import Tensor, nn
 
 from kdlab.data.weather import WEATHERS
-from kdlab.distill import Projector
+from kdlab.distill import Distiller, Projector
 from kdlab.losses.restoration import SLICE_WEIGHTS, mean_distance_of_all_pairs
 from kdlab.models import MSBDN, VGGSlices
 from kdlab.recipes.response import place
 from kdlab.recipes.restoration import TwoStage
 
 LR = 2e-4
+PUBLISHED = TwoStage()
 NETWORKS = {"narrow (4; VGG19 at 16)": (4, 16), "published (16; VGG19 at 64)": (16, 64)}
 CHAPTERS = ["07_weather_and_teachers"]
 PACKAGES = ["torch", "torchvision", "kdlab"]
@@ -84,6 +85,19 @@ def step(device: str, repeats: int) -> list[Row]:
                 Row("its peak memory", *(f"{taken:.4g} MiB" for taken in memory), f"{memory[0] / memory[1]:.3f}")
             )
     return rows
+
+
+def cost(device: str, repeats: int) -> list[Row]:
+    """A step of each stage, narrow networks, beside a step of the student alone on the clean images."""
+    images = _images(device, 64, 6)
+    stages = {"stage 1": TwoStage(collation=1.0), "stage 2": TwoStage(collation=0.0)}
+    plans = stages | {"alone": TwoStage(collation=0.0, hcr=0.0)}
+    runs = {who: _ours(1, 4, 16, images, plan) for who, plan in plans.items()}
+    times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+    alone = times.pop("alone")
+    ratios = {stage: np.median(taken) / np.median(alone) for stage, taken in times.items()}
+    rows = [Row(stage, spread(taken), spread(alone), f"{ratios[stage]:.2f}") for stage, taken in times.items()]
+    return [*rows, Row("half a run of each", ratio=f"{np.mean(list(ratios.values())):.2f}")]
 
 
 def precision(device: str, repeats: int) -> list[Row]:
@@ -155,11 +169,19 @@ def _networks(width: int) -> tuple[MSBDN, dict[str, MSBDN]]:
     return MSBDN(width), {weather: MSBDN(width) for weather in WEATHERS}
 
 
-def _ours(stage: int, width: int, features: int, images: tuple[Tensor, Tensor, Tensor], half: bool = False) -> Run:
+def _ours(
+    stage: int,
+    width: int,
+    features: int,
+    images: tuple[Tensor, Tensor, Tensor],
+    plan: TwoStage = PUBLISHED,
+    half: bool = False,
+) -> Run:
     student, teachers = _networks(width)
-    distiller = TwoStage().objective(student, teachers, VGGSlices("none", False, features), WEATHERS, epochs=2)
+    distiller = plan.objective(student, teachers, VGGSlices("none", False, features), WEATHERS, epochs=2)
     place(distiller, images[0].device)
-    distiller.set_epoch(stage - 1, 2)
+    if isinstance(distiller, Distiller):  # the student alone has no schedule
+        distiller.set_epoch(stage - 1, 2)
     adam = torch.optim.Adam(distiller.parameters(), LR, fused=True)
     degraded, clean, weather = images
 
@@ -239,7 +261,7 @@ def _wait(tensor: Tensor) -> None:
 
 
 PARTS: Parts = {
-    "hcr": (hcr, 7), "step": (step, 20), "precision": (precision, 10), "inference": (inference, 7),
+    "hcr": (hcr, 7), "step": (step, 20), "cost": (cost, 20), "precision": (precision, 10), "inference": (inference, 7),
     "chapters": (chapters, 1),
 }  # fmt: skip
 

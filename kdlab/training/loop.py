@@ -2,9 +2,10 @@
 
 import json
 import random
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -101,55 +103,66 @@ def fit(
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
         raise InputError("out was given without a card: a saved model needs one to be used again.")
-    if out is not None and not resume and (out / RESUME).exists():
-        raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
-    if out is not None:
-        _make_folder(out)
 
     student: Any = objective.student
     device = next(objective.parameters()).device
-    rows: list[Row] = []
-    if resume and out is not None and (out / RESUME).exists():
-        rows = _restore(out / RESUME, objective, optimizer, scheduler, _recipe(card))
-        _check_monitor(rows[-1], monitor)
-    ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience)
-    start = len(rows)
-    with progress(total=(epochs - start) * len(loader), desc="training", unit="step") as bar:
-        while not ended:
-            began = time.perf_counter()
-            epoch = len(rows)
-            seed_everything(seed + 1_000_003 * epoch, loader)
-            tell = getattr(loader.batch_sampler, "set_epoch", None)
-            if tell is not None:
-                tell(epoch)
-            row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
-            objective.train()
-            if freeze_from is not None and epoch >= freeze_from:
-                student.eval()
-            row |= _epoch(objective, loader, optimizer, scheduler, device, precision, max_norm, epoch, epochs, bar)
-            _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))
-            validation = evaluate(student)
-            row |= {f"val_{name}": value for name, value in validation.items()}
-            _check_monitor(row, monitor)
-            row["seconds"] = time.perf_counter() - began
-            rows.append(row)
-            bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {validation[monitor]:.4g}")
-            ended = _ended(rows, epochs, monitor, patience)
-            if after_epoch is not None and after_epoch(row) and not ended:
-                ended = "stopped"
-            if out is not None and card is not None:
-                _save(out, objective, optimizer, scheduler, rows, card, _best(rows, monitor) == epoch)
+    with _alone_in(out) if out is not None else nullcontext():
+        rows: list[Row] = []
+        if out is not None and (out / RESUME).exists():
+            if not resume:
+                raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+            rows = _restore(out / RESUME, objective, optimizer, scheduler, _recipe(card))
+            _check_monitor(rows[-1], monitor)
+        ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience)
+        start = len(rows)
+        with progress(total=(epochs - start) * len(loader), desc="training", unit="step") as bar:
+            while not ended:
+                began = time.perf_counter()
+                epoch = len(rows)
+                seed_everything(seed + 1_000_003 * epoch, loader)
+                tell = getattr(loader.batch_sampler, "set_epoch", None)
+                if tell is not None:
+                    tell(epoch)
+                row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+                objective.train()
+                if freeze_from is not None and epoch >= freeze_from:
+                    student.eval()
+                row |= _epoch(objective, loader, optimizer, scheduler, device, precision, max_norm, epoch, epochs, bar)
+                _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))
+                validation = evaluate(student)
+                row |= {f"val_{name}": value for name, value in validation.items()}
+                _check_monitor(row, monitor)
+                row["seconds"] = time.perf_counter() - began
+                rows.append(row)
+                bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {validation[monitor]:.4g}")
+                ended = _ended(rows, epochs, monitor, patience)
+                if after_epoch is not None and after_epoch(row) and not ended:
+                    ended = "stopped"
+                if out is not None and card is not None:
+                    _save(out, objective, optimizer, scheduler, rows, card, _best(rows, monitor) == epoch)
     history = pd.DataFrame(rows)
     return Fit(history, rows[_best(rows, monitor)], ended or "epochs")
 
 
-def _make_folder(out: Path) -> None:
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Make the folder, and wait for a process that trains into it already: a cached run is then found there, done."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tqdm.write(f"Another process trains into {out}; waiting for its end.", file=sys.stderr)
+            lock.acquire()
     except OSError as error:
-        raise InputError(f"{out} cannot be made a folder ({error.strerror}). Choose another one.") from error
-    for unfinished in out.glob("*.partial"):  # a run was killed while it wrote
-        unfinished.unlink()
+        raise InputError(f"{out} cannot be written to ({error.strerror}). Choose another folder.") from error
+    try:
+        for unfinished in out.glob("*.partial"):  # a run was killed while it wrote
+            unfinished.unlink()
+        yield
+    finally:
+        lock.release()
 
 
 def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
