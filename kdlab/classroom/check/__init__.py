@@ -1,6 +1,7 @@
 """The exercises' checks: ``check.<name>(answer)`` says the first thing that is wrong with an answer."""
 
 from kdlab.classroom.check.collation import all_present, pfe, soft_contrast, stratified_batches, two_ratios
+from kdlab.classroom.check.dehazing import darkest, detail_loss, overlaps, self_ensembled, shuffled, silenced
 from kdlab.classroom.check.dense import cwd_gradient, cwd_loss, effective_positions, mean_iou, unseen
 from kdlab.classroom.check.examination import (
     all_pairs_distance,
@@ -54,8 +55,10 @@ __all__ = [
     "cwd_gradient",
     "cwd_loss",
     "dangerous",
+    "darkest",
     "dehazed",
     "densest_haze",
+    "detail_loss",
     "drawn_masks",
     "effective_positions",
     "folded_constant",
@@ -68,6 +71,7 @@ __all__ = [
     "mean_iou",
     "mgd_loss",
     "naive_gibibytes",
+    "overlaps",
     "padded_restoration",
     "pfe",
     "psnr_of_each",
@@ -75,7 +79,10 @@ __all__ = [
     "recorded",
     "relative_distances",
     "second_call",
+    "self_ensembled",
     "shrunk",
+    "shuffled",
+    "silenced",
     "similarity_loss",
     "soft_contrast",
     "softened",

@@ -1,0 +1,130 @@
+"""The experiment behind chapter 10: a narrow teacher of clean images, and narrow students on photographs in haze."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from kdlab.data.splits import ImageSplits
+from kdlab.data.weather_photos import load_haze
+from kdlab.distill import weights_hash
+from kdlab.distill.schedules import check_weight
+from kdlab.errors import InputError, unknown
+from kdlab.models import KTDN, DehazingTeacher
+from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distil, teach
+from kdlab.recipes.response import CPU, AfterEpoch, cached, recipe_of
+from kdlab.recipes.zoo import load_from_zoo
+from kdlab.training import Fit, ModelCard, load_model
+from kdlab.training.checkpoints import LAST
+
+# What a method weighs the distance to the teacher's map with: as published.
+METHODS = {"alone": 0.0, "knowledge transfer": 1.0, "super-resolution": 0.0, "both": 1.0}
+WITH_BRANCH = ("super-resolution", "both")
+LONG = 36  # epochs of the networks that come with the course, one of which teaches all runs
+FROZEN_FROM = 0.75  # of a run: from then on the statistics of BatchNorm stay
+
+
+def budget(epochs: int, lr: float = FAST.lr, seed: int = 0) -> DehazingSettings:
+    """The fast profile's settings, drawn out or pressed together: the rate ends at the same share of its start."""
+    decay, freeze_from = FAST.decay ** (FAST.epochs / epochs), round(FROZEN_FROM * epochs)
+    return replace(FAST, epochs=epochs, lr=lr, seed=seed, decay=decay, freeze_from=freeze_from)
+
+
+def clean_teacher(device: torch.device = CPU) -> tuple[DehazingTeacher, ModelCard]:
+    """The narrow teacher of clean images: the one that comes with the course, else trained here and kept."""
+    found = load_from_zoo("clean_teacher")
+    if found is None:
+        data = load_haze()
+        settings = budget(LONG)
+        out = cached("clean-teacher", recipe_of(data, settings, **NARROW_TEACHER))
+        teach(data, settings, out=out, architecture=NARROW_TEACHER, weights="none", resume=True, device=device)
+        found = load_model(out)
+    teacher, card = found
+    assert isinstance(teacher, DehazingTeacher)
+    return teacher.to(device), card
+
+
+def haze_student(method: str, device: torch.device = CPU) -> tuple[KTDN, ModelCard]:
+    """A method's narrow student after a long run: the one that comes with the course, else trained here and kept.
+
+    Args:
+        method: a name of :data:`METHODS`.
+
+    Raises:
+        InputError: an unknown method.
+    """
+    run = HazeRun(method, METHODS.get(method, 0.0), seed=0, epochs=LONG)
+    found = load_from_zoo(zoo_name(method))
+    if found is None:
+        data, (teacher, _) = load_haze(), clean_teacher(device)
+        run.run(data, teacher, keep=True)
+        found = load_model(run.folder(data, teacher) / LAST)
+    student, card = found
+    assert isinstance(student, KTDN)
+    return student.to(device), card
+
+
+def zoo_name(method: str) -> str:
+    """What a method's student is called among the checkpoints that come with the course."""
+    return f"dehazer_{method.replace('-', '_').replace(' ', '_')}"
+
+
+@dataclass(frozen=True)
+class HazeRun:
+    """One run of the comparison: a student, one method, and the budget that all methods share.
+
+    Args:
+        method: a name of :data:`METHODS`.
+        weight: of the distance to the teacher's map.
+        seed: of the student's start and of what it sees.
+        epochs, lr: the budget, as :func:`budget` takes it.
+
+    Raises:
+        InputError: an unknown method; a negative weight, one for a method without a teacher, or none for one with it.
+    """
+
+    method: str
+    weight: float
+    seed: int
+    epochs: int = FAST.epochs
+    lr: float = FAST.lr
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(unknown("method", self.method, METHODS))
+        check_weight("weight", self.weight)
+        if bool(self.weight) != bool(METHODS[self.method]):
+            wanted = "a weight above 0" if METHODS[self.method] else "0: it has no teacher"
+            raise InputError(f"the weight of {self.method!r} is {self.weight}; wanted: {wanted}.")
+
+    @property
+    def plan(self) -> Dehazing:
+        """What the student learns."""
+        return Dehazing(transfer=self.weight)
+
+    def run(
+        self,
+        data: ImageSplits,
+        teacher: DehazingTeacher,
+        *,
+        keep: bool = False,
+        after_epoch: AfterEpoch | None = None,
+    ) -> tuple[KTDN, Fit]:
+        """The student after the last step, on the teacher's device, and how it got there.
+
+        Args:
+            data: :func:`load_haze`'s.
+            keep: save the run in kdlab's cache, and load it from there where it is already.
+        """
+        return distil(
+            data, teacher, self.plan, budget(self.epochs, self.lr, self.seed), super_resolution=self.method in WITH_BRANCH, resume=True,
+            out=self.folder(data, teacher) if keep else None, architecture=NARROW, weights="none",
+            after_epoch=after_epoch, device=next(teacher.parameters()).device,
+        )  # fmt: skip
+
+    def folder(self, data: ImageSplits, teacher: DehazingTeacher) -> Path:
+        """Where a run that is kept is."""
+        settings = budget(self.epochs, self.lr, self.seed)
+        known = weights_hash(teacher)[:16] if self.weight else None
+        what = {"method": self.method, "weight": self.weight, "teacher": known, **NARROW}
+        return cached("haze", recipe_of(data, settings, **what))
