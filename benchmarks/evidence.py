@@ -7,6 +7,7 @@
     python benchmarks/evidence.py few_masks
     python benchmarks/evidence.py weather
     python benchmarks/evidence.py detection
+    python benchmarks/evidence.py dehazing
 
 Runs that are in the file of runs already are not made again, so that an interrupted table goes on where it was. With
 ``--jobs N`` as many are made side by side, each on one thread.
@@ -29,14 +30,16 @@ from scipy import stats
 from torch import nn
 
 from kdlab.data import load_digits, load_scenes
-from kdlab.data.weather_photos import load_weather
+from kdlab.data.weather_photos import load_haze, load_weather
 from kdlab.distill import Tap, TeacherCache
 from kdlab.files import write_whole
 from kdlab.progress import progress
-from kdlab.recipes import detection, few_masks, segmentation, weather
+from kdlab.recipes import detection, few_masks, haze, segmentation, weather
+from kdlab.recipes.dehazing import Dehazing
 from kdlab.recipes.detection import DetectionRun
 from kdlab.recipes.few_labels import FewLabels
 from kdlab.recipes.few_masks import FewMasks
+from kdlab.recipes.haze import HazeRun
 from kdlab.recipes.layers import LAYER_TAPS, PAIRS, WEIGHT, LayerRun
 from kdlab.recipes.loss_zoo import METHODS, TEACHER_TAPS, ZooRun
 from kdlab.recipes.perceptual import feature_slices
@@ -63,6 +66,9 @@ DETECTION_SEEDS = range(3)  # minutes a run, and a dense detector for each
 DETECTION_CENTRES = {"CWD": 1.0, "MGD": 2e-5, "ultralytics": 6.0}  # the published weights and the official one
 DETECTION_FACTORS = (0.25, 1.0, 4.0)
 KEEPS = (0.8, 0.65, 0.35)  # beside the one that all methods share: what the chapter's slider is drawn through
+DEHAZING = ["method", "weight", "epochs"]
+DEHAZING_SEEDS = range(3)  # minutes a run
+DEHAZING_RATES = (1e-3, 2e-3, 4e-3)
 WEIGHTS = (0.1, 1.0, 10.0)  # times the published weight, where there is one
 METRICS = ["accuracy", "loss", "calibration_error"]  # the first is the one that is judged
 DENSE_METRICS = ["miou", "mdice", "pixel_accuracy", "loss"]
@@ -321,7 +327,7 @@ def run_weather(jobs: int) -> pd.DataFrame:
         student, done = settings.run(data, teachers, features[settings.features])
         return restoration_metrics(student, data.test) | {"val_psnr": done.history.val_psnr.iloc[-1]}
 
-    _check_weather(make(FOLDER / "weather_tuning.csv", weather_tuning(), run, jobs))
+    _check_rate(make(FOLDER / "weather_tuning.csv", weather_tuning(), run, jobs), WeatherRun.lr, "weather")
     runs = make(FOLDER / "weather_runs.csv", weather_runs(), run, jobs)
     metrics = list(restoration_metrics(nn.Identity(), data.test))
     table = summarise(runs, WEATHER, ["photographs", "seed"], "from scratch", metrics)
@@ -329,11 +335,11 @@ def run_weather(jobs: int) -> pd.DataFrame:
     return pd.concat([pd.DataFrame([degraded]), table], ignore_index=True)[table.columns]
 
 
-def _check_weather(tuning: pd.DataFrame) -> None:
+def _check_rate(tuning: pd.DataFrame, lr: float, recipe: str) -> None:
     """The rate of all runs must be the one that the validation photograph has chosen."""
     best = tuning.groupby("lr").val_psnr.mean().idxmax()
-    if best != WeatherRun.lr:
-        raise SystemExit(f"kdlab/recipes/weather.py has another lr than was chosen: put {best} there.")
+    if best != lr:
+        raise SystemExit(f"kdlab/recipes/{recipe}.py has another lr than was chosen: put {best} there.")
 
 
 def detection_runs() -> Iterator[DetectionRun]:
@@ -376,6 +382,42 @@ def run_detection(jobs: int) -> pd.DataFrame:
     return table
 
 
+def dehazing_runs() -> Iterator[HazeRun]:
+    """Chapter 10: the network alone, with the teacher, with the branch, and with both; one budget."""
+    for seed in DEHAZING_SEEDS:
+        for method, weight in haze.METHODS.items():
+            yield HazeRun(method, weight, seed)
+
+
+def dehazing_tuning() -> Iterator[HazeRun]:
+    """On a seed of their own: rates for the network alone, and weights of the teacher's map, at the course's rate."""
+    for lr in DEHAZING_RATES:
+        yield HazeRun("alone", 0.0, TUNING_SEED, lr=lr)
+    for factor in WEIGHTS:
+        yield HazeRun("knowledge transfer", factor * Dehazing.transfer, TUNING_SEED)
+
+
+def run_dehazing(jobs: int) -> pd.DataFrame:
+    """The table of chapter 10, on the test photographs after the last step, without self-ensemble."""
+    data, (teacher, _) = load_haze(), haze.clean_teacher(pick_device())
+
+    def run(settings: HazeRun) -> dict[str, float]:
+        student, done = settings.run(data, teacher)
+        history = done.history
+        seen = {"val_psnr": history.val_psnr.iloc[-1], "seconds": history.seconds.sum()}
+        return restoration_metrics(student, data.test) | seen
+
+    tuning = make(FOLDER / "dehazing_tuning.csv", dehazing_tuning(), run, jobs)
+    _check_rate(tuning[tuning.method == "alone"], HazeRun.lr, "dehazing")
+    check_weights(tuning[tuning.method != "alone"], "val_psnr", haze.METHODS, "haze")
+    runs = make(FOLDER / "dehazing_runs.csv", dehazing_runs(), run, jobs)
+    metrics = list(restoration_metrics(nn.Identity(), data.test))
+    table = summarise(runs, DEHAZING, ["seed"], "alone", metrics)
+    table["seconds"] = runs.groupby(DEHAZING, sort=False).seconds.min().to_numpy()
+    hazy = {"method": "hazy input"} | restoration_metrics(nn.Identity(), data.test)
+    return pd.concat([pd.DataFrame([hazy]), table], ignore_index=True)[table.columns]
+
+
 CHAPTERS = {
     "response": run_response,
     "layers": run_layers,
@@ -384,6 +426,7 @@ CHAPTERS = {
     "few_masks": run_few_masks,
     "weather": run_weather,
     "detection": run_detection,
+    "dehazing": run_dehazing,
 }
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -98,10 +99,10 @@ def test_the_rate_of_restoration_is_the_one_that_the_validation_photograph_chose
         asdict(run) for run in evidence.weather_tuning()
     ]
     assert set(tuning.seed).isdisjoint(evidence.WEATHER_SEEDS)
-    evidence._check_weather(tuning)
+    evidence._check_rate(tuning, WeatherRun.lr, "weather")
     tuning.loc[tuning.lr == WeatherRun.lr, "val_psnr"] *= -1
     with pytest.raises(SystemExit, match="another lr than was chosen"):
-        evidence._check_weather(tuning)
+        evidence._check_rate(tuning, WeatherRun.lr, "weather")
 
 
 def test_every_detector_is_compared_with_one_that_was_fine_tuned_from_the_same_pruning():
@@ -140,6 +141,40 @@ def test_a_table_of_detection_is_made_of_runs_of_which_some_train_nothing(tmp_pa
     assert (row.verdict, row.gain, row.seeds, row.seconds) == ("beats", pytest.approx(0.1), 3, 2.0)
     assert table.query("method == 'pruned'").seconds.eq(0).all()
     assert len(table) == len(set(map(tuple, table[evidence.DETECTION].to_numpy())))
+
+
+def test_the_runs_of_dehazing_share_one_budget_and_were_tuned_on_another_seed():
+    runs, tuning = list(evidence.dehazing_runs()), list(evidence.dehazing_tuning())
+    assert len(set(runs)) == len(evidence.haze.METHODS) * len(evidence.DEHAZING_SEEDS)
+    assert {(run.epochs, run.lr) for run in runs} == {(evidence.HazeRun.epochs, evidence.HazeRun.lr)}
+    assert {run.seed for run in tuning}.isdisjoint(evidence.DEHAZING_SEEDS)
+    assert evidence.HazeRun.lr in {run.lr for run in tuning if run.method == "alone"}
+    assert evidence.haze.METHODS["both"] in {run.weight for run in tuning if run.weight}
+
+
+def test_a_table_of_dehazing_is_paired_by_seed_and_stops_where_the_recipe_was_not_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path)
+    monkeypatch.setattr(evidence, "load_haze", lambda: SimpleNamespace(test=None))
+    monkeypatch.setattr(evidence.haze, "clean_teacher", lambda device: (None, None))
+    monkeypatch.setattr(evidence, "restoration_metrics", lambda model, test: {"psnr": getattr(model, "psnr", 12.0)})
+
+    def run(one, data, teacher):
+        value = 20.0 + one.seed - abs(one.lr - evidence.HazeRun.lr) + (0.5 if one.method == "both" else 0.0)
+        value -= abs(one.weight - chosen) if one.weight else 0.0
+        history = pd.DataFrame({"val_psnr": [value], "seconds": [1.0]})
+        return SimpleNamespace(psnr=value), SimpleNamespace(history=history)
+
+    monkeypatch.setattr(evidence.HazeRun, "run", run)
+    chosen = evidence.haze.METHODS["both"]
+    table = evidence.run_dehazing(jobs=1)
+    assert table.method.tolist() == ["hazy input", *evidence.haze.METHODS]
+    assert table.psnr[0] == 12
+    row = table.set_index("method").loc["both"]
+    assert (row.verdict, row.gain, row.seeds, row.seconds) == ("beats", pytest.approx(0.5), 3, 1.0)
+    (tmp_path / "dehazing_tuning.csv").unlink()
+    chosen *= 10
+    with pytest.raises(SystemExit, match="haze.py has other weights than were chosen.*knowledge transfer"):
+        evidence.run_dehazing(jobs=1)
 
 
 def test_runs_side_by_side_are_those_that_one_after_the_other_would_be(tmp_path):

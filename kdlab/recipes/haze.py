@@ -17,8 +17,8 @@ from kdlab.recipes.zoo import load_from_zoo
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.checkpoints import LAST
 
-# What a method weighs the distance to the teacher's map with: as published.
-METHODS = {"alone": 0.0, "knowledge transfer": 1.0, "super-resolution": 0.0, "both": 1.0}
+TRANSFER = 1.0  # weighs the distance to the teacher's map: as published
+METHODS = {"alone": 0.0, "knowledge transfer": TRANSFER, "super-resolution": 0.0, "both": TRANSFER}
 WITH_BRANCH = ("super-resolution", "both")
 LONG = 36  # epochs of the networks that come with the course, one of which teaches all runs
 FROZEN_FROM = 0.75  # of a run: from then on the statistics of BatchNorm stay
@@ -117,9 +117,10 @@ class HazeRun:
             keep: save the run in kdlab's cache, and load it from there where it is already.
         """
         return distil(
-            data, teacher, self.plan, budget(self.epochs, self.lr, self.seed), super_resolution=self.method in WITH_BRANCH, resume=True,
-            out=self.folder(data, teacher) if keep else None, architecture=NARROW, weights="none",
-            after_epoch=after_epoch, device=next(teacher.parameters()).device,
+            data, teacher, self.plan, budget(self.epochs, self.lr, self.seed),
+            super_resolution=self.method in WITH_BRANCH, out=self.folder(data, teacher) if keep else None,
+            architecture=NARROW, weights="none", resume=True, after_epoch=after_epoch,
+            device=next(teacher.parameters()).device,
         )  # fmt: skip
 
     def folder(self, data: ImageSplits, teacher: DehazingTeacher) -> Path:

@@ -62,7 +62,7 @@ def shuffled(answer: Answer) -> bool:
             return blocks.permute(order).reshape(size)
 
         known = {
-            x.reshape(n, c, h * r, w * r): "to reshape alone mixes the places: a row of r·w pixels has r channels in it.",
+            x.reshape(n, c, h * r, w * r): "to reshape alone mixes the places: a row has r channels in it.",
             laid(0, 1, 4, 3, 5, 2): "rows and columns within a block are exchanged: c·r² + r·a + b is row a.",
             laid(0, 1, 2, 4, 3, 5): "a is the row within a block: each of h rows becomes r of them, side by side.",
             x.view(n, r, r, c, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c, h * r, w * r): (

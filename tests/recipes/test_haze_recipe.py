@@ -1,0 +1,101 @@
+"""The comparison of chapter 10: every method trains, with one budget, and is kept where that is asked for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdlab import InputError
+from kdlab.data.weather_photos import load_haze
+from kdlab.models import KTDN, SRKTDN, DehazingTeacher
+from kdlab.recipes import haze
+from kdlab.recipes.dehazing import FAST, NARROW_TEACHER
+from kdlab.recipes.haze import METHODS, HazeRun, budget
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data():
+    found = load_haze(crop=32, variants=1)
+    return replace(found, val=found.val.only(["homogeneous"]))
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    return DehazingTeacher(**NARROW_TEACHER)
+
+
+def run(method, **options):
+    return HazeRun(method, METHODS[method], seed=0, **{"epochs": 1} | options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_what_its_name_says(method, data, teacher):
+    student, done = run(method).run(data, teacher)
+    assert type(student) is (SRKTDN if method in ("super-resolution", "both") else KTDN)
+    assert ("transfer" in done.history) == (method in ("knowledge transfer", "both"))
+    assert done.history.total.notna().all()
+
+
+def test_a_budget_is_the_fast_profiles_drawn_out():
+    assert budget(FAST.epochs) == FAST
+    for epochs in (3, 36):
+        settings = budget(epochs)
+        ends = [each.rate(each.epochs + 1, each.lr) / each.lr for each in (settings, FAST)]
+        assert ends[0] == pytest.approx(ends[1])
+        assert settings.freeze_from == round(0.75 * epochs)
+
+
+def test_a_run_that_is_kept_is_not_made_again(data, teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    first, done = run("both").run(data, teacher, keep=True)
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: pytest.fail("it trains again"))
+    second, again = run("both").run(data, teacher, keep=True)
+    torch.testing.assert_close(first.state_dict(), second.state_dict())
+    assert again.history.equals(done.history)
+
+
+def test_a_folder_is_one_runs_and_without_a_teacher_does_not_depend_on_it(data, teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    torch.manual_seed(9)
+    other = DehazingTeacher(**NARROW_TEACHER)
+    for method in METHODS:
+        same = run(method).folder(data, teacher) == run(method).folder(data, other)
+        assert same == (method in ("alone", "super-resolution"))
+    runs = [run(method, **more) for method in METHODS for more in ({}, {"epochs": 2}, {"lr": 1e-3})]
+    assert len({one.folder(data, teacher) for one in runs}) == len(runs)
+
+
+def test_teacher_and_students_are_trained_where_they_did_not_come_with_the_course(data, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_RETRAIN", "1")
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(haze, "load_haze", lambda: data)
+    monkeypatch.setattr(haze, "LONG", 2)
+    taught, card = haze.clean_teacher()
+    assert card.recipe["task"] == "auto-encode"
+    student, card = haze.haze_student("both")
+    assert card.recipe["teacher"] is not None
+    assert card.metrics["epoch"] == 2  # the last, not the best
+    torch.testing.assert_close(haze.haze_student("both")[0].state_dict(), student.state_dict())
+    torch.testing.assert_close(haze.clean_teacher()[0].state_dict(), taught.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "bot", "weight": 1.0}, "unknown method 'bot'. Did you mean 'both'"),
+        ({"method": "both", "weight": 0.0}, "the weight of 'both' is 0.0; wanted: a weight above 0"),
+        ({"method": "alone", "weight": 1.0}, "the weight of 'alone' is 1.0; wanted: 0: it has no teacher"),
+        ({"method": "both", "weight": -1.0}, "weight is -1.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        HazeRun(seed=0, **options)
+
+
+def test_an_unknown_student_is_refused():
+    with pytest.raises(InputError, match="unknown method 'super'"):
+        haze.haze_student("super")
