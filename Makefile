@@ -69,6 +69,7 @@ bench: $(VENV)/.test  ## measure the speed
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/segmentation.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/restoration.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/detection.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/dehazing.py
 
 clean:  ## remove build/ and the tools' caches; .venv, runs/ and trained checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from kdlab.data import load_scenes
-from kdlab.data.weather_photos import load_weather
-from kdlab.recipes import detection, few_masks, perceptual, segmentation
+from kdlab.data.weather_photos import load_haze, load_weather
+from kdlab.recipes import detection, few_masks, haze, perceptual, segmentation
 from kdlab.recipes import weather as weather_recipe
+from kdlab.recipes.dehazing import clean_alone
 from kdlab.recipes.zoo import ZOO
 from kdlab.training import ModelCard, load_model, pick_device, save_model
 from kdlab.training.restoration import restoration_metrics
@@ -61,6 +62,20 @@ def weather_student(method: str) -> Made:
     return student, card, lambda model: restoration_metrics(model, test)
 
 
+def clean_teacher() -> Made:
+    """The teacher of chapter 10: the narrow auto-encoder of clean images, which it draws again."""
+    teacher, card = haze.clean_teacher(pick_device())
+    test = clean_alone(load_haze(variants=1).test)
+    return teacher, card, lambda model: restoration_metrics(model, test)
+
+
+def haze_student(method: str) -> Made:
+    """A student of chapter 10: the narrow dehazing network."""
+    student, card = haze.haze_student(method, pick_device())
+    test = load_haze(variants=1).test
+    return student, card, lambda model: restoration_metrics(model, test)
+
+
 def detector(method: str) -> Made:
     """A detector of chapter 06: the narrow YOLOv8, dense, or pruned and trained again."""
     data, device = detection.detection_scenes(), str(pick_device())
@@ -76,6 +91,8 @@ MAKERS: dict[str, Callable[[], Made]] = {
     "snow_teacher": partial(weather_teacher, "snow"),
     "weather_from_scratch": partial(weather_student, "from scratch"),
     "weather_two_stages": partial(weather_student, "two stages"),
+    "clean_teacher": clean_teacher,
+    **{haze.zoo_name(method): partial(haze_student, method) for method in ("alone", "both")},
     **{detection.zoo_name(method): partial(detector, method) for method in ("dense", "fine-tuned", "CWD", "MGD")},
 }
 LOADERS: dict[str, Callable[[Path], tuple[nn.Module, ModelCard]]] = {"YOLOv8": detection.load_detector}

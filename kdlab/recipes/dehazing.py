@@ -159,7 +159,7 @@ def teach(
     teacher, used = _network(DehazingTeacher, architecture, weights, out, resume)
     what = {"task": "auto-encode", "weights": weights, **asdict(plan)}
     return _fit(
-        plan.objective(teacher), _clean_alone(pairs(data.train)), _clean_alone(pairs(data.val)), settings, out=out,
+        plan.objective(teacher), clean_alone(pairs(data.train)), clean_alone(pairs(data.val)), settings, out=out,
         card=card_of(teacher, data, settings, data.classes, used, **what), resume=resume, device=device,
     )  # fmt: skip
 
@@ -225,7 +225,7 @@ def _fit(
     return fit_restorer(objective, batches, seen, val, settings, freeze_from=settings.freeze_from, **options)
 
 
-def _clean_alone(images: PairedImages) -> PairedImages:
+def clean_alone(images: PairedImages) -> PairedImages:
     """Pairs of a clean image with itself."""
     same = [pair._replace(degraded=pair.clean, margin=False) for pair in images.pairs]
     return PairedImages(same, images.weathers, images.crop)

@@ -7,9 +7,10 @@ import torch
 
 from kdlab.data import Scenes
 from kdlab.data.weather import WEATHERS
-from kdlab.data.weather_photos import load_weather
+from kdlab.data.weather_photos import load_haze, load_weather
 from kdlab.files import load_tensors
-from kdlab.recipes import detection, perceptual
+from kdlab.recipes import detection, haze, perceptual
+from kdlab.recipes.dehazing import clean_alone
 from kdlab.recipes.few_masks import TEACHER_SCENES
 from kdlab.recipes.segmentation import measure
 from kdlab.recipes.zoo import ZOO, load_from_zoo
@@ -62,6 +63,20 @@ def test_a_restorer_meets_its_metric_on_photographs_that_it_has_not_seen(name):
     measured = restoration_metrics(model, test)
     assert measured["psnr"] == pytest.approx(card.metrics["psnr"], abs=0.05)
     assert measured["psnr"] > restoration_metrics(torch.nn.Identity(), test)["psnr"] + 1
+
+
+HAZE = [name for name in ("clean_teacher", *map(haze.zoo_name, haze.METHODS)) if name in NAMES]
+
+
+@pytest.mark.parametrize("name", HAZE)
+def test_a_network_of_the_dehazing_chapter_meets_its_metric_on_photographs_that_it_has_not_seen(name):
+    found = load_from_zoo(name)
+    assert found is not None
+    model, card = found
+    hazy = load_haze(variants=1).test
+    measured = restoration_metrics(model, clean_alone(hazy) if name == "clean_teacher" else hazy)
+    assert measured["psnr"] == pytest.approx(card.metrics["psnr"], abs=0.05)
+    assert measured["psnr"] > restoration_metrics(torch.nn.Identity(), hazy)["psnr"] + 1
 
 
 DETECTORS = [name for name in map(detection.zoo_name, detection.METHODS) if name in NAMES]

@@ -1,0 +1,116 @@
+"""Measure dehazing: the teacher up to its taught map beside all of it, and the self-ensemble beside eight passes.
+
+    python benchmarks/dehazing.py                    # everything
+    python benchmarks/dehazing.py teacher ensemble   # some parts
+    python benchmarks/dehazing.py --device cuda      # on a GPU, with the published networks throughout
+    python benchmarks/dehazing.py --write            # everything, kept in benchmarks/RESULTS.md
+
+Compared variants take turns; a table shows medians with their quartiles in brackets; "ratio" is ours over the other's,
+so that smaller is better.
+"""
+
+from functools import partial
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from timing import (
+    Parts,
+    Row,
+    Run,
+    command_line,
+    compare,
+    execute_notebook,
+    interleave,
+    peak_bytes,
+    seconds,
+    spread,
+    yes,
+)
+from torch import Tensor, nn
+
+from kdlab.distill import Distiller
+from kdlab.models import KTDN, SRKTDN, DehazingTeacher
+from kdlab.recipes.dehazing import NARROW, NARROW_TEACHER, Dehazing
+from kdlab.recipes.response import place
+from kdlab.training import SelfEnsemble
+from kdlab.training.self_ensemble import POSITIONS
+
+PAIRS = {"narrow": (NARROW, NARROW_TEACHER), "published": ({}, {})}
+CHAPTERS: list[str] = []
+PACKAGES = ["torch", "torchvision", "timm", "kdlab"]
+
+
+def teacher(device: str, repeats: int) -> list[Row]:
+    """The teacher's map of clean crops of 256x256: its pass stopped there by the distiller, beside the whole pass."""
+    rows = []
+    for name, (student_sizes, teacher_sizes) in PAIRS.items():
+        torch.manual_seed(0)
+        batch = 15 if device == "cuda" else 4 if name == "narrow" else 1
+        clean, network = torch.rand(batch, 3, 256, 256, device=device), DehazingTeacher(**teacher_sizes)
+        objective = place(Dehazing().objective(KTDN(**student_sizes), network), torch.device(device))
+        assert isinstance(objective, Distiller)
+        runs: dict[str, Run] = {"ours": partial(_asked, objective, clean), "other": partial(_restore, network, clean)}
+        times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+        rows.append(compare(f"{name}, {batch} crops", times["ours"], times["other"], at_most=0.75))
+    return rows
+
+
+def ensemble(device: str, repeats: int) -> list[Row]:
+    """Restoring a square image in all eight positions: one batch, beside eight passes."""
+    torch.manual_seed(0)
+    network = place(SRKTDN(**{} if device == "cuda" else NARROW).eval(), torch.device(device))
+    rows = []
+    for size in (64, 256):
+        image = torch.rand(1, 3, size, size, device=device)
+        runs: dict[str, Run] = {
+            "ours": partial(_restore, SelfEnsemble(network), image), "other": partial(_eight_passes, network, image),
+        }  # fmt: skip
+        times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+        ratio = np.median(times["ours"]) / np.median(times["other"])
+        rows.append(Row(f"{size}x{size}", spread(times["ours"]), spread(times["other"]), f"{ratio:.3f}"))
+        memory = [peak_bytes(run, device) / 2**20 for run in runs.values()]
+        rows.append(Row("its peak memory", *(f"{taken:.4g} MiB" for taken in memory), f"{memory[0] / memory[1]:.3f}"))
+    return rows
+
+
+def chapters(device: str, repeats: int) -> list[Row]:
+    """The chapter of dehazing, executed in the fast profile with an empty cache."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        for name in CHAPTERS:
+            taken = seconds(partial(execute_notebook, name, folder))
+            rows.append(Row(name, f"{taken:.1f} s", goal="less than 180 s", met=yes(taken < 180)))
+    return rows
+
+
+def _asked(objective: Distiller, clean: Tensor) -> None:
+    objective.observe_teacher(clean, [clean])
+    _wait(clean)
+
+
+@torch.no_grad()
+def _restore(network: nn.Module, images: Tensor) -> None:
+    network(images)
+    _wait(images)
+
+
+@torch.no_grad()
+def _eight_passes(network: nn.Module, image: Tensor) -> None:
+    total = torch.zeros_like(image)
+    for dims in POSITIONS:
+        turned = image.flip(dims)
+        total += network(turned).flip(dims) + network(turned.transpose(2, 3)).transpose(2, 3).flip(dims)
+    total /= 2 * len(POSITIONS)
+    _wait(image)
+
+
+def _wait(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+PARTS: Parts = {"teacher": (teacher, 10), "ensemble": (ensemble, 10), "chapters": (chapters, 1)}
+
+if __name__ == "__main__":
+    command_line(__doc__, PARTS, PACKAGES, "dehazing")
