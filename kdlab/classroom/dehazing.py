@@ -194,14 +194,15 @@ def ensemble_viewer(photographs: Mapping[str, tuple[Float[Tensor, "8 3 h w"], Im
         restored = each.mean(dim=0) if on else each[int(position.value) - 1]
         scores = [psnr(one, clean) for one in each]
         together = psnr(each.mean(dim=0), clean)
+        over = [one - min(scores) for one in (*scores, together)]
         name = "mean of eight positions" if on else f"position {int(position.value)}"
         pictures = [
             photograph_html(as_pixels(restored), f"{name}: PSNR {psnr(restored, clean):.2f} dB", WIDE),
             photograph_html(as_pixels(4 * (restored - clean).abs()), "4 × error", WIDE),
         ]
         chart = bar_chart(
-            {"PSNR, dB": [*scores, together]}, [*map(str, range(1, 9)), "all"],
-            "PSNR of each of the eight positions and of their mean", (math.floor(min(scores)) - 1.0, together + 0.5),
+            {"dB over the worst position": over}, [*map(str, range(1, 9)), "all"],
+            "How much better than the worst position each of the eight is, and their mean", (0.0, max(over) + 0.05),
         )  # fmt: skip
         words = (
             f"{photograph.value}, self-ensemble {ensemble.value}: one position has {min(scores):.2f} to "
@@ -269,7 +270,8 @@ def attention_explorer(network: KTDN, hazy: Mapping[str, Image], transmission: M
         picture.value = photograph_html(as_pixels(image), photograph.value, CELL * width // STRIDE)
         for place, cell in enumerate(cells):
             cell.description = "×" if place == at else ""
-        said, pictures = [], []
+        said: list[str] = []
+        pictures: list[str] = []
         for name, values in found.items():
             here = at_pixel(values, row, column, height)
             below = (values < here).float().mean().item()

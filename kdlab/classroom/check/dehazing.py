@@ -38,11 +38,11 @@ def overlaps(answer: Answer) -> bool:
     for kernel, stride in ((3, 2), (5, 2), (4, 2), (5, 3), (6, 3), (2, 3)):
         reached = torch.tensor([len(range(phase, kernel, stride)) for phase in range(stride)], dtype=torch.float64)
         known = {
+            torch.ones_like(reached): "kernels overlap where they are longer than the stride.",
             torch.full_like(reached, kernel / stride): "this is their mean; some phases are reached by one more.",
             torch.full_like(reached, kernel // stride): "kernel // stride leaves out the entries that are over.",
             torch.full_like(reached, math.ceil(kernel / stride)): "the last entries do not reach every phase.",
             reached.flip(0): "the order: the first phase is a multiple of the stride, where the kernel begins.",
-            torch.ones_like(reached): "kernels overlap where they are longer than the stride.",
         }
         known = {slip: hint for slip, hint in known.items() if not torch.equal(slip, reached)}
         problem = ask(answer, (kernel, stride), reached, known)
