@@ -219,7 +219,7 @@ def ensemble_viewer(photographs: Mapping[str, tuple[Float[Tensor, "8 3 h w"], Im
 
 
 @torch.no_grad()
-def attention_maps(network: KTDN, hazy: Image) -> dict[str, Map]:
+def attention_maps(network: KTDN, hazy: Image) -> dict[str, Float[Tensor, "1 _ _"]]:
     """By :data:`BLOCKS` the weight of each position, 0 to 1; the maps go on over the image's padding. On the CPU."""
     places = {name: f"{block}.attention.1.weigh" for name, block in BLOCKS.items()}
     with Taps(network, list(places.values())) as taps:
