@@ -224,7 +224,7 @@ def attention_maps(network: KTDN, hazy: Image) -> dict[str, Float[Tensor, "1 _ _
     places = {name: f"{block}.attention.1.weigh" for name, block in BLOCKS.items()}
     with Taps(network, list(places.values())) as taps:
         network(hazy[None].to(network.mean.device))
-        return {name: taps[place][0].cpu() for name, place in places.items()}
+    return {name: taps[place][0].cpu() for name, place in places.items()}
 
 
 def at_pixel(values: Map, row: int, column: int, height: int) -> float:
