@@ -11,7 +11,8 @@ from kdlab.data import load_cifar100
 from kdlab.distill import Distiller
 from kdlab.models import StudentCNN, cifar_network
 from kdlab.recipes import cifar100
-from kdlab.recipes.cifar100 import METHODS, PAIRS
+from kdlab.recipes.cifar100 import METHODS
+from kdlab.recipes.cifar100_table import PAIRS
 from kdlab.training import ModelCard, load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,9 @@ from kdlab.commands.runs import make_out
 from kdlab.data import ImageSplits, load_cifar100
 from kdlab.files import write_whole
 from kdlab.recipes import cifar100
-from kdlab.recipes.cifar100 import EPOCHS, PAIRS
-from kdlab.recipes.response import evaluate
+from kdlab.recipes.cifar100 import EPOCHS
+from kdlab.recipes.cifar100_table import PAIRS
+from kdlab.recipes.response import Settings, evaluate
 from kdlab.training import pick_device
 
 TABLE = "table.csv"
@@ -52,7 +53,7 @@ def reproduce(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace, seed: int = 0) -> cifar100.Settings:
+def _settings(args: argparse.Namespace, seed: int = 0) -> Settings:
     return cifar100.protocol(args.epochs, seed, args.workers)
 
 

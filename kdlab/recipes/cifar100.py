@@ -7,7 +7,6 @@ it is both, side by side.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from kdlab.losses import (
 )
 from kdlab.models import cifar_network
 from kdlab.models.cifar import CIFARClassifier
+from kdlab.recipes.cifar100_table import PAIRS, Published
 from kdlab.recipes.loss_zoo import EMBEDDING
 from kdlab.recipes.response import CPU, LOGITS, Settings, cached, evaluate, place, recipe_of
 from kdlab.training import Fit, ModelCard, Supervised, fit, half_interval, load_model
@@ -56,55 +56,6 @@ NOT_HERE = {  # losses of the library
     "ofd": f"it compares the maps before the ReLU, and {NO_ROW}",
     "reviewkd": NO_ROW,
 }
-
-
-@dataclass(frozen=True)
-class Published:
-    """A top-1 test accuracy in percent, whose README reports it, and of which epoch: "last", "best" or "not stated"."""
-
-    accuracy: float
-    source: str
-    epoch: str
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two networks of :func:`kdlab.models.cifar_network`, DKD's published beta for them, and the published rows."""
-
-    teacher: str
-    student: str
-    beta: float
-    published: dict[str, Published]
-
-
-def _rows(source: str, epoch: str, **accuracies: float) -> dict[str, Published]:
-    return {name: Published(accuracy, source, epoch) for name, accuracy in accuracies.items()}
-
-
-REPDISTILLER, MDISTILLER, DIST = ("RepDistiller", "last"), ("mdistiller", "best"), ("DIST", "not stated")
-LABELS_ALONE = ("RepDistiller", "not stated")  # the teacher, and the student without it
-PAIRS = {
-    f"{pair.teacher}-{pair.student}": pair
-    for pair in (
-        Pair(
-            "resnet32x4", "resnet8x4", 8.0,
-            _rows(*LABELS_ALONE, teacher=79.42, alone=72.50) | _rows(*MDISTILLER, dkd=76.32) | _rows(*DIST, dist=76.31)
-            | _rows(*REPDISTILLER, kd=73.33, fitnet=73.50, at=73.44, sp=72.94, vid=73.09, rkd=71.90, pkt=73.64)
-            | _rows(*REPDISTILLER, crd=75.51),
-        ),
-        Pair(
-            "wrn-40-2", "wrn-16-2", 6.0,
-            _rows(*LABELS_ALONE, teacher=75.61, alone=73.26) | _rows(*MDISTILLER, dkd=76.23)
-            | _rows(*REPDISTILLER, kd=74.92, crd=75.48),
-        ),
-        Pair(
-            "resnet56", "resnet20", 2.0,
-            _rows(*LABELS_ALONE, teacher=72.34, alone=69.06) | _rows(*MDISTILLER, dkd=71.97) | _rows(*DIST, dist=71.75)
-            | _rows(*REPDISTILLER, kd=70.66, crd=71.16),
-        ),
-        Pair("vgg13", "vgg8", 6.0, _rows(*MDISTILLER, dkd=74.68) | _rows(*REPDISTILLER, kd=72.98, crd=73.94)),
-    )
-}  # fmt: skip
 
 
 def check_names(pair: str, methods: Iterable[str]) -> None:
@@ -150,6 +101,9 @@ def terms(
     Args:
         beta: DKD's.
         samples: training images, each of which CRD remembers.
+
+    Raises:
+        InputError: an unknown method, or "alone".
     """
     stages = [(f"stages.{index}", f"stages.{index}") for index in range(len(student.channels))]
     channels = list(zip(student.channels, teacher.channels, strict=True))
@@ -174,8 +128,10 @@ def terms(
             return [Term("pkt", PKTLoss(), EMBEDDING, EMBEDDING, 30000.0)]
         case "rkd":
             return [Term("rkd", RKDLoss(25.0, 50.0), EMBEDDING, EMBEDDING)]
-        case _:
+        case "crd":
             return [Term("crd", CRDLoss(*channels[-1], samples), EMBEDDING, EMBEDDING, 0.8)]
+        case _:
+            raise InputError(unknown("method", method, METHODS[1:]))
 
 
 def train_teacher(data: ImageSplits, name: str, settings: Settings, device: torch.device = CPU) -> nn.Module:
@@ -258,7 +214,7 @@ def row(pair: str, name: str, last: Sequence[float], best: Sequence[float]) -> d
         name: the method, or "teacher".
         last, best: of each run's last epoch; of its best one, which the test images have chosen.
     """
-    ours = {}
+    ours: dict[str, float] = {}
     for epoch, accuracies in (("last", last), ("best", best)):
         percent = 100 * np.array(accuracies)
         ours |= {epoch: percent.mean(), f"{epoch}_interval": half_interval(percent)}

@@ -13,7 +13,8 @@ from kdlab.losses import LabelledCrossEntropy
 from kdlab.models import cifar_network
 from kdlab.models.cifar import CIFARResNet
 from kdlab.recipes import loss_zoo
-from kdlab.recipes.cifar100 import METHODS, NOT_HERE, PAIRS, check_names, optimiser, row, schedule, terms
+from kdlab.recipes.cifar100 import METHODS, NOT_HERE, check_names, optimiser, row, schedule, terms
+from kdlab.recipes.cifar100_table import PAIRS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,6 +110,11 @@ def test_dkd_has_the_beta_of_the_pair_and_warms_up_over_a_twelfth_of_the_epochs(
     assert [term.weight_at(epoch, 240) for epoch in (0, 10, 20, 200)] == [0.0, 0.5, 1.0, 1.0]
     (trial,) = all_terms(network, network, epochs=24)["dkd"]
     assert [trial.weight_at(epoch, 24) for epoch in (0, 1, 2)] == [0.0, 0.5, 1.0]
+
+
+def test_alone_compares_nothing():
+    with pytest.raises(InputError, match="unknown method 'alone'"):
+        terms("alone", 8.0, *[CIFARResNet(8, (4, 4, 8, 8))] * 2, samples=8)
 
 
 def test_every_method_of_the_loss_zoo_is_reproduced_or_refused_with_a_reason():
