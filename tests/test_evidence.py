@@ -16,11 +16,6 @@ evidence = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(evidence)
 
 
-def test_the_interval_is_students_t():
-    values = np.array([0.8, 0.9, 0.85, 0.95, 0.75])
-    assert evidence.half_interval(values) == pytest.approx(2.776445 * values.std(ddof=1) / 5**0.5, rel=1e-6)
-
-
 @pytest.mark.parametrize(
     ("gains", "word"),
     [([0.1, 0.11, 0.09, 0.1, 0.12], "beats"), ([-0.1, -0.12, -0.1], "worse"), ([0.1, -0.1, 0.02], "no difference")],
