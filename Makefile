@@ -21,7 +21,7 @@ EXECUTE := --execute --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.sto
 	--Exporter.preprocessors=kdlab.classroom.publish.WithoutWidgetViews
 
 # macOS has no timeout command; there nbval's limit on each cell is the only one.
-LIMIT := $(if $(shell command -v timeout 2>/dev/null),timeout 1500)
+LIMIT := $(if $(shell command -v timeout 2>/dev/null),timeout 2400)
 
 # Threads that wait for each other sleep instead of spinning: beside any other load (a browser, say) a training step is
 # many times faster so, and on an idle machine as fast.
@@ -40,16 +40,17 @@ setup: $(VENV)/.lab  ## make .venv with the tested versions and kdlab in it
 lab: setup  ## open the course in JupyterLab
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-lab $(LAB_FLAGS)
 
-# The unit tests in a process for each core, with one thread each, or they would wait for each other. The browser's and the
-# notebooks one after the other: they train into one cache.
+# A process for each core, with one thread each, or they would wait for each other. All of a file's tests, and all cells of
+# a notebook, run in one process. The browser's tests and the notebooks share one cache: what two of them train is trained
+# once.
+PARALLEL := TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/python -m pytest -n auto --maxprocesses 4
+
 test: $(VENV)/.test  ## check everything: style, types, unit tests, widgets in a browser, every notebook
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
-		--ignore tests/browser tests
-	TQDM_DISABLE=1 $(BIN)/python -m pytest tests/browser
-	TQDM_DISABLE=1 $(LIMIT) $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env \
-		--nbval-cell-timeout 300 tutorials
+	$(PARALLEL) --dist loadfile --ignore tests/browser tests
+	$(PARALLEL) --dist loadfile --timeout 1500 tests/browser
+	$(PARALLEL) --dist loadscope -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 tutorials
 
 # Links between chapters then lead to the pages, and those out of the course still to the repository's files.
 course: setup  ## execute all notebooks and write them as web pages to build/course

@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from scipy import stats
 from torch import nn
 
 from kdlab.data import load_digits, load_scenes
@@ -45,7 +44,7 @@ from kdlab.recipes.loss_zoo import METHODS, TEACHER_TAPS, ZooRun
 from kdlab.recipes.perceptual import feature_slices
 from kdlab.recipes.response import LOGITS, digits_teacher, evaluate
 from kdlab.recipes.weather import WeatherRun
-from kdlab.training import pick_device
+from kdlab.training import half_interval, pick_device
 from kdlab.training.restoration import restoration_metrics
 
 FOLDER = Path(__file__).parent / "evidence"
@@ -276,11 +275,6 @@ def summarise(
             row["verdict"] = verdict(gain)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def half_interval(values: np.ndarray) -> float:
-    """Half the width of the 95% confidence interval of the mean."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def verdict(gains: np.ndarray) -> str:

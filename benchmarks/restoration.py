@@ -40,7 +40,7 @@ from kdlab.recipes.restoration import TwoStage
 LR = 2e-4
 PUBLISHED = TwoStage()
 NETWORKS = {"narrow (4; VGG19 at 16)": (4, 16), "published (16; VGG19 at 64)": (16, 64)}
-CHAPTERS = ["07_weather_and_teachers"]
+CHAPTERS = ["07_weather_and_teachers", "08_knowledge_collation", "09_knowledge_examination"]
 PACKAGES = ["torch", "torchvision", "kdlab"]
 
 

@@ -6,7 +6,8 @@
     kdlab teach data/imagenette2-160 --out runs/teacher
 
 Downloads go on where they broke off and must have the hashes that torchvision knows. torchvision's own data sets read
-the result, too; CIFAR is also written as class folders, data/cifar10/, which kdlab reads.
+the result, too; CIFAR is also written as class folders, data/cifar10/, which kdlab reads. `kdlab reproduce cifar100`
+takes CIFAR-100 as torchvision does.
 """
 
 from kdlab.commands.data_scripts import get_direct

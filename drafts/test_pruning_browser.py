@@ -14,7 +14,7 @@ VIEW = ".kdlab-keep"
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "06_prune_and_distil_yolov8.ipynb") as notebook:
-        notebook.run_all(timeout=900)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

@@ -1,5 +1,5 @@
-"""The command line: ``kdlab teach``, ``distill``, ``evaluate``, ``predict``, ``restore``, ``yolo`` and
-``doctor``.
+"""The command line: ``kdlab teach``, ``distill``, ``evaluate``, ``predict``, ``restore``, ``reproduce``,
+``yolo`` and ``doctor``.
 
 The commands are in :mod:`kdlab.commands`, and in ``parsers`` there what each can be told.
 """
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, WRONG)
     except KeyboardInterrupt:
         trained = args.command in ("teach", "distill") or getattr(args, "step", None) in TRAINED
-        hint = ". The same command with --resume goes on after the last whole epoch." if trained else "."
+        resume = " with --resume" if trained else ""
+        goes_on = trained or args.command == "reproduce"
+        hint = f". The same command{resume} goes on after the last whole epoch." if goes_on else "."
         return _fail(f"interrupted{hint}", INTERRUPTED)
     except BrokenPipeError:
         # What is still buffered has to go somewhere, or Python complains about it at its end.
@@ -58,6 +60,8 @@ def _run(args: argparse.Namespace) -> int:
             from kdlab.commands.predict import predict as command
         case "restore":
             from kdlab.commands.restore import restore_images as command
+        case "reproduce":
+            from kdlab.commands.reproduce import reproduce as command
         case "yolo":
             from kdlab.commands.yolo import run_step as command
         case _:

@@ -477,7 +477,9 @@ def test_help_is_instant_because_torch_is_not_imported():
     assert result.stdout.endswith("False\n")
 
 
-@pytest.mark.parametrize("command", ["teach", "distill", "evaluate", "predict", "restore", "yolo", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["teach", "distill", "evaluate", "predict", "restore", "reproduce", "yolo", "doctor"]
+)
 def test_every_help_explains_and_has_examples_that_parse(command, monkeypatch):
     text = done(command, "--help")
     assert text.startswith(f"usage: kdlab {command}")

@@ -16,6 +16,7 @@ from kdlab.commands.options import (
     add_model,
     add_task,
     add_training,
+    add_workers,
     numbers,
     whole,
 )
@@ -43,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kdlab {__version__}")
     add = partial(_add_command, parser.add_subparsers(dest="command", metavar="COMMAND", required=True))
-    for add_command in (_add_teach, _add_distill, _add_evaluate, _add_predict, _add_restore, _add_yolo, _add_doctor):
+    for add_command in (
+        _add_teach, _add_distill, _add_evaluate, _add_predict, _add_restore, _add_reproduce, _add_yolo, _add_doctor,
+    ):  # fmt: skip
         add_command(add)
     return parser
 
@@ -345,6 +348,73 @@ def _add_restore(add: Add) -> None:
         help="pixels that neighbouring tiles share, at most half of a tile (default: %(default)s)",
     )
     _add_self_ensemble(parser)
+    add_device(parser)
+
+
+def _add_reproduce(add: Add) -> None:
+    parser = add(
+        "reproduce",
+        "cifar100 --method M [M ...] --pair TEACHER-STUDENT [options]",
+        "run a published comparison, and show its rows beside ours",
+        description=(
+            """The CIFAR-100 comparison: 240 epochs of SGD (momentum 0.9, weight decay 5e-4, batches of 64) with a
+            learning rate of 0.05 that falls to a tenth after the epochs 150, 180 and 210, on random crops and mirror
+            images, each method with its published weight. The teacher is trained in the same way, once, and kept in
+            the cache. This wants a GPU. After an interruption the same command goes on; what is done stays done.""",
+            """The table has the test accuracy of the last epoch and of the best one, means over the seeds with their
+            95% interval, beside the published row. The test images have chosen the best epoch, which is therefore no
+            clean number; but some published rows are of it.""",
+        ),
+        examples=(
+            "cifar100 --method alone kd dkd --pair resnet32x4-resnet8x4",
+            "cifar100 --method crd --pair wrn-40-2-wrn-16-2 --seeds 1 --epochs 24 --out runs/trial",
+        ),
+    )
+    add_option = parser.add_argument
+    add_option("comparison", choices=("cifar100",), metavar="cifar100", help="the only one so far")
+    add_option(
+        "--method",
+        nargs="+",
+        required=True,
+        metavar="M",
+        help="one or more of alone (no teacher), kd, dkd, dist, fitnet, at, vid, sp, pkt, rkd, crd",
+    )
+    add_option(
+        "--pair",
+        required=True,
+        metavar="TEACHER-STUDENT",
+        help="resnet32x4-resnet8x4, wrn-40-2-wrn-16-2, resnet56-resnet20 or vgg13-vgg8",
+    )
+    add_option(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="where `python data_scripts/get_classification.py cifar100` has put it (default: %(default)s)",
+    )
+    add_option("--seeds", type=whole(1), default=5, metavar="N", help="runs of each method (default: %(default)s)")
+    add_option(
+        "--epochs",
+        type=whole(1),
+        default=240,
+        metavar="N",
+        help="fewer for a trial; the schedule shrinks in proportion (default: %(default)s)",
+    )
+    add_option(
+        "--out",
+        type=Path,
+        default=Path("runs/cifar100"),
+        metavar="FOLDER",
+        help="for the table and a folder for each run (default: %(default)s)",
+    )
+    add_option(
+        "--teacher",
+        type=Path,
+        metavar="T",
+        help="a checkpoint of the teacher, or the folder of its run, of which the last epoch is taken (default: the "
+        "one in the cache, trained if it is not there)",
+    )
+    add_workers(parser)
     add_device(parser)
 
 

@@ -1,5 +1,6 @@
 """Built-in data and data on disk."""
 
+from kdlab.data.cifar import load_cifar100
 from kdlab.data.digits import load_digits
 from kdlab.data.folders import load_folders
 from kdlab.data.images import Skipped, open_image
@@ -21,6 +22,7 @@ __all__ = [
     "Scenes",
     "Skipped",
     "StratifiedBatches",
+    "load_cifar100",
     "load_depth",
     "load_digits",
     "load_folders",

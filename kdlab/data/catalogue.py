@@ -88,7 +88,7 @@ CLASSIFICATION = (
     ),
     DirectSet(
         "cifar100", "CIFAR-100", "classification, 100 classes of 32x32", {"train": 50_000, "test": 10_000}, UNSTATED,
-        TEACH, "cifar-100-python",
+        f"{TEACH}; kdlab reproduce cifar100", "cifar-100-python",
         (Archive("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),),
         inside="cifar-100-python",
     ),

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from kdlab.errors import InputError, unknown
+from kdlab.models.cifar import CIFARVGG, CIFARResNet, WideResNet, cifar_network
 from kdlab.models.classification import StudentCNN, densenet121
 from kdlab.models.dehazing import KTDN, SRKTDN, DehazingTeacher
 from kdlab.models.restoration import MSBDN, Restorer
@@ -13,9 +14,11 @@ from kdlab.models.segmentation import PSPNet, UPerNet
 from kdlab.models.vgg import VGGReader, VGGSlices
 
 __all__ = [
+    "CIFARVGG",
     "KTDN",
     "MSBDN",
     "SRKTDN",
+    "CIFARResNet",
     "DehazingTeacher",
     "PSPNet",
     "Restorer",
@@ -23,13 +26,16 @@ __all__ = [
     "UPerNet",
     "VGGReader",
     "VGGSlices",
+    "WideResNet",
     "build_model",
+    "cifar_network",
     "densenet121",
 ]
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "DehazingTeacher": DehazingTeacher, "KTDN": KTDN, "MSBDN": MSBDN, "PSPNet": PSPNet, "SRKTDN": SRKTDN,
-    "StudentCNN": StudentCNN, "UPerNet": UPerNet, "VGGReader": VGGReader, "densenet121": densenet121,
+    "CIFARResNet": CIFARResNet, "CIFARVGG": CIFARVGG, "DehazingTeacher": DehazingTeacher, "KTDN": KTDN,
+    "MSBDN": MSBDN, "PSPNet": PSPNet, "SRKTDN": SRKTDN, "StudentCNN": StudentCNN, "UPerNet": UPerNet,
+    "VGGReader": VGGReader, "WideResNet": WideResNet, "densenet121": densenet121,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ RESNET18 = (64, (2, 2, 2, 2))  # channels of the first stage, blocks of the four
 def basic_stage(before: int, width: int, blocks: int, stride: int = 1) -> nn.Sequential:
     """Basic blocks, the first of which brings the map to the width and, by the stride, down."""
     downsample = None
-    if before != width:
+    if before != width or stride != 1:
         downsample = nn.Sequential(
             nn.Conv2d(before, width, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(width)
         )

@@ -43,7 +43,6 @@ METHODS = {
     "without CKT": replace(TWO_STAGE, ckt=0.0),
     "without SCR": replace(TWO_STAGE, scr=0.0),
     "without HCR": replace(TWO_STAGE, hcr=0.0),
-    "published CKT": replace(TWO_STAGE, detach=False, reconstruction=0.05),
 }
 
 

@@ -4,7 +4,7 @@ from kdlab.training.checkpoints import ModelCard, load_model, load_weights, save
 from kdlab.training.device import pick_device
 from kdlab.training.image_quality import image_quality
 from kdlab.training.loop import Fit, fit
-from kdlab.training.metrics import classification_metrics, predict_logits, segmentation_metrics
+from kdlab.training.metrics import classification_metrics, half_interval, predict_logits, segmentation_metrics
 from kdlab.training.restoration import measure_each, restoration_metrics
 from kdlab.training.self_ensemble import SelfEnsemble
 from kdlab.training.supervised import Supervised
@@ -16,6 +16,7 @@ __all__ = [
     "Supervised",
     "classification_metrics",
     "fit",
+    "half_interval",
     "image_quality",
     "load_model",
     "load_weights",

@@ -1,10 +1,12 @@
-"""What a classifier is judged by, and what a segmenter."""
+"""What a classifier is judged by, and what a segmenter; and how sure a mean over several runs is."""
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from scipy.special import stdtrit
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
@@ -79,3 +81,10 @@ def segmentation_metrics(
     values = measured.compute()
     by_class = values.pop("by_class").cpu()
     return {name: value.item() for name, value in values.items()} | {"loss": loss / max(pixels, 1)}, by_class
+
+
+def half_interval(values: np.ndarray) -> float:
+    """Half the width of the 95% confidence interval of the mean, by Student's t; NaN of a single value."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))

@@ -13,7 +13,7 @@ POSITIONS = re.compile(r": ([\d.]+) of 64 positions")
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "04_channel_wise_distillation.ipynb") as notebook:
-        notebook.run_all(timeout=500)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

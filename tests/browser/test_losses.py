@@ -10,7 +10,7 @@ from .lab import number
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "03_the_loss_zoo.ipynb") as notebook:
-        notebook.run_all(timeout=400)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "05_masked_generative_distillation.ipynb") as notebook:
-        notebook.run_all(timeout=600)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

@@ -11,7 +11,7 @@ MET, APART = "They meet", "They do not meet"
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "02_taps_and_connectors.ipynb") as notebook:
-        notebook.run_all(timeout=400)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

@@ -12,7 +12,7 @@ MAKER, SLIDE = ".kdlab-weather", ".kdlab-before-after"
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "07_weather_and_teachers.ipynb") as notebook:
-        notebook.run_all(timeout=600)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

@@ -10,7 +10,7 @@ from .lab import number
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "01_response_distillation.ipynb") as notebook:
-        notebook.run_all(timeout=400)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

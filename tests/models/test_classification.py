@@ -116,7 +116,8 @@ def test_the_architecture_builds_the_same_model_again(build):
 
 def test_the_builders_are_what_the_architectures_name():
     restorers = {"DehazingTeacher", "KTDN", "MSBDN", "SRKTDN"}
-    assert set(BUILDERS) == {*restorers, "PSPNet", "StudentCNN", "UPerNet", "VGGReader", "densenet121"}
+    cifar = {"CIFARResNet", "CIFARVGG", "WideResNet"}
+    assert set(BUILDERS) == {*restorers, *cifar, "PSPNet", "StudentCNN", "UPerNet", "VGGReader", "densenet121"}
 
 
 # --- the teacher -----------------------------------------------------------------------------------------------------

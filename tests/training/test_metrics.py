@@ -1,12 +1,13 @@
 """What a segmenter is judged by: equal to the definitions, written down."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdlab.training import segmentation_metrics
+from kdlab.training import half_interval, segmentation_metrics
 
 
 class Fixed(nn.Module):
@@ -79,3 +80,9 @@ def test_the_model_is_left_in_its_mode(drawn):
     model = Fixed().train()
     measured(*drawn, model=model)
     assert model.training
+
+
+def test_the_interval_is_students_t():
+    values = np.array([0.8, 0.9, 0.85, 0.95, 0.75])
+    assert half_interval(values) == pytest.approx(2.776445 * values.std(ddof=1) / 5**0.5, rel=1e-6)
+    assert np.isnan(half_interval(values[:1]))

@@ -12,7 +12,7 @@ STAGES, COMPARE = ".kdlab-stages", ".kdlab-before-after"
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "09_knowledge_examination.ipynb") as notebook:
-        notebook.run_all(timeout=600)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

@@ -11,7 +11,7 @@ FROZEN = "frozen, PFE alone"
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "08_knowledge_collation.ipynb") as notebook:
-        notebook.run_all(timeout=900)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 

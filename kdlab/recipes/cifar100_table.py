@@ -1,0 +1,52 @@
+"""What is published of the CIFAR-100 comparison, and of which epoch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """A top-1 test accuracy in percent, whose README reports it, and of which epoch: "last", "best" or "not stated"."""
+
+    accuracy: float
+    source: str
+    epoch: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks of :func:`kdlab.models.cifar_network`, DKD's published beta for them, and the published rows."""
+
+    teacher: str
+    student: str
+    beta: float
+    published: dict[str, Published]
+
+
+def _rows(source: str, epoch: str, **accuracies: float) -> dict[str, Published]:
+    return {name: Published(accuracy, source, epoch) for name, accuracy in accuracies.items()}
+
+
+REPDISTILLER, MDISTILLER, DIST = ("RepDistiller", "last"), ("mdistiller", "best"), ("DIST", "not stated")
+LABELS_ALONE = ("RepDistiller", "not stated")  # the teacher, and the student without it
+PAIRS = {
+    f"{pair.teacher}-{pair.student}": pair
+    for pair in (
+        Pair(
+            "resnet32x4", "resnet8x4", 8.0,
+            _rows(*LABELS_ALONE, teacher=79.42, alone=72.50) | _rows(*MDISTILLER, dkd=76.32) | _rows(*DIST, dist=76.31)
+            | _rows(*REPDISTILLER, kd=73.33, fitnet=73.50, at=73.44, sp=72.94, vid=73.09, rkd=71.90, pkt=73.64)
+            | _rows(*REPDISTILLER, crd=75.51),
+        ),
+        Pair(
+            "wrn-40-2", "wrn-16-2", 6.0,
+            _rows(*LABELS_ALONE, teacher=75.61, alone=73.26) | _rows(*MDISTILLER, dkd=76.23)
+            | _rows(*REPDISTILLER, kd=74.92, crd=75.48),
+        ),
+        Pair(
+            "resnet56", "resnet20", 2.0,
+            _rows(*LABELS_ALONE, teacher=72.34, alone=69.06) | _rows(*MDISTILLER, dkd=71.97) | _rows(*DIST, dist=71.75)
+            | _rows(*REPDISTILLER, kd=70.66, crd=71.16),
+        ),
+        Pair("vgg13", "vgg8", 6.0, _rows(*MDISTILLER, dkd=74.68) | _rows(*REPDISTILLER, kd=72.98, crd=73.94)),
+    )
+}  # fmt: skip
