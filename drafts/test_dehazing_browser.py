@@ -12,7 +12,7 @@ MAKER, ENSEMBLE, ATTENTION, SLIDE = ".kdlab-haze", ".kdlab-ensemble", ".kdlab-at
 @pytest.fixture(scope="module")
 def chapter(lab, tutorials):
     with lab.open(tutorials / "10_dehazing_srktdn.ipynb") as notebook:
-        notebook.run_all(timeout=600)
+        notebook.run_all(timeout=1200)
         yield notebook
 
 
