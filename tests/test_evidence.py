@@ -207,7 +207,7 @@ COMMITTED = [chapter for chapter in evidence.CHAPTERS if (evidence.FOLDER / f"{c
 
 
 def test_only_the_newest_tables_are_still_to_be_made():
-    assert set(evidence.CHAPTERS) - set(COMMITTED) <= {"detection"}
+    assert set(evidence.CHAPTERS) - set(COMMITTED) <= {"detection", "dehazing"}
 
 
 @pytest.mark.parametrize("chapter", COMMITTED)
