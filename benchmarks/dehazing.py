@@ -10,7 +10,6 @@ so that smaller is better.
 """
 
 from functools import partial
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from timing import (
     Run,
     command_line,
     compare,
-    execute_notebook,
-    interleave,
+    forward,
     peak_bytes,
-    seconds,
     spread,
-    yes,
+    take_turns,
+    time_chapters,
+    wait_for,
 )
 from torch import Tensor, nn
 
@@ -50,8 +49,8 @@ def teacher(device: str, repeats: int) -> list[Row]:
         clean, network = torch.rand(batch, 3, 256, 256, device=device), DehazingTeacher(**teacher_sizes)
         objective = place(Dehazing().objective(KTDN(**student_sizes), network), torch.device(device))
         assert isinstance(objective, Distiller)
-        runs: dict[str, Run] = {"ours": partial(_asked, objective, clean), "other": partial(_restore, network, clean)}
-        times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+        runs: dict[str, Run] = {"ours": partial(_asked, objective, clean), "other": partial(forward, network, clean)}
+        times = take_turns(runs, repeats)
         rows.append(compare(f"{name}, {batch} crops", times["ours"], times["other"], at_most=0.75))
     return rows
 
@@ -64,9 +63,9 @@ def ensemble(device: str, repeats: int) -> list[Row]:
     for size in (64, 256):
         image = torch.rand(1, 3, size, size, device=device)
         runs: dict[str, Run] = {
-            "ours": partial(_restore, SelfEnsemble(network), image), "other": partial(_eight_passes, network, image),
+            "ours": partial(forward, SelfEnsemble(network), image), "other": partial(_eight_passes, network, image),
         }  # fmt: skip
-        times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+        times = take_turns(runs, repeats)
         ratio = np.median(times["ours"]) / np.median(times["other"])
         rows.append(Row(f"{size}x{size}", spread(times["ours"]), spread(times["other"]), f"{ratio:.3f}"))
         memory = [peak_bytes(run, device) / 2**20 for run in runs.values()]
@@ -76,23 +75,12 @@ def ensemble(device: str, repeats: int) -> list[Row]:
 
 def chapters(device: str, repeats: int) -> list[Row]:
     """The chapter of dehazing, executed in the fast profile with an empty cache."""
-    rows = []
-    with TemporaryDirectory() as folder:
-        for name in CHAPTERS:
-            taken = seconds(partial(execute_notebook, name, folder))
-            rows.append(Row(name, f"{taken:.1f} s", goal="less than 180 s", met=yes(taken < 180)))
-    return rows
+    return time_chapters(CHAPTERS, at_most=180)
 
 
 def _asked(objective: Distiller, clean: Tensor) -> None:
     objective.observe_teacher(clean, [clean])
-    _wait(clean)
-
-
-@torch.no_grad()
-def _restore(network: nn.Module, images: Tensor) -> None:
-    network(images)
-    _wait(images)
+    wait_for(clean)
 
 
 @torch.no_grad()
@@ -102,12 +90,7 @@ def _eight_passes(network: nn.Module, image: Tensor) -> None:
         turned = image.flip(dims)
         total += network(turned).flip(dims) + network(turned.transpose(2, 3)).transpose(2, 3).flip(dims)
     total /= 2 * len(POSITIONS)
-    _wait(image)
-
-
-def _wait(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+    wait_for(image)
 
 
 PARTS: Parts = {"teacher": (teacher, 10), "ensemble": (ensemble, 10), "chapters": (chapters, 1)}

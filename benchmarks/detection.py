@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from timing import Parts, Row, command_line, compare, execute_notebook, interleave, seconds, spread, yes
+from timing import Parts, Row, command_line, compare, forward, seconds, spread, take_turns, time_chapters
 from torch import nn
 
 from kdlab import yolo
@@ -51,7 +51,7 @@ def epoch(device: str, repeats: int) -> list[Row]:
         times = _epochs(runs, Path(folder), device, repeats)
     known = dense.to(device).eval()
     batch = torch.rand(settings.batch, 3, size, size, device=device)
-    passes = np.array([seconds(partial(_forward, known, batch)) for _ in range(1 + repeats)])[1:]
+    passes = np.array([seconds(partial(forward, known, batch)) for _ in range(1 + repeats)])[1:]
     batches = SAMPLES["train"] // settings.batch
     parts = times["plain"] + batches * np.median(passes)
     rows = [Row("a plain epoch", spread(times["plain"])), Row("the teacher's forward pass of a batch", spread(passes))]
@@ -72,8 +72,8 @@ def latency(device: str, repeats: int) -> list[Row]:
                 networks = {"ours": yolo.load_model(Path(folder) / "p.pt"), "other": yolo.build_yolov8(width, NAMES)}
             runs = {}
             for who, network in networks.items():
-                runs[who] = partial(partial, _forward, network.eval().fuse(verbose=False).to(device), image)
-            times = interleave(runs, repeats)
+                runs[who] = partial(forward, network.eval().fuse(verbose=False).to(device), image)
+            times = take_turns(runs, repeats)
             what = f"{name}, {keep:.0%} of the channels"
             ratio = np.median(times["ours"]) / np.median(times["other"])
             rows.append(Row(what, spread(times["ours"]), spread(times["other"]), f"{ratio:.3f}"))
@@ -85,12 +85,7 @@ def latency(device: str, repeats: int) -> list[Row]:
 
 def chapters(device: str, repeats: int) -> list[Row]:
     """The chapter of detection, executed in the fast profile with an empty cache."""
-    rows = []
-    with TemporaryDirectory() as folder:
-        for name in CHAPTERS:
-            taken = seconds(partial(execute_notebook, name, folder))
-            rows.append(Row(name, f"{taken:.1f} s", goal="less than 180 s", met=yes(taken < 180)))
-    return rows
+    return time_chapters(CHAPTERS, at_most=180)
 
 
 def _epochs(
@@ -112,13 +107,6 @@ def _random_gammas(width: float) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.1, 1.0)
     return detector
-
-
-@torch.no_grad()
-def _forward(network: nn.Module, images: torch.Tensor) -> None:
-    network(images)
-    if images.is_cuda:
-        torch.cuda.synchronize()
 
 
 PARTS: Parts = {"epoch": (epoch, 5), "latency": (latency, 20), "chapters": (chapters, 1)}

@@ -25,16 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import (
-    Parts,
-    Row,
-    Run,
-    command_line,
-    compare,
-    interleave,
-    peak_bytes,
-    yes,
-)
+from timing import Parts, Row, Run, command_line, compare, interleave, peak_bytes, take_turns, yes
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils._pytree import tree_leaves, tree_map
@@ -302,7 +293,7 @@ def time(device: str, repeats: int) -> list[Row]:
         variants = case.on(device).variants()
         once = max(min(timeit(run, number=1) for _ in range(3)) for run in variants.values())
         calls = max(1, round(0.01 / once))  # in one timed run, so that it is long enough and rarely interrupted
-        times = interleave({name: partial(lambda run: run, run) for name, run in variants.items()}, repeats, calls)
+        times = take_turns(variants, repeats, calls)
         row = compare(f"{case.name}, beside {case.beside}", times["ours"], times["other"], case.at_most or math.inf)
         rows.insert(-1, row if case.at_most else replace(row, goal="", met=""))
     return rows
@@ -344,7 +335,7 @@ def compiled(device: str, repeats: int) -> list[Row]:
         torch._dynamo.reset()
         case = case.on(device)
         variants = {"ours": case.run(torch.compile(case.ours)), "other": case.run(deepcopy(case.ours))}
-        times = interleave({name: partial(lambda run: run, run) for name, run in variants.items()}, repeats)
+        times = take_turns(variants, repeats)
         row = compare(case.name, times["ours"], times["other"], at_most=math.inf)
         rows.append(replace(row, goal="", met=""))
     return rows
@@ -444,7 +435,7 @@ def stop(device: str, repeats: int) -> list[Row]:
         term = Term("at", ATLoss(), student=MIDDLE, teacher=tap)
         distiller = Distiller(_student(device), teacher, [term], task=nn.CrossEntropyLoss())
         runs = {"ours": partial(distiller.observe_teacher, images), "other": other}
-        times = interleave({name: partial(partial, synchronised, run) for name, run in runs.items()}, repeats)
+        times = take_turns({name: partial(synchronised, run) for name, run in runs.items()}, repeats)
         what = f"{type(teacher).__name__} until {tap}, {depth}, beside {beside}"
         row = compare(what, times["ours"], times["other"], at_most or math.inf)
         rows.append(row if at_most else replace(row, goal="", met=""))

@@ -10,7 +10,6 @@ so that smaller is better.
 """
 
 from functools import partial
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -21,11 +20,12 @@ from timing import (
     Run,
     command_line,
     compare,
-    execute_notebook,
-    interleave,
+    forward,
     peak_bytes,
-    seconds,
     spread,
+    take_turns,
+    time_chapters,
+    wait_for,
     yes,
 )
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ def hcr(device: str, repeats: int) -> list[Row]:
         (mine - its).abs().item() / its.item(),
         ((my_gradient - its_gradient).abs().max() / its_gradient.abs().max()).item(),
     )
-    times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+    times = take_turns(runs, repeats)
     rows = [compare("value and gradient", times["ours"], times["other"], at_most=0.1)]
     memory = {who: peak_bytes(run, device) for who, run in runs.items()}
     shown = (f"{taken / 2**20:.4g} MiB" for taken in memory.values())
@@ -74,7 +74,7 @@ def step(device: str, repeats: int) -> list[Row]:
             images = _images(device, crop, batch)
             runs = {"ours": _ours(stage, width, features, images), "other": _literal(stage, width, features, images)}
             rounds = repeats if width == 4 else max(3, repeats // 4)
-            times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, rounds)
+            times = take_turns(runs, rounds)
             rows.append(
                 compare(
                     f"{name}, stage {stage}, {batch} crops of {crop}", times["ours"], times["other"], at_most=1 / 1.3
@@ -93,7 +93,7 @@ def cost(device: str, repeats: int) -> list[Row]:
     stages = {"stage 1": TwoStage(collation=1.0), "stage 2": TwoStage(collation=0.0)}
     plans = stages | {"alone": TwoStage(collation=0.0, hcr=0.0)}
     runs = {who: _ours(1, 4, 16, images, plan) for who, plan in plans.items()}
-    times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+    times = take_turns(runs, repeats)
     alone = times.pop("alone")
     ratios = {stage: np.median(taken) / np.median(alone) for stage, taken in times.items()}
     rows = [Row(stage, spread(taken), spread(alone), f"{ratios[stage]:.2f}") for stage, taken in times.items()]
@@ -106,7 +106,7 @@ def precision(device: str, repeats: int) -> list[Row]:
     images = _images(device, 224, 33)
     for stage in (1, 2):
         runs = {"ours": _ours(stage, 16, 64, images, half=True), "other": _ours(stage, 16, 64, images)}
-        times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+        times = take_turns(runs, repeats)
         rows.append(
             Row(
                 f"stage {stage}",
@@ -125,8 +125,8 @@ def inference(device: str, repeats: int) -> list[Row]:
     image = torch.rand(1, 3, 480, 640, device=device)
     runs = {}
     for who, width in (("ours", 4), ("other", 16)):
-        runs[who] = partial(_restore, place(MSBDN(width).eval(), torch.device(device)), image)
-    times = interleave({who: partial(lambda run: run, run) for who, run in runs.items()}, repeats)
+        runs[who] = partial(forward, place(MSBDN(width).eval(), torch.device(device)), image)
+    times = take_turns(runs, repeats)
     memory = [f"{peak_bytes(run, device) / 2**20:.4g} MiB" for run in runs.values()]
     ratio = np.median(times["ours"]) / np.median(times["other"])
     return [
@@ -137,13 +137,7 @@ def inference(device: str, repeats: int) -> list[Row]:
 
 def chapters(device: str, repeats: int) -> list[Row]:
     """The chapters of restoration, executed in the fast profile with an empty cache."""
-    rows, total = [], 0.0
-    with TemporaryDirectory() as folder:
-        for name in CHAPTERS:
-            taken = seconds(partial(execute_notebook, name, folder))
-            total += taken
-            rows.append(Row(name, f"{taken:.1f} s"))
-    return [*rows, Row("together", f"{total:.1f} s", goal="less than 360 s", met=yes(total < 360))]
+    return time_chapters(CHAPTERS, at_most=360)
 
 
 def _all_at_once(a: Tensor, b: Tensor) -> Tensor:
@@ -153,7 +147,7 @@ def _all_at_once(a: Tensor, b: Tensor) -> Tensor:
 def _with_gradient(distance: object, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     value = distance(a, b)
     (gradient,) = torch.autograd.grad(value, a)
-    _wait(a)
+    wait_for(a)
     return value.detach(), gradient
 
 
@@ -191,7 +185,7 @@ def _ours(
         adam.zero_grad()
         total.backward()
         adam.step()
-        _wait(degraded)
+        wait_for(degraded)
 
     return run
 
@@ -240,24 +234,13 @@ def _literal(stage: int, width: int, features: int, images: tuple[Tensor, Tensor
         adam.zero_grad()
         (first() if stage == 1 else second()).backward()
         adam.step()
-        _wait(degraded)
+        wait_for(degraded)
 
     return run
 
 
 def _record(seen: dict[str, Tensor], name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
     seen[name] = output
-
-
-@torch.no_grad()
-def _restore(network: nn.Module, image: Tensor) -> None:
-    network(image)
-    _wait(image)
-
-
-def _wait(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
 
 
 PARTS: Parts = {

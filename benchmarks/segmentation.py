@@ -13,25 +13,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import (
-    Parts,
-    Row,
-    Run,
-    command_line,
-    compare,
-    execute_notebook,
-    interleave,
-    peak_bytes,
-    seconds,
-    spread,
-    yes,
-)
+from timing import Parts, Row, Run, command_line, compare, forward, peak_bytes, spread, take_turns, time_chapters
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,7 +50,7 @@ def step(device: str, repeats: int) -> list[Row]:
     rows = []
     for name, method in METHODS.items():
         variants = {"ours": _ours(method, device), "other": _by_hand(method, device)}
-        times = interleave({who: partial(lambda run: run, run) for who, run in variants.items()}, repeats)
+        times = take_turns(variants, repeats)
         rows.append(replace(compare(f"{name}, a step", times["ours"], times["other"], math.inf), goal="", met=""))
         ours, other = (peak_bytes(run, device) for run in variants.values())
         shown = (f"{taken / 2**20:.4g} MiB" for taken in (ours, other))
@@ -77,10 +64,10 @@ def parts(device: str, repeats: int) -> list[Row]:
     for name, method in METHODS.items():
         variants = {
             "step": _ours(method, device),
-            "teacher": partial(_forward, _network("teacher", device).eval(), _batch(device)[0]),
+            "teacher": partial(forward, _network("teacher", device).eval(), _batch(device)[0]),
             "student": _alone(device),
         }
-        times = interleave({who: partial(lambda run: run, run) for who, run in variants.items()}, repeats)
+        times = take_turns(variants, repeats)
         both = times["teacher"] + times["student"]
         rows.append(compare(f"{name}, a step beside its two networks", times["step"], both, at_most=1.05))
     return rows
@@ -100,8 +87,8 @@ def networks(device: str, repeats: int) -> list[Row]:
         for unit, numbers, scale in (("million parameters", weights, 1e6), ("billion multiply-adds", macs, 1e9)):
             shown = [f"{numbers[who] / scale:.3g}" for who in ("ours", "other")]
             rows.append(Row(f"{what}: {unit}", *shown, f"{numbers['ours'] / numbers['other']:.3f}"))
-        runs = {who: partial(partial, _forward, net, image) for who, net in both.items()}
-        times = interleave(runs, repeats if size == SIZE else max(3, repeats // 10))
+        runs = {who: partial(forward, net, image) for who, net in both.items()}
+        times = take_turns(runs, repeats if size == SIZE else max(3, repeats // 10))
         ratio = np.median(times["ours"]) / np.median(times["other"])
         rows.append(Row(f"{what}: latency", spread(times["ours"]), spread(times["other"]), f"{ratio:.3f}"))
     return rows
@@ -109,13 +96,7 @@ def networks(device: str, repeats: int) -> list[Row]:
 
 def chapters(device: str, repeats: int) -> list[Row]:
     """Chapters 04 and 05 executed in the fast profile with an empty cache."""
-    rows, total = [], 0.0
-    with TemporaryDirectory() as folder:
-        for name in CHAPTERS:
-            taken = seconds(partial(execute_notebook, name, folder))
-            total += taken
-            rows.append(Row(name, f"{taken:.1f} s"))
-    return [*rows, Row("both", f"{total:.1f} s", goal="less than 240 s", met=yes(total < 240))]
+    return time_chapters(CHAPTERS, at_most=240)
 
 
 
@@ -195,12 +176,6 @@ def _stepper(total: Callable[[Tensor, Tensor], Tensor], learns: nn.Module, devic
 
     return step
 
-
-@torch.no_grad()
-def _forward(network: nn.Module, images: Tensor) -> None:
-    network(images)
-    if images.is_cuda:
-        torch.cuda.synchronize()
 
 
 @torch.no_grad()

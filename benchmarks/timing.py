@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from datetime import date
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +20,7 @@ import nbformat
 import numpy as np
 import torch
 from nbclient import NotebookClient
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from kdlab.files import write_whole
@@ -64,6 +66,11 @@ def interleave(variants: Mapping[str, Callable[[], Run]], repeats: int, calls: i
         for name, prepare in variants.items():
             times[name].append(seconds(prepare(), calls))
     return {name: np.array(taken[1:]) for name, taken in times.items()}
+
+
+def take_turns(runs: Mapping[str, Run], repeats: int, calls: int = 1) -> dict[str, np.ndarray]:
+    """:func:`interleave` for runs that need no preparation."""
+    return interleave({name: partial(lambda run: run, run) for name, run in runs.items()}, repeats, calls)
 
 
 def compare(what: str, ours: np.ndarray, other: np.ndarray, at_most: float) -> Row:
@@ -134,6 +141,36 @@ def write_section(name: str, text: str) -> None:
     whole = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results\n"
     whole, found = re.subn(f"{start}.*?{end}", lambda _: section, whole, flags=re.DOTALL)
     write_whole(RESULTS, (whole if found else f"{whole}\n{section}\n").encode())
+
+
+def wait_for(tensor: Tensor) -> None:
+    """Until it has been computed: a GPU works while the program goes on."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def forward(network: nn.Module, images: Tensor) -> None:
+    """One pass, finished."""
+    network(images)
+    wait_for(images)
+
+
+def time_chapters(names: Sequence[str], at_most: float) -> list[Row]:
+    """Chapters executed in the fast profile, one after the other, with one cache that is empty at first.
+
+    Args:
+        at_most: seconds for all together.
+    """
+    rows, total = [], 0.0
+    with TemporaryDirectory() as folder:
+        for name in names:
+            taken = seconds(partial(execute_notebook, name, folder))
+            total += taken
+            rows.append(Row(name, f"{taken:.1f} s"))
+    if rows:
+        rows.append(Row("together", f"{total:.1f} s", goal=f"less than {at_most:g} s", met=yes(total < at_most)))
+    return rows
 
 
 def execute_notebook(name: str, cache_folder: str) -> None:
