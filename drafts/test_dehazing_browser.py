@@ -6,14 +6,8 @@ import pytest
 
 from .lab import number
 
+CHAPTER = "10_dehazing_srktdn"
 MAKER, ENSEMBLE, ATTENTION, SLIDE = ".kdlab-haze", ".kdlab-ensemble", ".kdlab-attention", ".kdlab-before-after"
-
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "10_dehazing_srktdn.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
 
 
 def panel_of(chapter, view):

@@ -6,16 +6,10 @@ import pytest
 
 from .lab import number
 
+CHAPTER = "06_prune_and_distil_yolov8"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra [yolo]")
 
 VIEW = ".kdlab-keep"
-
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "06_prune_and_distil_yolov8.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from .lab import Lab
+from .lab import CHAPTER_SECONDS, Lab, Notebook
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -46,3 +46,11 @@ def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory, users_cache:
             patch.setenv("KDLAB_CACHE", users_cache)
         with Lab(tmp_path_factory.mktemp("lab"), browser) as lab:
             yield lab
+
+
+@pytest.fixture(scope="module")
+def chapter(request: pytest.FixtureRequest, lab: Lab, tutorials: Path) -> Iterator[Notebook]:
+    """The notebook that the module names as its ``CHAPTER``, after all its cells have run."""
+    with lab.open(tutorials / f"{request.module.CHAPTER}.ipynb") as notebook:
+        notebook.run_all(CHAPTER_SECONDS)
+        yield notebook

@@ -30,6 +30,7 @@ Value = TypeVar("Value")
 
 START_SECONDS = 60.0
 ACTION_SECONDS = 20.0
+CHAPTER_SECONDS = 1200.0  # for all cells: on a slow machine, with an empty cache, beside another chapter
 ABANDONED_SECONDS = 900
 POLL_SECONDS = 0.1
 

@@ -4,15 +4,9 @@ import re
 
 import pytest
 
+CHAPTER = "08_knowledge_collation"
 VIEW = ".kdlab-collation"
 FROZEN = "frozen, PFE alone"
-
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "08_knowledge_collation.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
 
 
 @pytest.fixture

@@ -6,15 +6,9 @@ import pytest
 
 from .lab import number
 
+CHAPTER = "04_channel_wise_distillation"
 CHANNEL, ERRORS = ".kdlab-channel", ".kdlab-errors"
 POSITIONS = re.compile(r": ([\d.]+) of 64 positions")
-
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "04_channel_wise_distillation.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
 
 
 def panel_of(chapter, view):

@@ -6,14 +6,8 @@ import pytest
 
 from .lab import number
 
+CHAPTER = "09_knowledge_examination"
 STAGES, COMPARE = ".kdlab-stages", ".kdlab-before-after"
-
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "09_knowledge_examination.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
 
 
 class TestStages:

@@ -4,12 +4,7 @@ import re
 
 import pytest
 
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "05_masked_generative_distillation.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
+CHAPTER = "05_masked_generative_distillation"
 
 
 def hidden(text):

@@ -4,15 +4,9 @@ import re
 
 import pytest
 
+CHAPTER = "02_taps_and_connectors"
 VIEW = ".kdlab-taps"
 MET, APART = "They meet", "They do not meet"
-
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "02_taps_and_connectors.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
 
 
 @pytest.fixture

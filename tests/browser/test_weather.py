@@ -6,14 +6,8 @@ import pytest
 
 from .lab import number
 
+CHAPTER = "07_weather_and_teachers"
 MAKER, SLIDE = ".kdlab-weather", ".kdlab-before-after"
-
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "07_weather_and_teachers.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
 
 
 def panel_of(chapter, view):

@@ -4,19 +4,14 @@ import re
 
 import pytest
 
-from .lab import number
+from .lab import CHAPTER_SECONDS, number
 
-
-@pytest.fixture(scope="module")
-def chapter(lab, tutorials):
-    with lab.open(tutorials / "01_response_distillation.ipynb") as notebook:
-        notebook.run_all(timeout=1200)
-        yield notebook
+CHAPTER = "01_response_distillation"
 
 
 def test_the_first_notebook_runs(lab, tutorials):
     with lab.open(tutorials / "00_start_here.ipynb") as notebook:
-        notebook.run_all(timeout=200)
+        notebook.run_all(CHAPTER_SECONDS)
         assert notebook.page.locator(".jp-OutputArea img[alt]").count() >= 2
 
 
