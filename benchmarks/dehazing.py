@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from kdlab.distill import Distiller
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes.dehazing import NARROW, NARROW_TEACHER, Dehazing
-from kdlab.recipes.response import place
+from kdlab.recipes.settings import place
 from kdlab.training import SelfEnsemble
 from kdlab.training.self_ensemble import POSITIONS
 

@@ -297,11 +297,14 @@ def provenance(chapter: str) -> str:
 def weather_runs() -> Iterator[WeatherRun]:
     """Chapters 07 to 09: all methods; with a VGG at random, half the width, and few photographs with clean images."""
     table = [WeatherRun(name, 0, epochs=LONGER if "longer" in name else WeatherRun.epochs) for name in weather.METHODS]
-    alone, two_stages = WeatherRun("from scratch", 0), WeatherRun("two stages", 0)
+    alone, one_stage, two_stages = (WeatherRun(name, 0) for name in ("from scratch", "one stage", "two stages"))
     table += [replace(two_stages, features="none"), replace(two_stages, width=2)]
-    table += [replace(run, photographs=2) for run in (alone, two_stages)]
+    few = [replace(run, photographs=2) for run in (alone, one_stage, two_stages)]
     for seed in WEATHER_SEEDS:
         for run in table:
+            yield replace(run, seed=seed)
+    for seed in SEEDS:  # which photographs they are makes much of a difference
+        for run in few:
             yield replace(run, seed=seed)
 
 

@@ -55,7 +55,7 @@ from kdlab.losses import (
     VIDLoss,
 )
 from kdlab.models import StudentCNN, densenet121
-from kdlab.recipes.response import place
+from kdlab.recipes.settings import place
 
 try:
     from torchdistill.losses import mid_level as peer  # type: ignore[import-not-found]

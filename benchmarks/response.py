@@ -240,7 +240,6 @@ def chapters(device: str, repeats: int) -> list[Row]:
     return rows
 
 
-
 def _student(widths: tuple[int, ...]) -> StudentCNN:
     torch.manual_seed(0)
     return StudentCNN(CLASSES, widths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

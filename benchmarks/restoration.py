@@ -34,8 +34,8 @@ from kdlab.data.weather import WEATHERS
 from kdlab.distill import Distiller, Projector
 from kdlab.losses.restoration import SLICE_WEIGHTS, mean_distance_of_all_pairs
 from kdlab.models import MSBDN, VGGSlices
-from kdlab.recipes.response import place
 from kdlab.recipes.restoration import TwoStage
+from kdlab.recipes.settings import place
 
 LR = 2e-4
 PUBLISHED = TwoStage()

@@ -24,7 +24,6 @@ from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab.models import PSPNet, UPerNet
-from kdlab.recipes.response import place
 from kdlab.recipes.segmentation import (
     NARROW_STUDENT,
     NARROW_TEACHER,
@@ -33,6 +32,7 @@ from kdlab.recipes.segmentation import (
     TEACHER_LAYERS,
     DenseDistillation,
 )
+from kdlab.recipes.settings import place
 
 CLASSES, SIZE, BATCH = 7, 64, 32
 LR = 1e-3
@@ -97,7 +97,6 @@ def networks(device: str, repeats: int) -> list[Row]:
 def chapters(device: str, repeats: int) -> list[Row]:
     """Chapters 04 and 05 executed in the fast profile with an empty cache."""
     return time_chapters(CHAPTERS, at_most=240)
-
 
 
 def _network(who: str, device: str) -> nn.Module:
@@ -175,7 +174,6 @@ def _stepper(total: Callable[[Tensor, Tensor], Tensor], learns: nn.Module, devic
             torch.cuda.synchronize()
 
     return step
-
 
 
 @torch.no_grad()

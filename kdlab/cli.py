@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: object, status: int) -> int:
-    print(f"kdlab: {message}", file=sys.stderr)
+    place = int(os.environ.get("RANK", "0"))  # among the processes that torchrun has started
+    print(f"kdlab{f' (process {place})' if place else ''}: {message}", file=sys.stderr)
     return status
 
 
@@ -68,4 +69,9 @@ def _run(args: argparse.Namespace) -> int:
             from kdlab.doctor import report
 
             return report()
-    return command(args)
+    if args.command not in ("teach", "distill", "reproduce"):
+        return command(args)
+    from kdlab.processes import joined_by_torchrun
+
+    with joined_by_torchrun():
+        return command(args)

@@ -26,8 +26,8 @@ from kdlab.data import scenes
 from kdlab.models import PSPNet, StudentCNN
 from kdlab.recipes import segmentation
 from kdlab.recipes.few_masks import METHODS
-from kdlab.recipes.response import Settings
 from kdlab.recipes.segmentation import NARROW_STUDENT, NARROW_TEACHER, PRESETS, DenseDistillation, Layer, Method
+from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model, save_model
 
 SEGMENTATION = ("--task", "segmentation", "--narrow", "--device", "cpu")

@@ -131,6 +131,25 @@ def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> No
         help="bf16 is faster on a recent GPU (default: %(default)s)",
     )
     add(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the order of convolutions' weights in memory: mostly faster, on a CPU too (default: on)",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="the student, with torch.compile: a minute or more at the start, faster steps after it; wants a C++ "
+        "compiler (default: off)",
+    )
+    add(
+        "--accumulate",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="compute each batch in N pieces, for less memory; N must divide --batch-size (default: %(default)s)",
+    )
+    add(
         "--resume",
         action="store_true",
         help="go on with the run in --out that was interrupted; all else must be as it was (default: off)",

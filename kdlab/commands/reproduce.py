@@ -9,10 +9,12 @@ from torch import nn
 from kdlab.commands.runs import make_out
 from kdlab.data import ImageSplits, load_cifar100
 from kdlab.files import write_whole
+from kdlab.processes import is_first
 from kdlab.recipes import cifar100
 from kdlab.recipes.cifar100 import EPOCHS
 from kdlab.recipes.cifar100_table import PAIRS
-from kdlab.recipes.response import Settings, evaluate
+from kdlab.recipes.response import evaluate
+from kdlab.recipes.settings import Settings
 from kdlab.training import pick_device
 
 TABLE = "table.csv"
@@ -47,7 +49,8 @@ def reproduce(args: argparse.Namespace) -> int:
             )
         last_epochs = [one.history["val_accuracy"].iloc[-1] for one in fits]
         rows.append(cifar100.row(args.pair, method, last_epochs, [one.best["val_accuracy"] for one in fits]))
-        write_whole(out / TABLE, pd.DataFrame(rows).to_csv(index=False).encode())
+        if is_first():
+            write_whole(out / TABLE, pd.DataFrame(rows).to_csv(index=False).encode())
     _print_table(args, pd.DataFrame(rows))
     print(f"saved in {out}: {TABLE}, and each run in METHOD/seed-N")
     return 0

@@ -13,7 +13,7 @@ from torch import nn
 from kdlab.commands.inputs import METRICS, names, task_of
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
-from kdlab.recipes.response import Settings
+from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.checkpoints import BEST, LAST, RESUME
 

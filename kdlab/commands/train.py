@@ -16,7 +16,8 @@ from kdlab.data import ImageSplits
 from kdlab.errors import InputError
 from kdlab.models import StudentCNN, densenet121
 from kdlab.recipes import response, segmentation
-from kdlab.recipes.response import Distillation, Settings
+from kdlab.recipes.response import Distillation
+from kdlab.recipes.settings import Settings
 from kdlab.training import load_model, load_weights, pick_device
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from kdlab import processes
 from kdlab.distill.taps import Tap, Taps
 from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors
@@ -49,6 +50,8 @@ class TeacherCache:
     ) -> "TeacherCache":
         """Load the outputs where they are on disk, else compute and save them, with the teacher on its own device.
 
+        Several processes share the work.
+
         Args:
             teacher: used in eval mode, without gradient; left in the mode that it was in.
             taps: layers as in :class:`Taps`.
@@ -60,10 +63,12 @@ class TeacherCache:
         """
         fingerprint = _fingerprint(teacher, taps, dataset)
         path = path or cache_dir() / "teacher" / f"{fingerprint[:32]}.safetensors"
-        if path.exists():
+        if processes.mean(torch.tensor(float(path.exists()))) == 1:  # on each machine
             return cls.load(path, fingerprint)
-        outputs = _outputs(teacher, taps, DataLoader(dataset, batch_size=batch_size, num_workers=workers))
-        save_tensors(path, outputs, {"fingerprint": fingerprint, "samples": _length(dataset)})
+        own = DataLoader(processes.own_share(dataset), batch_size=batch_size, num_workers=workers)
+        outputs = {name: processes.of_all(share) for name, share in _outputs(teacher, taps, own).items()}
+        if processes.is_first():
+            save_tensors(path, outputs, {"fingerprint": fingerprint, "samples": _length(dataset)})
         return cls(outputs, fingerprint)
 
     @classmethod

@@ -67,9 +67,7 @@ class Resize(nn.Module):
         InputError: another mode; a size below 1.
     """
 
-    def __init__(
-        self, size: int | tuple[int, int], mode: Literal["bilinear", "nearest", "area"] = "bilinear"
-    ) -> None:
+    def __init__(self, size: int | tuple[int, int], mode: Literal["bilinear", "nearest", "area"] = "bilinear") -> None:
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kdlab.errors import InputError
 from kdlab.losses.inputs import at_least_float32, positive, whole_numbers
 from kdlab.losses.relation import one_batch
+from kdlab.processes import joined, mean
 
 
 class CRDLoss(nn.Module):
@@ -27,7 +28,8 @@ class CRDLoss(nn.Module):
 
     After the loss of a batch, the rows of its samples move towards its embeddings: momentum times the row and
     1 - momentum times the embedding, l2-normalised. This happens in training mode only; in evaluation mode neither
-    banks nor Z change. Both are buffers (Z as its logarithm), so that a checkpoint has them.
+    banks nor Z change. Both are buffers (Z as its logarithm), so that a checkpoint has them. Several processes keep the
+    same banks: each moves the rows of all their samples.
 
     Both linear maps learn, as in the official code, so the parameters of this module belong to the optimiser. On the
     teacher's side the gradient ends there; the teacher is detached.
@@ -107,12 +109,14 @@ class CRDLoss(nn.Module):
                 log_means = torch.stack(
                     [x.flatten().logsumexp(0) - math.log(x.numel()) for x in (of_student, of_teacher)]
                 )
+                log_means = mean(log_means) if self.training else log_means
                 log_z = torch.where(self.log_z.isfinite(), self.log_z, log_means + math.log(self.samples))
                 if self.training:
                     self.log_z = log_z.to(self.log_z.dtype)
                     # New tensors, not changed ones: the graph still needs the old banks for the backward pass.
-                    self.student_bank = self._moved(self.student_bank, index, v_student)
-                    self.teacher_bank = self._moved(self.teacher_bank, index, v_teacher)
+                    index = joined(index)
+                    self.student_bank = self._moved(self.student_bank, index, joined(v_student))
+                    self.teacher_bank = self._moved(self.teacher_bank, index, joined(v_teacher))
             return self._contrast(of_student - log_z[0]) + self._contrast(of_teacher - log_z[1])
 
     def extra_repr(self) -> str:

@@ -36,7 +36,8 @@ from kdlab.models import cifar_network
 from kdlab.models.cifar import CIFARClassifier
 from kdlab.recipes.cifar100_table import PAIRS, Published
 from kdlab.recipes.loss_zoo import EMBEDDING
-from kdlab.recipes.response import CPU, LOGITS, Settings, cached, evaluate, place, recipe_of
+from kdlab.recipes.response import LOGITS, evaluate
+from kdlab.recipes.settings import CPU, Settings, cached, place, recipe_of
 from kdlab.training import Fit, ModelCard, Supervised, fit, half_interval, load_model
 from kdlab.training.checkpoints import LAST
 
@@ -194,7 +195,7 @@ def _recipe(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any
 def _fit(
     objective: Any, data: ImageSplits, settings: Settings, out: Path, recipe: dict[str, Any], device: torch.device
 ) -> Fit:
-    place(objective, device)
+    place(objective, device, settings.channels_last)
     indexed = any("index" in term.asks_for for term in getattr(objective, "terms", ()))
     train = Indexed(data.train) if indexed else data.train
     loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers)
@@ -203,6 +204,7 @@ def _fit(
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=sgd, scheduler=schedule(sgd, settings.epochs, len(loader)),
         evaluate=lambda model: evaluate(model, data.test, workers=settings.workers), seed=settings.seed,
+        compile=settings.compile, accumulate=settings.accumulate,
         out=out, card=ModelCard(architecture, data.classes, data.mean, data.std, data.size, recipe=recipe), resume=True,
     )  # fmt: skip
 

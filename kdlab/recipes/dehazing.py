@@ -22,8 +22,8 @@ from kdlab.losses import KTLoss, LabLoss, LaplacianLoss
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.models.dehazing import Dehazer
 from kdlab.models.weights import Weights
-from kdlab.recipes.response import CPU, AfterEpoch
 from kdlab.recipes.restoration import TRUTH, RestorerSettings, ToClean, card_of, clean_images, fit_restorer, pairs
+from kdlab.recipes.settings import CPU, AfterEpoch
 from kdlab.training import Fit, Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
 

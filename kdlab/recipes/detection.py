@@ -22,7 +22,7 @@ from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.files import load_tensors
 from kdlab.paths import cache_dir
-from kdlab.recipes.response import cached
+from kdlab.recipes.settings import cached
 from kdlab.recipes.zoo import load_from_zoo
 from kdlab.training import ModelCard
 

@@ -16,7 +16,8 @@ from kdlab.distill import TeacherCache
 from kdlab.errors import InputError, unknown
 from kdlab.losses import LabelledCrossEntropy
 from kdlab.models import StudentCNN
-from kdlab.recipes.response import AfterEpoch, Distillation, cached, evaluate, place
+from kdlab.recipes.response import Distillation, evaluate
+from kdlab.recipes.settings import AfterEpoch, cached, place
 from kdlab.training import Fit, ModelCard, Supervised, fit
 
 NARROW = (8, 16, 32, 64)  # the student's widths in the fast profile

@@ -14,7 +14,6 @@ from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
 from kdlab.models import PSPNet
 from kdlab.recipes.few_labels import HiddenLabels, StudentRun
-from kdlab.recipes.response import CPU, Settings, cached, recipe_of
 from kdlab.recipes.segmentation import (
     NARROW_STUDENT,
     NARROW_TEACHER,
@@ -23,6 +22,7 @@ from kdlab.recipes.segmentation import (
     measure,
     teach,
 )
+from kdlab.recipes.settings import CPU, Settings, cached, recipe_of
 from kdlab.recipes.zoo import load_from_zoo
 from kdlab.training import ModelCard, Supervised, load_model
 

@@ -12,7 +12,7 @@ from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.models import KTDN, DehazingTeacher
 from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distil, teach
-from kdlab.recipes.response import CPU, AfterEpoch, cached, recipe_of
+from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.zoo import load_from_zoo
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.checkpoints import LAST

@@ -10,7 +10,7 @@ from kdlab.data import load_scenes
 from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
 from kdlab.models import VGGReader, VGGSlices
-from kdlab.recipes.response import CPU, Settings, cached, fit_with, place, recipe_of
+from kdlab.recipes.settings import CPU, Settings, cached, fit_with, place, recipe_of
 from kdlab.recipes.zoo import load_from_zoo
 from kdlab.training import ModelCard, Supervised, load_model, segmentation_metrics
 

@@ -28,7 +28,7 @@ from kdlab.distill.schedules import Schedule, check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.losses.restoration import CKTLoss, HCRLoss, Negatives, SCRLoss
 from kdlab.models import MSBDN, Restorer
-from kdlab.recipes.response import CPU, AfterEpoch, Settings, place, recipe_of
+from kdlab.recipes.settings import CPU, AfterEpoch, Settings, place, recipe_of
 from kdlab.training import Fit, ModelCard, Supervised, fit
 from kdlab.training.restoration import restoration_metrics
 
@@ -361,7 +361,7 @@ def fit_restorer(
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
     """Train as the settings say: Adam and their schedule, an epoch at a time."""
-    place(objective, device)
+    place(objective, device, settings.channels_last)
     loader = DataLoader(train, batch_sampler=batches, num_workers=settings.workers)
     base = settings.base(len(next(iter(batches))))
     adam = torch.optim.Adam(objective.parameters(), base, fused=True)
@@ -376,6 +376,7 @@ def fit_restorer(
         objective, loader, epochs=settings.epochs, optimizer=adam, scheduler=schedule, evaluate=evaluate,
         monitor="psnr", patience=settings.patience, out=out, card=card if out is not None else None, resume=resume,
         seed=settings.seed, precision=settings.precision, max_norm=settings.max_norm, freeze_from=freeze_from,
+        compile=settings.compile, accumulate=settings.accumulate,
         after_epoch=after_epoch,
     )  # fmt: skip
 

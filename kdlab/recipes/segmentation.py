@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
+from kdlab import processes
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import ConvConnector, Distiller, Pixels, Resize, Taps, TeacherCache, Term, weights_hash
 from kdlab.distill.schedules import check_weight
@@ -25,7 +26,7 @@ from kdlab.errors import InputError, unknown
 from kdlab.losses import ATLoss, CWDLoss, KDLoss, MGDLoss, PixelCrossEntropy
 from kdlab.models import PSPNet, UPerNet
 from kdlab.models.weights import Weights
-from kdlab.recipes.response import CPU, AfterEpoch, Settings, fit_with, place, recipe_of
+from kdlab.recipes.settings import CPU, AfterEpoch, Settings, fit_with, place, recipe_of
 from kdlab.training import Fit, Supervised, load_model, segmentation_metrics
 from kdlab.training.checkpoints import LAST, RESUME
 
@@ -160,7 +161,7 @@ def teach(
     recipe = recipe_of(
         data, settings, task="teach", weights=weights, monitor=monitor, architecture=teacher.architecture
     )  # fmt: skip
-    objective = place(Supervised(teacher, PixelCrossEntropy()), device)
+    objective = place(Supervised(teacher, PixelCrossEntropy()), device, settings.channels_last)
     return fit_with(
         settings, objective, data.train, data, out=out, recipe=recipe, resume=resume, weights=used, optimizer=AdamW,
         measure=measure, monitor=monitor,
@@ -194,7 +195,7 @@ def distil(
     earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
     student = PSPNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
     used = earlier.weights if earlier else student.weights_used
-    objective = place(distillation.distiller(student, teacher, data.size), device)
+    objective = place(distillation.distiller(student, teacher, data.size), device, settings.channels_last)
     train = data.train
     if data.deterministic and _bytes(teacher, objective, train) <= CACHE_BYTES:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
@@ -210,7 +211,7 @@ def distil(
 
 def measure(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
     """mIoU, mDice, pixel accuracy and loss of a segmenter on a data set."""
-    loader = DataLoader(dataset, batch_size, num_workers=workers)
+    loader = DataLoader(processes.own_share(dataset), batch_size, num_workers=workers)
     classes = model.get_submodule(LOGITS).out_channels
     return segmentation_metrics(model, loader, int(classes))[0]  # type: ignore[arg-type]
 

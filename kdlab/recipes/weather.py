@@ -16,8 +16,8 @@ from kdlab.distill import weights_hash
 from kdlab.errors import InputError, unknown
 from kdlab.models import MSBDN
 from kdlab.recipes.perceptual import FeatureWeights, feature_slices
-from kdlab.recipes.response import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.restoration import PixelLoss, RestorationSettings, TwoStage, distil, pairs, teach
+from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.zoo import load_from_zoo
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.checkpoints import LAST
@@ -29,7 +29,7 @@ TEACHER_CROP = 96
 # Flakes cover few pixels: for absolute errors, to leave them standing is a local best.
 TEACHER_PIXEL: dict[str, PixelLoss] = {"haze": "l1", "rain": "l1", "snow": "mse"}
 WARM_UP = 2  # of the students' few epochs
-LONG = 24  # epochs of the students that come with the course
+LONG = 72  # epochs of the students that come with the course
 
 # A common space that is learnt from the way back alone: with the published settings it collapses at these rates.
 # A mild eps: a network that starts near the identity has hardly a distance to its input.

@@ -1,32 +1,27 @@
 """The one training loop."""
 
-import json
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from kdlab.errors import InputError, NonFiniteLossError
-from kdlab.files import load_tensors, save_tensors, write_whole
+from kdlab import processes
+from kdlab.errors import InputError
 from kdlab.progress import progress
-from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
-from kdlab.training.device import to_device
-
-Row = dict[str, float]
-LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
+from kdlab.training.batches import Pieces, in_pieces
+from kdlab.training.checkpoints import RESUME, ModelCard
+from kdlab.training.epoch import Epoch
+from kdlab.training.run_folder import Row, alone_in, load_saved, restore, save
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,8 @@ def fit(
     precision: Literal["fp32", "bf16"] = "fp32",
     max_norm: float | None = None,
     freeze_from: int | None = None,
+    accumulate: int = 1,
+    compile: bool = False,
     after_epoch: Callable[[Row], bool] | None = None,
 ) -> Fit:
     """Train ``objective.student`` on ``objective(*batch)["total"]``, on the device that the objective is on.
@@ -69,9 +66,15 @@ def fit(
     ends in the same bits as one that was left alone (on the CPU). The student ends with its last weights, as the
     optimiser left them; the best ones are in ``out``.
 
+    Where torchrun has started several processes (:mod:`kdlab.training.processes`), each computes its part of every
+    batch, and all take the same steps as one would with whole batches: exactly so where the objective is a mean over
+    samples, and there is neither BatchNorm nor augmentation, of which each process has statistics and random numbers
+    of its own. The first one saves and shows; a run may be resumed by another number of them.
+
     Args:
         objective: a :class:`Distiller`, a :class:`Supervised`, or any module that returns named losses.
-        loader: yields the objective's arguments. A batch sampler that has ``set_epoch`` is told each epoch, from 0.
+        loader: yields the objective's arguments, a batch for each of the optimiser's steps, the same in all processes.
+            A batch sampler that has ``set_epoch`` is told each epoch, from 0.
         scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps.
         evaluate: from the student to named metrics, once an epoch.
         monitor: the one metric that says which epoch is best: the highest; for "loss", the lowest. Among epochs of
@@ -85,10 +88,14 @@ def fit(
         max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
         freeze_from: the first epoch, counted from 0, in which the student trains in eval mode: BatchNorm computes with
             the statistics that it has and leaves them as they are. None never does.
+        accumulate: compute a batch in so many pieces, one after the other, and add up their gradients: less memory for
+            the same step, as with several processes.
+        compile: the student, with ``torch.compile``, for training; it is evaluated as it is.
         after_epoch: sees each epoch's row; returning True stops.
 
     Raises:
-        InputError: impossible settings; a metric that ``evaluate`` does not give; a checkpoint of another recipe.
+        InputError: impossible settings; a metric that ``evaluate`` does not give; a checkpoint of another recipe; a
+            batch that cannot be divided equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -99,22 +106,30 @@ def fit(
         raise InputError(f"max_norm is {max_norm}; wanted: above 0, such as 0.5, or None.")
     if freeze_from is not None and freeze_from < 0:
         raise InputError(f"freeze_from is {freeze_from}; wanted: an epoch, counted from 0, or None.")
+    if accumulate < 1:
+        raise InputError(f"accumulate is {accumulate}; wanted: pieces of a batch, at least 1.")
     if len(loader) == 0:
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
         raise InputError("out was given without a card: a saved model needs one to be used again.")
 
     student: Any = objective.student
-    device = next(objective.parameters()).device
-    with _alone_in(out) if out is not None else nullcontext():
+    divided = accumulate > 1 or processes.count() > 1
+    pieces = in_pieces(loader, accumulate) if divided else loader
+    with ExitStack() as stack:
+        if out is not None and processes.is_first():
+            stack.enter_context(alone_in(out))
         rows: list[Row] = []
-        if out is not None and (out / RESUME).exists():
-            if not resume:
-                raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
-            rows = _restore(out / RESUME, objective, optimizer, scheduler, _recipe(card))
+        saved = processes.from_first(lambda: load_saved(out, resume)) if out is not None else None
+        if out is not None and card is not None and saved is not None:
+            rows = restore(out / RESUME, saved, objective, optimizer, scheduler, card)
             _check_monitor(rows[-1], monitor)
         ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience)
         start = len(rows)
+        if compile:
+            stack.enter_context(_compiled(student))
+        parallel = processes.in_parallel(objective)
+        steps = Epoch(objective, parallel, pieces, optimizer, scheduler, precision, max_norm, accumulate)
         with progress(total=(epochs - start) * len(loader), desc="training", unit="step") as bar:
             while not ended:
                 began = time.perf_counter()
@@ -123,13 +138,18 @@ def fit(
                 tell = getattr(loader.batch_sampler, "set_epoch", None)
                 if tell is not None:
                     tell(epoch)
+                if isinstance(pieces.batch_sampler, Pieces):
+                    pieces.batch_sampler.draw(loader.generator)
+                if not processes.is_first():  # the same batches, but other crops of them, and other units dropped
+                    seed_everything(seed + 1_000_003 * epoch + 1_009 * processes.own_place(), loader)
                 row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
                 objective.train()
                 if freeze_from is not None and epoch >= freeze_from:
                     student.eval()
-                row |= _epoch(objective, loader, optimizer, scheduler, device, precision, max_norm, epoch, epochs, bar)
-                _refuse_non_finite_weights(student, last_step=(epoch + 1) * len(loader))
-                validation = evaluate(student)
+                row |= steps.run(epoch, epochs, bar)
+                processes.average_buffers(objective)
+                with torch.compiler.set_stance("force_eager") if compile else nullcontext():
+                    validation = evaluate(student)
                 row |= {f"val_{name}": value for name, value in validation.items()}
                 _check_monitor(row, monitor)
                 row["seconds"] = time.perf_counter() - began
@@ -138,31 +158,26 @@ def fit(
                 ended = _ended(rows, epochs, monitor, patience)
                 if after_epoch is not None and after_epoch(row) and not ended:
                     ended = "stopped"
-                if out is not None and card is not None:
-                    _save(out, objective, optimizer, scheduler, rows, card, _best(rows, monitor) == epoch)
+                if out is not None and card is not None and processes.is_first():
+                    save(out, objective, optimizer, scheduler, rows, card, _best(rows, monitor) == epoch)
+    processes.wait_for_all()  # whoever reads the files next finds the last epoch's
     history = pd.DataFrame(rows)
     return Fit(history, rows[_best(rows, monitor)], ended or "epochs")
 
 
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Make the folder, and wait for a process that trains into it already: a cached run is then found there, done."""
+def _compiled(student: Any) -> Iterator[None]:
+    """The student is compiled in here, and what it was outside."""
+    student.compile()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            tqdm.write(f"Another process trains into {out}; waiting for its end.", file=sys.stderr)
-            lock.acquire()
-    except OSError as error:
-        raise InputError(f"{out} cannot be written to ({error.strerror}). Choose another folder.") from error
-    try:
-        for unfinished in out.glob("*.partial"):  # a run was killed while it wrote
-            unfinished.unlink()
         yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the student cannot be compiled here ({reason}). Train without compile.") from error
     finally:
-        lock.release()
+        student._compiled_call_impl = None
 
 
 def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
@@ -173,72 +188,6 @@ def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
     for generator in {getattr(loader, "generator", None), getattr(getattr(loader, "sampler", None), "generator", None)}:
         if generator is not None:
             generator.manual_seed(seed)
-
-
-def _epoch(
-    objective: nn.Module,
-    loader: DataLoader,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler | None,
-    device: torch.device,
-    precision: str,
-    max_norm: float | None,
-    epoch: int,
-    epochs: int,
-    bar: tqdm,
-) -> Row:
-    """One pass over the loader; the mean of each loss over its steps."""
-    set_epoch: Callable[[float, int], None] | None = getattr(objective, "set_epoch", None)  # a Distiller has schedules
-    half = torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
-    names: list[str] = []
-    recent: list[Tensor] = []
-    seen: list[Tensor] = []
-    for step, batch in enumerate(loader, start=1):
-        if set_epoch is not None:
-            set_epoch(epoch + (step - 1) / len(loader), epochs)
-        with half:
-            losses = objective(*to_device(batch, device))
-        optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        if max_norm is not None:
-            nn.utils.clip_grad_norm_(objective.parameters(), max_norm)
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        names = list(losses)
-        recent += [loss.detach() for loss in losses.values()]
-        if step % LOOK_EVERY == 0 or step == len(loader):
-            rows = torch.stack([loss.float() for loss in recent]).view(-1, len(names)).cpu()
-            _refuse_non_finite(rows, names, first_step=epoch * len(loader) + step - len(rows) + 1)
-            bar.update(len(rows))
-            seen.append(rows)
-            recent = []
-    return dict(zip(names, torch.cat(seen).mean(dim=0).tolist(), strict=True))
-
-
-def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
-    bad = ~losses.isfinite()
-    if bad[:, names.index("total")].any():  # a loss of weight 0 is only reported
-        step = int(bad[:, names.index("total")].nonzero()[0])
-        terms = [name for name, is_bad in zip(names, bad[step].tolist(), strict=True) if is_bad and name != "total"]
-        values = ", ".join(f"{name} = {losses[step, names.index(name)].item()}" for name in terms or ["total"])
-        raise NonFiniteLossError(
-            f"the loss is no longer finite at step {first_step + step}: {values}. Training stopped; what was saved "
-            "before is untouched. Try a lower learning rate, another weight for that term, or look at the data."
-        )
-
-
-def _refuse_non_finite_weights(student: nn.Module, last_step: int) -> None:
-    """A finite loss can have a gradient that is not; without a further step only the weights show it."""
-    state = {name: tensor for name, tensor in student.state_dict().items() if tensor.is_floating_point()}
-    if nn.utils.get_total_norm(state.values()).isfinite():  # one look at all of them together
-        return
-    for name, weight in state.items():
-        if not weight.isfinite().all():
-            raise NonFiniteLossError(
-                f"the loss was finite up to step {last_step}, but the student's {name} no longer is. Training stopped; "
-                "what was saved before is untouched. Try a lower learning rate, or look at the losses' gradients."
-            )
 
 
 def _check_monitor(row: Row, monitor: str) -> None:
@@ -263,96 +212,3 @@ def _ended(rows: Sequence[Row], epochs: int, monitor: str, patience: int | None)
     if rows and patience is not None and len(rows) - 1 - _best(rows, monitor) >= patience:
         return "patience"
     return ""
-
-
-def _recipe(card: ModelCard | None) -> dict[str, Any]:
-    """The settings, as they come back from JSON."""
-    return json.loads(json.dumps(card.recipe)) if card else {}
-
-
-def _save(
-    out: Path,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler | None,
-    rows: Sequence[Row],
-    card: ModelCard,
-    is_best: bool,
-) -> None:
-    """All files of an epoch. ``resume`` comes last: a kill before it makes the epoch again, to the same bits."""
-    metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
-    card = replace(card, metrics=metrics | {"epoch": rows[-1]["epoch"]})
-    for name in [BEST, LAST] if is_best else [LAST]:
-        student: Any = objective.student
-        save_model(out / name, student, card)
-    write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False).encode())
-    state = optimizer.state_dict()
-    tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                plain.setdefault(str(index), {})[name] = value
-    meta = {
-        "recipe": card.recipe,
-        "rows": rows,
-        "optimizer": {"state": plain, "param_groups": state["param_groups"]},
-        "scheduler": scheduler.state_dict() if scheduler is not None else None,
-    }
-    save_tensors(out / RESUME, tensors, meta)
-
-
-def _restore(
-    path: Path,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LRScheduler | None,
-    recipe: dict[str, Any],
-) -> list[Row]:
-    """Put everything back as it was after the last whole epoch, and return the rows up to there."""
-    tensors, meta = load_tensors(path)
-    if "recipe" not in meta:
-        raise InputError(f"{path} is not a file to resume from, but another one of kdlab's. Train into another folder.")
-    if meta["recipe"] != recipe:
-        names = sorted({*meta["recipe"], *recipe})
-        changed = [
-            f"{name} was {meta['recipe'].get(name)!r}, now {recipe.get(name)!r}"
-            for name in names
-            if meta["recipe"].get(name) != recipe.get(name)
-        ]
-        raise InputError(
-            f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
-            "Resume with the same settings, or train into another folder."
-        )
-    if (scheduler is None) != (meta["scheduler"] is None):
-        had, has = ("without" if one is None else "with" for one in (meta["scheduler"], scheduler))
-        raise InputError(f"{path} belongs to a run {had} a learning rate schedule, this one is {has}. Train it anew.")
-    state: dict[int, dict[str, Any]] = {
-        int(index): dict(entries) for index, entries in meta["optimizer"]["state"].items()
-    }
-    weights = {}
-    for name, tensor in tensors.items():
-        owner, _, rest = name.partition(".")
-        if owner == "objective":
-            weights[rest] = tensor
-        else:
-            index, _, entry = rest.partition(".")
-            state.setdefault(int(index), {})[entry] = tensor
-    try:
-        objective.load_state_dict(weights)
-        optimizer.load_state_dict({"state": state, "param_groups": meta["optimizer"]["param_groups"]})
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} does not fit this model or optimiser ({reason}). Train into another folder."
-        ) from error
-    for parameter, entries in optimizer.state.items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                # A fused optimiser walks through memory: its state must lie in the order of the weights.
-                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    if scheduler is not None:
-        scheduler.load_state_dict(meta["scheduler"])
-    return meta["rows"]

@@ -12,6 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from kdlab import processes
 from kdlab.losses import PixelCrossEntropy
 from kdlab.training.device import to_device
 
@@ -53,7 +54,8 @@ def segmentation_metrics(
 
     "miou" and "mdice", 0 to 1, are means over the classes that are in a mask or in an answer, each counted over all
     pixels of all images; "pixel_accuracy" is the share of right pixels, "loss" the cross-entropy in nats. Pixels that
-    carry 255 count for nothing. The IoU of a class that is nowhere is 0 in the second.
+    carry 255 count for nothing. The IoU of a class that is nowhere is 0 in the second. Several processes count
+    together: each gives its :func:`own_share` to its loader.
 
     The model computes in eval mode, in float32, on its own device, and is left in the mode that it was in.
     """
@@ -78,8 +80,9 @@ def segmentation_metrics(
         loss += PixelCrossEntropy()(logits, masks).item() * known
         pixels += known
     model.train(training)
-    values = measured.compute()
+    values = measured.compute()  # over all processes
     by_class = values.pop("by_class").cpu()
+    loss, pixels = processes.mean(torch.tensor([loss, pixels], dtype=torch.float64)).tolist()
     return {name: value.item() for name, value in values.items()} | {"loss": loss / max(pixels, 1)}, by_class
 
 

@@ -10,7 +10,7 @@ from kdlab.data.splits import ImageSplits
 from kdlab.models import VGGReader
 from kdlab.recipes import perceptual
 from kdlab.recipes.perceptual import WIDTH, feature_slices, scenes_reader
-from kdlab.recipes.response import Settings
+from kdlab.recipes.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

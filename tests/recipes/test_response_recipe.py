@@ -15,7 +15,8 @@ from kdlab.distill import Distiller, TeacherCache
 from kdlab.models import StudentCNN
 from kdlab.recipes import few_labels, response
 from kdlab.recipes.few_labels import FewLabels, HiddenLabels
-from kdlab.recipes.response import Distillation, Settings, cached, distil, teach
+from kdlab.recipes.response import Distillation, distil, teach
+from kdlab.recipes.settings import Settings, cached
 from kdlab.training import Supervised, load_model
 
 WIDTHS = (4, 4, 4, 4)
@@ -240,6 +241,18 @@ def test_the_one_cycle_spans_the_whole_run(tmp_path):
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 
+def test_the_order_in_memory_changes_the_last_digits_alone_and_a_run_may_go_on_with_another(tmp_path):
+    distilled(tmp_path / "one")
+    contiguous = replace(QUICK, channels_last=False)
+    distilled(tmp_path / "other", settings=contiguous)
+    one, other = weights(tmp_path / "one"), weights(tmp_path / "other")
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-4)
+    distilled(tmp_path / "mixed", settings=contiguous, after_epoch=lambda row: True)
+    done = distilled(tmp_path / "mixed", resume=True)
+    assert len(done.history) == QUICK.epochs
+
+
 def test_a_stopped_distillation_goes_on_to_the_same_bits(tmp_path):
     settings = replace(QUICK, epochs=4, one_cycle=True)
     whole = distilled(tmp_path / "whole", settings=settings)
@@ -299,6 +312,7 @@ REFUSED = {
     "a large learning rate": (lambda: Settings(lr=11.0), "lr is 11.0"),
     "a learning rate that is no number": (lambda: Settings(lr=float("nan")), "lr is nan"),
     "patience": (lambda: Settings(patience=0), "patience"),
+    "pieces": (lambda: Settings(batch_size=4, accumulate=3), "accumulate is 3; wanted: equal pieces of a batch of 4"),
     "precision": (lambda: Settings(precision="fp16"), "precision is 'fp16'; wanted: 'fp32' or 'bf16'"),
     "no temperature": (lambda: Distillation(temperature=0.0), "temperature is 0.0; it must be a finite number above 0"),
     "a temperature below 0": (lambda: Distillation(temperature=-2.0), "temperature is -2.0"),

@@ -16,7 +16,6 @@ from kdlab.distill import Taps
 from kdlab.losses import ATLoss, CWDLoss, KDLoss
 from kdlab.models import PSPNet, UPerNet
 from kdlab.recipes import segmentation
-from kdlab.recipes.response import Settings
 from kdlab.recipes.segmentation import (
     LOGITS,
     PRESETS,
@@ -28,6 +27,7 @@ from kdlab.recipes.segmentation import (
     measure,
     teach,
 )
+from kdlab.recipes.settings import Settings
 from kdlab.training import load_model
 
 TEACHER = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "channels": 8}

@@ -25,7 +25,8 @@ from torch.utils.data import TensorDataset
 from kdlab.data.splits import ImageSplits
 from kdlab.files import load_tensors
 from kdlab.models import StudentCNN
-from kdlab.recipes.response import Distillation, Settings, distil
+from kdlab.recipes.response import Distillation, distil
+from kdlab.recipes.settings import Settings
 
 KILLS = 20
 STEPS = 3  # an epoch

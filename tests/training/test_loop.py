@@ -525,6 +525,44 @@ def test_bf16_computes_the_forward_pass_in_half_precision_and_agrees_roughly():
     assert not same(half.student.state_dict(), full.student.state_dict())
 
 
+# --- a compiled student ----------------------------------------------------------------------------------------------
+
+
+def compiling_by(backend, monkeypatch):
+    original = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: original(module, backend=backend))
+
+
+def test_a_compiled_student_learns_the_same_and_is_judged_as_it_is(monkeypatch):
+    torch._dynamo.reset()
+    graphs = []
+
+    def counting(graph, example):
+        graphs.append(graph)
+        return graph
+
+    compiling_by(counting, monkeypatch)
+    eager, compiled = train(epochs=2), train(epochs=2, compile=True)
+    assert len(graphs) == 1  # none for the evaluation, whose images are of all sizes
+    for name, tensor in eager.student.state_dict().items():
+        torch.testing.assert_close(compiled.student.state_dict()[name], tensor)
+    losses = (run.done.history[["total", "val_loss"]] for run in (eager, compiled))
+    pd.testing.assert_frame_equal(*losses, rtol=1e-5)
+    compiled.student(IMAGES[:3])
+    assert len(graphs) == 1  # nor for what comes after
+
+
+def test_where_nothing_compiles_that_is_said(monkeypatch):
+    torch._dynamo.reset()
+
+    def missing(graph, example):
+        raise RuntimeError("no compiler was found")
+
+    compiling_by(missing, monkeypatch)
+    with pytest.raises(InputError, match="the student cannot be compiled here.*no compiler was found.*Train without"):
+        train(compile=True)
+
+
 # --- a loss that is not finite ---------------------------------------------------------------------------------------
 
 
@@ -623,6 +661,7 @@ REFUSED = {
     "no epochs": ({"epochs": 0}, "epochs is 0 and patience None; both must be at least 1"),
     "no patience": ({"patience": 0}, "patience 0; both must be at least 1"),
     "unknown precision": ({"precision": "fp16"}, "precision is 'fp16'; wanted: 'fp32' or 'bf16'"),
+    "no piece of a batch": ({"accumulate": 0}, "accumulate is 0; wanted: pieces of a batch, at least 1"),
     "a norm of nothing": ({"max_norm": 0.0}, "max_norm is 0.0; wanted: above 0"),
     "a freezing before the start": (
         {"freeze_from": -1},

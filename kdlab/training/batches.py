@@ -1,0 +1,63 @@
+"""A batch in pieces: those that this process computes, one after the other."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from kdlab import processes
+from kdlab.errors import InputError
+
+
+class Pieces(Sampler[list[int]]):
+    """This process's pieces of every batch. A stratum of the batch is in all pieces alike.
+
+    Args:
+        batches: a batch sampler, which draws the same batches in all processes.
+        pieces: how many this process makes of its part.
+    """
+
+    def __init__(self, batches: Iterable[list[int]], pieces: int) -> None:
+        self.batches = batches
+        self.pieces = pieces
+        self.drawn: list[list[int]] = []
+
+    def draw(self, generator: torch.Generator | None = None) -> None:
+        """Draw the batches of an epoch, before anything else draws random numbers.
+
+        Args:
+            generator: the loader's.
+
+        Raises:
+            InputError: a batch that cannot be divided into equal pieces.
+        """
+        # A loader first draws a seed for its workers: these shall be the batches that the whole loader would yield.
+        torch.empty((), dtype=torch.int64).random_(generator=generator)
+        self.drawn = list(self.batches)
+        parts = processes.count() * self.pieces
+        odd = next((batch for batch in self.drawn if len(batch) % parts), None)
+        if odd is not None:
+            raise InputError(
+                f"a batch of {len(odd)} samples cannot be divided into {parts} equal pieces, {self.pieces} for each of "
+                f"{processes.count()} processes; wanted: a batch size that is a multiple of {parts}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.batches) * self.pieces  # type: ignore[arg-type]  # a batch sampler has a length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        parts, first = processes.count() * self.pieces, processes.own_place() * self.pieces
+        for batch in self.drawn:
+            for piece in range(first, first + self.pieces):
+                yield batch[piece::parts]
+
+
+def in_pieces(loader: DataLoader, pieces: int) -> DataLoader:
+    """The loader whose batches are this process's pieces of the given one's."""
+    batches: Any = loader.batch_sampler
+    options: dict[str, Any] = {
+        name: getattr(loader, name)
+        for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator")
+    }
+    return DataLoader(loader.dataset, batch_sampler=Pieces(batches, pieces), **options)

@@ -1,0 +1,119 @@
+"""One pass over the training data."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from kdlab import processes
+from kdlab.errors import NonFiniteLossError
+from kdlab.training.device import to_device
+
+LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How the optimiser's steps of an epoch are taken; the arguments are those of :func:`kdlab.training.fit`.
+
+    Args:
+        parallel: the objective, as :func:`kdlab.processes.in_parallel` gives it.
+        loader: yields the pieces of the batches, ``accumulate`` for each.
+    """
+
+    objective: nn.Module
+    parallel: Any
+    loader: DataLoader
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler | None
+    precision: Literal["fp32", "bf16"]
+    max_norm: float | None
+    accumulate: int
+
+    def run(self, epoch: int, epochs: int, bar: tqdm) -> dict[str, float]:
+        """The mean of each loss over the steps of all processes.
+
+        Args:
+            epoch: from 0, of so many ``epochs``.
+            bar: is moved a step at a time.
+
+        Raises:
+            NonFiniteLossError: a loss, or a weight after the last step, is NaN or infinite.
+        """
+        device = next(self.objective.parameters()).device
+        # A Distiller has schedules.
+        set_epoch: Callable[[float, int], None] | None = getattr(self.objective, "set_epoch", None)
+        steps = len(self.loader) // self.accumulate
+        names: list[str] = []
+        recent: list[Tensor] = []
+        seen: list[Tensor] = []
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(self.loader, start=1):
+            step, rest = divmod(number, self.accumulate)
+            if set_epoch is not None:
+                set_epoch(epoch + (number - 1) // self.accumulate / steps, epochs)
+            losses = self._backward(to_device(batch, device), last_piece=rest == 0)
+            names = list(losses)
+            recent += [loss.detach() for loss in losses.values()]
+            if rest:
+                continue
+            self._step()
+            if step % LOOK_EVERY == 0 or step == steps:
+                pieces = torch.stack([loss.float() for loss in recent]).view(-1, self.accumulate, len(names))
+                rows = pieces.mean(dim=1).cpu()
+                _refuse_non_finite(rows, names, first_step=epoch * steps + step - len(rows) + 1)
+                bar.update(len(rows))
+                seen.append(rows)
+                recent = []
+        student: Any = self.objective.student
+        _refuse_non_finite_weights(student, last_step=(epoch + 1) * steps)
+        return dict(zip(names, processes.mean(torch.cat(seen).mean(dim=0)).tolist(), strict=True))
+
+    def _backward(self, batch: Any, last_piece: bool) -> dict[str, Tensor]:
+        """Add the gradient of a piece; the processes compare theirs after the last one alone."""
+        alone = processes.count() == 1 or last_piece
+        device = next(self.objective.parameters()).device.type
+        with nullcontext() if alone else self.parallel.no_sync():
+            with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+                losses = self.parallel(*batch)
+            (losses["total"] / self.accumulate).backward()
+        return losses
+
+    def _step(self) -> None:
+        if self.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), self.max_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+
+def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
+    bad = ~losses.isfinite()
+    if bad[:, names.index("total")].any():  # a loss of weight 0 is only reported
+        step = int(bad[:, names.index("total")].nonzero()[0])
+        terms = [name for name, is_bad in zip(names, bad[step].tolist(), strict=True) if is_bad and name != "total"]
+        values = ", ".join(f"{name} = {losses[step, names.index(name)].item()}" for name in terms or ["total"])
+        raise NonFiniteLossError(
+            f"the loss is no longer finite at step {first_step + step}: {values}. Training stopped; what was saved "
+            "before is untouched. Try a lower learning rate, another weight for that term, or look at the data."
+        )
+
+
+def _refuse_non_finite_weights(student: nn.Module, last_step: int) -> None:
+    """A finite loss can have a gradient that is not; without a further step only the weights show it."""
+    state = {name: tensor for name, tensor in student.state_dict().items() if tensor.is_floating_point()}
+    if nn.utils.get_total_norm(state.values()).isfinite():  # one look at all of them together
+        return
+    for name, weight in state.items():
+        if not weight.isfinite().all():
+            raise NonFiniteLossError(
+                f"the loss was finite up to step {last_step}, but the student's {name} no longer is. Training stopped; "
+                "what was saved before is untouched. Try a lower learning rate, or look at the losses' gradients."
+            )

@@ -1,0 +1,143 @@
+"""The folder of a run: what is saved after each epoch, and how a run that was interrupted goes on from there."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm.auto import tqdm
+
+from kdlab.errors import InputError
+from kdlab.files import load_tensors, save_tensors, write_whole
+from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
+
+Row = dict[str, float]  # of an epoch: what was measured, by name
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Make the folder, and wait for a process that trains into it already: a cached run is then found there, done."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tqdm.write(f"Another process trains into {out}; waiting for its end.", file=sys.stderr)
+            lock.acquire()
+    except OSError as error:
+        raise InputError(f"{out} cannot be written to ({error.strerror}). Choose another folder.") from error
+    try:
+        for unfinished in out.glob("*.partial"):  # a run was killed while it wrote
+            unfinished.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def save(
+    out: Path,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None,
+    rows: Sequence[Row],
+    card: ModelCard,
+    is_best: bool,
+) -> None:
+    """All files of an epoch. ``resume`` comes last: a kill before it makes the epoch again, to the same bits."""
+    metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
+    card = replace(card, metrics=metrics | {"epoch": rows[-1]["epoch"]})
+    for name in [BEST, LAST] if is_best else [LAST]:
+        student: Any = objective.student
+        save_model(out / name, student, card)
+    write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    state = optimizer.state_dict()
+    tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    meta = {
+        "recipe": card.recipe,
+        "rows": rows,
+        "optimizer": {"state": plain, "param_groups": state["param_groups"]},
+        "scheduler": scheduler.state_dict() if scheduler is not None else None,
+    }
+    save_tensors(out / RESUME, tensors, meta)
+
+
+def load_saved(out: Path, resume: bool) -> Saved | None:
+    """What an earlier run has left in the folder to be gone on with."""
+    if not (out / RESUME).exists():
+        return None
+    if not resume:
+        raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+    return load_tensors(out / RESUME)
+
+
+def restore(
+    path: Path,
+    saved: Saved,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler | None,
+    card: ModelCard,
+) -> list[Row]:
+    """Put everything back as it was after the last whole epoch, and return the rows up to there."""
+    tensors, meta = saved
+    if "recipe" not in meta:
+        raise InputError(f"{path} is not a file to resume from, but another one of kdlab's. Train into another folder.")
+    recipe = json.loads(json.dumps(card.recipe))  # as it comes back from the file
+    if meta["recipe"] != recipe:
+        names = sorted({*meta["recipe"], *recipe})
+        changed = [
+            f"{name} was {meta['recipe'].get(name)!r}, now {recipe.get(name)!r}"
+            for name in names
+            if meta["recipe"].get(name) != recipe.get(name)
+        ]
+        raise InputError(
+            f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
+            "Resume with the same settings, or train into another folder."
+        )
+    if (scheduler is None) != (meta["scheduler"] is None):
+        had, has = ("without" if one is None else "with" for one in (meta["scheduler"], scheduler))
+        raise InputError(f"{path} belongs to a run {had} a learning rate schedule, this one is {has}. Train it anew.")
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(entries) for index, entries in meta["optimizer"]["state"].items()
+    }
+    weights = {}
+    for name, tensor in tensors.items():
+        owner, _, rest = name.partition(".")
+        if owner == "objective":
+            weights[rest] = tensor
+        else:
+            index, _, entry = rest.partition(".")
+            state.setdefault(int(index), {})[entry] = tensor
+    try:
+        objective.load_state_dict(weights)
+        optimizer.load_state_dict({"state": state, "param_groups": meta["optimizer"]["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} does not fit this model or optimiser ({reason}). Train into another folder."
+        ) from error
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # A fused optimiser walks through memory: its state must lie in the order of the weights.
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    if scheduler is not None:
+        scheduler.load_state_dict(meta["scheduler"])
+    return meta["rows"]

@@ -1,0 +1,147 @@
+"""Two processes train as one does with whole batches; one that is killed takes the other along, and the run goes on."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from parallel_training import train
+from torch.utils.data import DataLoader, TensorDataset
+from weather_folder import grow
+
+from kdlab import InputError
+from kdlab.training import load_model
+from kdlab.training.batches import Pieces, in_pieces
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+HERE = Path(__file__).parent
+LOSSES = ["task", "kd", "total", "val_accuracy", "val_loss", "val_calibration_error"]
+
+
+def on_two(*words: object) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([*TORCHRUN, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def alike(one: dict, other: dict) -> None:
+    for name, tensor in other.items():
+        torch.testing.assert_close(one[name], tensor, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    objective, done = train(3)
+    return objective.student.state_dict(), done.history[LOSSES]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    out = tmp_path_factory.mktemp("two")
+    said = on_two(HERE / "parallel_training.py", out, 3)
+    assert said.returncode == 0, said.stderr
+    return out, said
+
+
+def test_two_processes_take_the_steps_of_one_with_whole_batches(alone, two):
+    weights, history = alone
+    for place in (0, 1):
+        its = torch.load(two[0] / f"{place}.pt", weights_only=True)
+        alike(its["student"], weights)
+        pd.testing.assert_frame_equal(pd.DataFrame(its["history"])[LOSSES], history, rtol=1e-4)
+
+
+def test_the_first_one_alone_speaks_and_saves(two):
+    out, said = two
+    assert said.stdout == "only the first one says this\n"
+    assert sorted(path.name for path in out.iterdir() if path.suffix != ".pt") == [
+        ".lock", "best.safetensors", "history.csv", "last.safetensors", "resume.safetensors",
+    ]  # fmt: skip
+
+
+def test_both_remember_the_samples_of_both(two):
+    first, second = (torch.load(two[0] / f"{place}.pt", weights_only=True)["memory"] for place in (0, 1))
+    for name in ("student_bank", "teacher_bank"):
+        assert torch.equal(first[name], second[name])
+        # A row that one of them had not moved would be the mean of a moved one and of the first one, which is longer.
+        torch.testing.assert_close(first[name].norm(dim=1), torch.ones(24))
+
+
+def test_one_that_is_killed_ends_the_other_and_any_number_goes_on(tmp_path, alone):
+    began = time.monotonic()
+    said = on_two(HERE / "parallel_training.py", tmp_path, 3, 2)
+    assert said.returncode != 0
+    assert time.monotonic() - began < 60
+    assert len(pd.read_csv(tmp_path / "history.csv")) in (1, 2)  # the first may have saved the second epoch, or not
+    objective, done = train(3, tmp_path)
+    assert len(done.history) == 3
+    alike(objective.student.state_dict(), alone[0])
+
+
+def test_a_run_of_one_is_gone_on_with_by_two(tmp_path, alone):
+    train(1, tmp_path)
+    said = on_two(HERE / "parallel_training.py", tmp_path, 3)
+    assert said.returncode == 0, said.stderr
+    alike(torch.load(tmp_path / "1.pt", weights_only=True)["student"], alone[0])
+
+
+def test_a_whole_command_on_two_processes(tmp_path):
+    """Two stages, of which the second leaves the projectors without a gradient, on stratified batches."""
+    data, tiny = grow(tmp_path / "outdoors"), ["--task", "restoration", "--device", "cpu", "--width", 2, "--crop", 32]
+    kdlab = ["--no-python", Path(sys.executable).with_name("kdlab")]
+    teach, distill = [*kdlab, "teach", data, *tiny], [*kdlab, "distill", data, *tiny]
+    for weather in ("haze", "rain"):
+        said = on_two(*teach, "--weather", weather, "--batch-size", 2, "--epochs", 1, "--out", tmp_path / weather)
+        assert said.returncode == 0, said.stderr
+    teachers = [word for name in ("haze", "rain") for word in ("--teacher", f"{name}={tmp_path / name}")]
+    out = tmp_path / "student"
+    said = on_two(*distill, *teachers, "--batch-size", 4, "--epochs", 2, "--features", "none", "--out", out)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("best epoch") == 1
+    assert load_model(out / "last.safetensors")[1].metrics["epoch"] == 2
+
+
+def test_a_wrong_batch_is_refused_by_both(tmp_path):
+    words = ["teach", grow(tmp_path / "outdoors"), "--task", "restoration", "--device", "cpu", "--width", 2]
+    options = ["--crop", 32, "--weather", "haze", "--batch-size", 1, "--epochs", 1, "--out", tmp_path / "out"]
+    said = on_two("--no-python", Path(sys.executable).with_name("kdlab"), *words, *options)
+    assert said.returncode != 0
+    for who in ("kdlab:", "kdlab (process 1):"):
+        assert f"{who} a batch of 1 samples cannot be divided into 2 equal pieces" in said.stderr
+
+
+# --- pieces of a batch, in one process -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_pieces_add_up_to_the_step_of_the_whole_batch(alone, pieces):
+    objective, done = train(3, accumulate=pieces)
+    alike(objective.student.state_dict(), alone[0])
+    pd.testing.assert_frame_equal(done.history[LOSSES], alone[1], rtol=1e-4)
+
+
+def test_pieces_are_the_batch_and_hold_each_stratum_alike():
+    batches = [[0, 1, 10, 11], [2, 3, 12, 13]]
+    pieces = Pieces(batches, 2)
+    pieces.draw()
+    assert len(pieces) == 4
+    assert list(pieces) == [[0, 10], [1, 11], [2, 12], [3, 13]]
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(InputError, match=r"a batch of 8 samples cannot be divided into 3 equal pieces.*multiple of 3"):
+        train(1, accumulate=3)
+
+
+def test_a_loader_in_pieces_loads_as_the_whole_one_does():
+    def collate(samples):
+        return torch.stack([sample[0] for sample in samples])
+
+    whole = DataLoader(TensorDataset(torch.arange(8)), 4, num_workers=0, collate_fn=collate)
+    pieces = in_pieces(whole, 2)
+    pieces.batch_sampler.draw()
+    assert [piece.tolist() for piece in pieces] == [[0, 2], [1, 3], [4, 6], [5, 7]]
