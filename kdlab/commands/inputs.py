@@ -8,8 +8,10 @@ from pathlib import Path
 from torch import nn
 
 from kdlab.data import ImageSplits, load_digits, load_folders, load_segmentation
+from kdlab.data.catalogue import CLASSIFICATION, RESTORATION
 from kdlab.data.images import printable
 from kdlab.data.masks import NAMED
+from kdlab.data.named import folder_of
 from kdlab.data.pair_folders import load_pairs
 from kdlab.data.weather_photos import load_weather
 from kdlab.errors import InputError
@@ -28,10 +30,11 @@ def load_data(
     std: Sequence[float] | None = None,
     augment: bool = False,
 ) -> ImageSplits:
-    """The splits of DATA with labels: the word "digits", or a folder. What is None is the data's own.
+    """The splits of DATA with labels: the word "digits", a public set's name, or a folder. What is None is its own.
 
     Raises:
-        InputError: whatever :func:`kdlab.data.load_folders` refuses; augmentation of digits; a set of masks or pairs.
+        InputError: whatever :func:`kdlab.data.load_folders` refuses; a set that has not been got; augmentation of
+            digits; a set of masks or pairs.
     """
     if source == WEATHER and not Path(source).exists():
         raise InputError(
@@ -44,7 +47,7 @@ def load_data(
             "folder with train/CLASS/ and val/CLASS/."
         )
     if source != "digits":
-        return load_folders(source, size=size or 224, mean=mean, std=std, augment=augment)
+        return load_folders(folder_of(source, CLASSIFICATION), size=size or 224, mean=mean, std=std, augment=augment)
     if augment:
         raise InputError("--augment was given with digits, of which many mean another one in a mirror. Leave it out.")
     return load_digits(size or 32, mean, std)
@@ -86,7 +89,7 @@ def load_masks(
 
 
 def load_restoration(source: str, crop: int | None = None, *, only_judged: bool = False) -> ImageSplits:
-    """The splits of DATA with clean images: the word "weather", or a folder.
+    """The splits of DATA with clean images: the word "weather", a public set's name, or a folder.
 
     Args:
         crop: of the training images; None: the data's own.
@@ -102,7 +105,7 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
         )
     size = {} if crop is None else {"crop": crop}
     if source != WEATHER:
-        return load_pairs(source, **size)
+        return load_pairs(folder_of(source, RESTORATION), **size)
     return replace(load_weather(variants=1), name=WEATHER) if only_judged else load_weather(**size)
 
 

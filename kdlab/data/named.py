@@ -1,0 +1,32 @@
+"""Public sets by their names: the folder that the scripts under data_scripts have put them into."""
+
+from pathlib import Path
+
+from kdlab.data.catalogue import DirectSet, RestorationSet
+from kdlab.data.images import printable
+from kdlab.errors import InputError
+
+DATA = Path("data")  # where the scripts put everything, unless they are told another place
+AS_CLASS_FOLDERS = ("cifar10", "cifar100")  # their own files are other ones
+
+
+def folder_of(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSet, ...]) -> Path:
+    """The folder of a set that is named, such as ``data/imagenette2-160`` of "imagenette-160"; any other path as it is.
+
+    A folder of that name in the working directory goes before the set.
+
+    Raises:
+        InputError: the set has not been got yet.
+    """
+    path = Path(source)
+    known = {one.name: one for one in sets}
+    if path.exists() or str(source) not in known:
+        return path
+    wanted = known[str(source)]
+    folder = DATA / (wanted.name if wanted.name in AS_CLASS_FOLDERS else wanted.folder or wanted.name)
+    if not folder.is_dir():
+        script = "get_classification" if isinstance(wanted, DirectSet) else "get_restoration"
+        raise InputError(
+            f"{wanted.title} is not in {printable(folder)}. Get it with: python data_scripts/{script}.py {wanted.name}"
+        )
+    return folder

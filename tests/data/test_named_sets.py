@@ -1,0 +1,65 @@
+"""Public sets by their names, where the scripts have put them."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from weather_folder import grow
+
+from kdlab import InputError
+from kdlab.commands.inputs import load_data, load_restoration
+from kdlab.data.catalogue import CLASSIFICATION, RESTORATION
+from kdlab.data.named import folder_of
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "folder"),
+    [
+        ("imagenette-160", CLASSIFICATION, "data/imagenette2-160"),
+        ("cifar10", CLASSIFICATION, "data/cifar10"),  # the class folders, not the files that torchvision reads
+        ("nh-haze", RESTORATION, "data/nh-haze"),
+        ("sots-outdoor", RESTORATION, "data/sots/outdoor"),
+    ],
+)
+def test_a_name_is_the_folder_that_its_script_made(name, sets, folder):
+    Path(folder).mkdir(parents=True)
+    assert folder_of(name, sets) == Path(folder)
+
+
+def test_a_folder_of_that_name_goes_first_and_any_other_path_is_what_it_is(here):
+    (here / "data" / "cifar10").mkdir(parents=True)
+    (here / "cifar10").mkdir()
+    assert folder_of("cifar10", CLASSIFICATION) == Path("cifar10")
+    assert folder_of("my photographs", CLASSIFICATION) == Path("my photographs")
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "said"),
+    [
+        (
+            "cifar100",
+            CLASSIFICATION,
+            r"CIFAR-100 is not in data/cifar100\. Get it with: python .*classification.py cif",
+        ),
+        ("rain1400", RESTORATION, r"Rain1400 is not in data/rain1400\. Get it with: python .*restoration.py rain1400"),
+    ],
+)
+def test_what_has_not_been_got_is_said_with_the_command(name, sets, said):
+    with pytest.raises(InputError, match=said):
+        folder_of(name, sets)
+
+
+def test_the_commands_take_them_by_name(here):
+    for split in ("train", "val"):
+        for label in ("one", "two"):
+            (here / "data" / "cifar10" / split / label).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(here / "data" / "cifar10" / split / label / "a.png")
+    assert load_data("cifar10").classes == ("one", "two")
+    grow(here / "data" / "csd", weathers=("snow",))
+    assert load_restoration("csd", 32).classes == ("snow",)
