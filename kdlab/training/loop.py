@@ -90,7 +90,8 @@ def fit(
             the statistics that it has and leaves them as they are. None never does.
         accumulate: compute a batch in so many pieces, one after the other, and add up their gradients: less memory for
             the same step, as with several processes.
-        compile: the student, with ``torch.compile``, for training; it is evaluated as it is.
+        compile: the student, with ``torch.compile``, for training; it is evaluated as it is. Not while shapes are
+            checked (:func:`kdlab.check_shapes`), which cannot be compiled.
         after_epoch: sees each epoch's row; returning True stops.
 
     Raises:

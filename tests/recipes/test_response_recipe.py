@@ -13,7 +13,7 @@ from kdlab import InputError
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, TeacherCache
 from kdlab.models import StudentCNN
-from kdlab.recipes import few_labels, response
+from kdlab.recipes import few_labels, response, settings
 from kdlab.recipes.few_labels import FewLabels, HiddenLabels
 from kdlab.recipes.response import Distillation, distil, teach
 from kdlab.recipes.settings import Settings, cached
@@ -242,15 +242,13 @@ def test_the_one_cycle_spans_the_whole_run(tmp_path):
 
 
 def test_the_order_in_memory_changes_the_last_digits_alone_and_a_run_may_go_on_with_another(tmp_path):
-    distilled(tmp_path / "one")
     contiguous = replace(QUICK, channels_last=False)
-    distilled(tmp_path / "other", settings=contiguous)
-    one, other = weights(tmp_path / "one"), weights(tmp_path / "other")
-    for name, tensor in one.items():
-        torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-4)
-    distilled(tmp_path / "mixed", settings=contiguous, after_epoch=lambda row: True)
-    done = distilled(tmp_path / "mixed", resume=True)
-    assert len(done.history) == QUICK.epochs
+    one = distilled(tmp_path / "one", drop_rate=0.0)  # dropout draws in the order of memory
+    distilled(tmp_path / "mixed", settings=contiguous, drop_rate=0.0, after_epoch=lambda row: True)
+    mixed = distilled(tmp_path / "mixed", drop_rate=0.0, resume=True)
+    totals = [done.history["total"].tolist() for done in (one, mixed)]
+    assert totals[1] == pytest.approx(totals[0], rel=1e-3)
+    assert totals[1] != totals[0]
 
 
 def test_a_stopped_distillation_goes_on_to_the_same_bits(tmp_path):
@@ -368,8 +366,8 @@ def test_the_teacher_of_the_digits_is_trained_once(tmp_path, monkeypatch, calls)
     assert card.weights == "as asked for: none"
     assert not first.training
     trained = []
-    fit = response.fit
-    monkeypatch.setattr(response, "fit", lambda *a, **o: trained.append(fit(*a, **o)) or trained[-1])
+    fit = settings.fit
+    monkeypatch.setattr(settings, "fit", lambda *a, **o: trained.append(fit(*a, **o)) or trained[-1])
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     second, _ = response.digits_teacher(splits())
     assert same(first.state_dict(), second.state_dict())

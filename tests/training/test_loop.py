@@ -533,7 +533,7 @@ def compiling_by(backend, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda module: original(module, backend=backend))
 
 
-def test_a_compiled_student_learns_the_same_and_is_judged_as_it_is(monkeypatch):
+def test_a_compiled_student_learns_the_same_and_is_judged_as_it_is(monkeypatch, shapes_unchecked):
     torch._dynamo.reset()
     graphs = []
 
@@ -552,7 +552,7 @@ def test_a_compiled_student_learns_the_same_and_is_judged_as_it_is(monkeypatch):
     assert len(graphs) == 1  # nor for what comes after
 
 
-def test_where_nothing_compiles_that_is_said(monkeypatch):
+def test_where_nothing_compiles_that_is_said(monkeypatch, shapes_unchecked):
     torch._dynamo.reset()
 
     def missing(graph, example):
