@@ -25,24 +25,14 @@ def joined_by_torchrun() -> Iterator[None]:
     """Join the others where torchrun has started this process as one of several, with a GPU of its own if there are.
 
     All but the first are silent in here, errors aside.
-
-    Raises:
-        InputError: a machine has GPUs, but fewer than it has processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) < 2:
         yield
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        place, here = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if place >= here:
-            raise InputError(
-                f"this machine has {here} GPUs and {os.environ['LOCAL_WORLD_SIZE']} processes; wanted: a GPU for each. "
-                f"Start torchrun with --nproc-per-node {here}."
-            )
-        torch.cuda.set_device(place)
-        backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend)
+    a_gpu_each = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
+    if a_gpu_each:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if a_gpu_each else "gloo")
     with ExitStack() as stack:
         if not is_first():
             os.environ["TQDM_DISABLE"] = "1"
@@ -53,17 +43,31 @@ def joined_by_torchrun() -> Iterator[None]:
 
 def count() -> int:
     """How many there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def own_place() -> int:
     """The place of this process among them, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if count() > 1 else 0
 
 
 def is_first() -> bool:
     """Whether this is the one that writes files and shows progress."""
     return own_place() == 0
+
+
+def check_gpus() -> None:
+    """Refuse to share a GPU.
+
+    Raises:
+        InputError: this machine has more of the processes than GPUs.
+    """
+    own, here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if count() > 1 and own > here:
+        raise InputError(
+            f"this machine has {here} GPUs and {own} processes; wanted: a GPU for each. Start torchrun with "
+            f"--nproc-per-node {here}."
+        )
 
 
 def from_first(make: Callable[[], Made]) -> Made:

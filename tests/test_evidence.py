@@ -96,8 +96,11 @@ def test_the_table_of_restoration_is_the_summary_of_all_its_runs():
     summary = evidence.summarise(runs, evidence.WEATHER, ["photographs", "seed"], "from scratch", metrics)
     degraded, students = table.iloc[0], table.iloc[1:].reset_index(drop=True)
     pd.testing.assert_frame_equal(students[summary.columns], summary, check_dtype=False)
-    assert (students.seeds == len(evidence.WEATHER_SEEDS)).all()
+    assert students[students.photographs == 8].seeds.eq(len(evidence.WEATHER_SEEDS)).all()
+    assert students[students.photographs == 2].seeds.eq(len(evidence.SEEDS)).all()
     assert degraded.method == "degraded input"
+    taught = runs[runs.method == "one stage"].set_index(["seed", "photographs"]).psnr.unstack()
+    assert (taught[2] == taught[8])[taught[8].notna()].all()  # it looks at no clean image
 
 
 def test_the_rate_of_restoration_is_the_one_that_the_validation_photograph_chose():

@@ -5,17 +5,20 @@ from typing import Any
 import torch
 
 from kdlab.errors import InputError
+from kdlab.processes import check_gpus
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """ "auto" is CUDA where there is one, else Apple's MPS, else the CPU; any other name is a torch device.
 
     Raises:
-        InputError: a name that torch does not know, or a device that is not here.
+        InputError: a name that torch does not know, a device that is not here, or fewer GPUs than processes.
     """
+    if name == "auto" and torch.cuda.is_available():
+        name = "cuda"
+    if name.startswith("cuda"):
+        check_gpus()
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)

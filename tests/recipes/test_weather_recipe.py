@@ -59,6 +59,11 @@ def test_few_photographs_have_clean_images_and_the_seed_says_which(course):
     assert done.history.total.notna().all()
 
 
+def test_one_stage_learns_the_same_from_however_few_clean_images(course):
+    one, other = (run("one stage", photographs=count).run(*course)[0].state_dict() for count in (3, 8))
+    assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
 def test_a_run_that_is_kept_is_not_made_again(course, monkeypatch, tmp_path):
     monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
     first, done = run("from scratch").run(*course, keep=True)

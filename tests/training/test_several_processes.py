@@ -13,8 +13,8 @@ from parallel_training import train
 from torch.utils.data import DataLoader, TensorDataset
 from weather_folder import grow
 
-from kdlab import InputError
-from kdlab.training import load_model
+from kdlab import InputError, processes
+from kdlab.training import load_model, pick_device
 from kdlab.training.batches import Pieces, in_pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -112,6 +112,18 @@ def test_a_wrong_batch_is_refused_by_both(tmp_path):
     assert said.returncode != 0
     for who in ("kdlab:", "kdlab (process 1):"):
         assert f"{who} a batch of 1 samples cannot be divided into 2 equal pieces" in said.stderr
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_no_two_share_a_gpu(gpus, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(
+        InputError, match=f"has {gpus} GPUs and 2 processes; wanted: a GPU for each. Start torchrun with"
+    ):
+        pick_device("cuda")
+    assert pick_device("cpu") == torch.device("cpu")
 
 
 # --- pieces of a batch, in one process -------------------------------------------------------------------------------
