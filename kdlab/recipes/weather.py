@@ -61,7 +61,7 @@ def weather_teacher(weather: str, device: torch.device = CPU) -> tuple[MSBDN, Mo
 
 
 def weather_student(method: str, device: torch.device = CPU) -> tuple[MSBDN, ModelCard]:
-    """The narrow student after a long run: the one that comes with the course, else trained here and kept, 10 minutes.
+    """The narrow student after a long run: the one that comes with the course, else trained here and kept, an hour.
 
     Args:
         method: "two stages" or "from scratch".
