@@ -204,7 +204,7 @@ def _fit(
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=sgd, scheduler=schedule(sgd, settings.epochs, len(loader)),
         evaluate=lambda model: evaluate(model, data.test, workers=settings.workers), seed=settings.seed,
-        compile=settings.compile, accumulate=settings.accumulate,
+        precision=settings.precision, compile=settings.compile, accumulate=settings.accumulate,
         out=out, card=ModelCard(architecture, data.classes, data.mean, data.std, data.size, recipe=recipe), resume=True,
     )  # fmt: skip
 

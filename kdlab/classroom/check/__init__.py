@@ -35,6 +35,7 @@ from kdlab.classroom.check.pruning import (
     sparse_gradient,
 )
 from kdlab.classroom.check.response import best_epoch, kd_loss, softened, temperature_for, times_smaller, total_loss
+from kdlab.classroom.check.scaling import break_even, pieces, speed_up
 from kdlab.classroom.check.taps import connector_parameters, dangerous, recorded, second_call, shrunk
 from kdlab.classroom.check.weather import brightness, dehazed, densest_haze, hazed, psnr_of_each, streak_angle
 
@@ -46,6 +47,7 @@ __all__ = [
     "average_precision",
     "best_epoch",
     "box_iou",
+    "break_even",
     "brightness",
     "c2f_parameters",
     "carried_alpha",
@@ -74,6 +76,7 @@ __all__ = [
     "overlaps",
     "padded_restoration",
     "pfe",
+    "pieces",
     "psnr_of_each",
     "rate_at",
     "recorded",
@@ -88,6 +91,7 @@ __all__ = [
     "softened",
     "sparse_gradient",
     "spatial_mask",
+    "speed_up",
     "stratified_batches",
     "streak_angle",
     "temperature_for",
