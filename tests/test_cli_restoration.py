@@ -17,7 +17,7 @@ import torch
 from command_line import done, refused, run, same, weights
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
-from weather_folder import drawn, grow, hazy
+from weather_folder import drawn, grow, hazy, rainy
 
 from kdlab.commands import inputs, parsers, restoration_options, restore, train_restorer
 from kdlab.commands.options import DEFAULTS
