@@ -45,18 +45,20 @@ lab: setup  ## open the course in JupyterLab
 # once.
 PARALLEL := TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(LIMIT) $(BIN)/python -m pytest -n auto --maxprocesses 4
 
+NOTEBOOK_TESTS := -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 tutorials
+
 test: $(VENV)/.test  ## check everything: style, types, unit tests, widgets in a browser, every notebook
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(PARALLEL) --dist loadfile --ignore tests/browser tests
 	$(PARALLEL) --dist loadfile --timeout 1500 tests/browser
-	$(PARALLEL) --dist loadscope -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 tutorials
+	$(PARALLEL) --dist loadscope $(NOTEBOOK_TESTS)
 
 # A process at a time, for one GPU. What is only of the CPU (equal bits, threads) is in `make test`.
 test-gpu: $(VENV)/.test  ## on a CUDA GPU: losses, networks and training against the CPU, and every notebook
 	$(BIN)/python -c "import torch; torch.cuda.is_available() or exit('make test-gpu wants a CUDA GPU: kdlab doctor says what PyTorch finds')"
 	$(BIN)/python -m pytest tests/test_devices.py
-	TQDM_DISABLE=1 $(BIN)/python -m pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 tutorials
+	TQDM_DISABLE=1 $(BIN)/python -m pytest $(NOTEBOOK_TESTS)
 
 # Links between chapters then lead to the pages, and those out of the course still to the repository's files.
 course: setup  ## execute all notebooks and write them as web pages to build/course

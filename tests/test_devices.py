@@ -21,10 +21,10 @@ from kdlab.training import ModelCard, classification_metrics, fit, predict_logit
 
 # A GPU's convolutions round their inputs to 10 bits (TF32) unless they are told not to.
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
-HAS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=HAS_CUDA)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 def device(request):
     return torch.device(request.param)
 

@@ -11,7 +11,7 @@ from kdlab.data import ImageSplits, load_digits, load_folders, load_segmentation
 from kdlab.data.catalogue import CLASSIFICATION, RESTORATION
 from kdlab.data.images import printable
 from kdlab.data.masks import NAMED
-from kdlab.data.named import folder_of
+from kdlab.data.named import locate
 from kdlab.data.pair_folders import load_pairs
 from kdlab.data.weather_photos import load_weather
 from kdlab.errors import InputError
@@ -47,7 +47,7 @@ def load_data(
             "folder with train/CLASS/ and val/CLASS/."
         )
     if source != "digits":
-        return load_folders(folder_of(source, CLASSIFICATION), size=size or 224, mean=mean, std=std, augment=augment)
+        return load_folders(locate(source, CLASSIFICATION), size=size or 224, mean=mean, std=std, augment=augment)
     if augment:
         raise InputError("--augment was given with digits, of which many mean another one in a mirror. Leave it out.")
     return load_digits(size or 32, mean, std)
@@ -105,7 +105,7 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
         )
     size = {} if crop is None else {"crop": crop}
     if source != WEATHER:
-        return load_pairs(folder_of(source, RESTORATION), **size)
+        return load_pairs(locate(source, RESTORATION), **size)
     return replace(load_weather(variants=1), name=WEATHER) if only_judged else load_weather(**size)
 
 

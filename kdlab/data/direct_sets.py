@@ -41,12 +41,15 @@ def get(wanted: DirectSet, data: Path, base: str = "") -> Path:
         file.unlink(missing_ok=True)
     record(folder)
     _check_counts(wanted, data)
-    if wanted.name not in CIFAR:
-        return folder
-    written = data / wanted.name
+    written = class_folders(wanted, data)
     if not written.exists():
         write_class_folders(written, {split: list(_cifar(wanted, data, split)) for split in ("train", "val", "test")})
     return written
+
+
+def class_folders(wanted: DirectSet, data: Path) -> Path:
+    """The folder to use: where the set is unpacked, or where CIFAR is written as class folders."""
+    return data / (wanted.name if wanted.name in CIFAR else wanted.folder)
 
 
 def check(wanted: DirectSet, data: Path) -> str:
@@ -55,8 +58,7 @@ def check(wanted: DirectSet, data: Path) -> str:
     Raises:
         InputError: the set is not there, a file is missing or has other bytes, or there are more or fewer images.
     """
-    folders = [data / wanted.folder, *([data / wanted.name] if wanted.name in CIFAR else [])]
-    for folder in folders:
+    for folder in dict.fromkeys((data / wanted.folder, class_folders(wanted, data))):
         if not (folder / MANIFEST).exists():
             raise InputError(f"{wanted.title} is not in {printable(data)}, or not wholly: get it first.")
         found = differences(folder)

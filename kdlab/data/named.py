@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from kdlab.data.catalogue import DirectSet, RestorationSet
+from kdlab.data.direct_sets import class_folders
 from kdlab.data.images import printable
+from kdlab.data.restoration_sets import folder_of
 from kdlab.errors import InputError
 
 DATA = Path("data")  # where the scripts put everything, unless they are told another place
-AS_CLASS_FOLDERS = ("cifar10", "cifar100")  # their own files are other ones
 
 
-def folder_of(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSet, ...]) -> Path:
+def locate(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSet, ...]) -> Path:
     """The folder of a set that is named, such as ``data/imagenette2-160`` of "imagenette-160"; any other path as it is.
 
     A folder of that name in the working directory goes before the set.
@@ -23,9 +24,11 @@ def folder_of(source: str | Path, sets: tuple[DirectSet, ...] | tuple[Restoratio
     if path.exists() or str(source) not in known:
         return path
     wanted = known[str(source)]
-    folder = DATA / (wanted.name if wanted.name in AS_CLASS_FOLDERS else wanted.folder or wanted.name)
+    if isinstance(wanted, DirectSet):
+        script, folder = "get_classification", class_folders(wanted, DATA)
+    else:
+        script, folder = "get_restoration", folder_of(wanted, DATA)
     if not folder.is_dir():
-        script = "get_classification" if isinstance(wanted, DirectSet) else "get_restoration"
         raise InputError(
             f"{wanted.title} is not in {printable(folder)}. Get it with: python data_scripts/{script}.py {wanted.name}"
         )

@@ -9,7 +9,7 @@ from weather_folder import grow
 from kdlab import InputError
 from kdlab.commands.inputs import load_data, load_restoration
 from kdlab.data.catalogue import CLASSIFICATION, RESTORATION
-from kdlab.data.named import folder_of
+from kdlab.data.named import locate
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +29,14 @@ def here(tmp_path, monkeypatch):
 )
 def test_a_name_is_the_folder_that_its_script_made(name, sets, folder):
     Path(folder).mkdir(parents=True)
-    assert folder_of(name, sets) == Path(folder)
+    assert locate(name, sets) == Path(folder)
 
 
 def test_a_folder_of_that_name_goes_first_and_any_other_path_is_what_it_is(here):
     (here / "data" / "cifar10").mkdir(parents=True)
     (here / "cifar10").mkdir()
-    assert folder_of("cifar10", CLASSIFICATION) == Path("cifar10")
-    assert folder_of("my photographs", CLASSIFICATION) == Path("my photographs")
+    assert locate("cifar10", CLASSIFICATION) == Path("cifar10")
+    assert locate("my photographs", CLASSIFICATION) == Path("my photographs")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_folder_of_that_name_goes_first_and_any_other_path_is_what_it_is(here)
 )
 def test_what_has_not_been_got_is_said_with_the_command(name, sets, said):
     with pytest.raises(InputError, match=said):
-        folder_of(name, sets)
+        locate(name, sets)
 
 
 def test_the_commands_take_them_by_name(here):
