@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from cifar_files import write_cifar100
 from parallel_training import train
 from torch.utils.data import DataLoader, TensorDataset
 from weather_folder import grow
@@ -103,6 +104,16 @@ def test_a_whole_command_on_two_processes(tmp_path):
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("best epoch") == 1
     assert load_model(out / "last.safetensors")[1].metrics["epoch"] == 2
+
+
+def test_the_published_comparison_on_two_processes(tmp_path, monkeypatch):
+    data, where = write_cifar100(tmp_path / "data", monkeypatch), ["--out", tmp_path / "runs", "--device", "cpu"]
+    words = ["reproduce", "cifar100", "--pair", "resnet56-resnet20", "--method", "crd", "--epochs", 1, "--seeds", 1]
+    said = on_two(HERE / "parallel_reproduce.py", *words, "--data", data, *where)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("crd, seed 0") == 1
+    table = pd.read_csv(tmp_path / "runs" / "resnet56-resnet20" / "1-epochs" / "table.csv")
+    assert table.method.tolist() == ["teacher", "crd"]
 
 
 def test_a_wrong_batch_is_refused_by_both(tmp_path):
