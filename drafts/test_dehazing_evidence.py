@@ -21,5 +21,5 @@ def test_the_table_of_dehazing_is_the_summary_of_all_its_runs():
 def test_rate_and_weight_of_dehazing_are_those_that_the_validation_photograph_chose():
     path, missing = evidence.FOLDER / "dehazing_tuning.csv", lambda run: pytest.fail(f"there is no {run}")
     tuning = evidence.make(path, evidence.dehazing_tuning(), missing)
-    evidence._check_rate(tuning[tuning.method == "alone"], evidence.HazeRun.lr, "dehazing")
+    evidence._check_rate(tuning[tuning.method == "alone"], evidence.HazeRun.lr, "haze")
     evidence.check_weights(tuning[tuning.method != "alone"], "val_psnr", evidence.haze.METHODS, "haze")

@@ -20,7 +20,8 @@ from kdlab.training.checkpoints import LAST
 TRANSFER = 1.0  # weighs the distance to the teacher's map: as published
 METHODS = {"alone": 0.0, "knowledge transfer": TRANSFER, "super-resolution": 0.0, "both": TRANSFER}
 WITH_BRANCH = ("super-resolution", "both")
-LONG = 36  # epochs of the networks that come with the course, one of which teaches all runs
+EPOCHS, LR = 24, 4e-3  # of the comparison
+TEACHER_EPOCHS = 36  # of the one that teaches all runs
 FROZEN_FROM = 0.75  # of a run: from then on the statistics of BatchNorm stay
 
 
@@ -35,7 +36,7 @@ def clean_teacher(device: torch.device = CPU) -> tuple[DehazingTeacher, ModelCar
     found = load_from_zoo("clean_teacher")
     if found is None:
         data = load_haze()
-        settings = budget(LONG)
+        settings = budget(TEACHER_EPOCHS)
         out = cached("clean-teacher", recipe_of(data, settings, **NARROW_TEACHER))
         teach(data, settings, out=out, architecture=NARROW_TEACHER, weights="none", resume=True, device=device)
         found = load_model(out)
@@ -45,7 +46,7 @@ def clean_teacher(device: torch.device = CPU) -> tuple[DehazingTeacher, ModelCar
 
 
 def haze_student(method: str, device: torch.device = CPU) -> tuple[KTDN, ModelCard]:
-    """A method's narrow student after a long run: the one that comes with the course, else trained here and kept.
+    """A method's narrow student, seed 0 of the comparison: the one that comes with the course, else trained and kept.
 
     Args:
         method: a name of :data:`METHODS`.
@@ -53,7 +54,7 @@ def haze_student(method: str, device: torch.device = CPU) -> tuple[KTDN, ModelCa
     Raises:
         InputError: an unknown method.
     """
-    run = HazeRun(method, METHODS.get(method, 0.0), seed=0, epochs=LONG)
+    run = HazeRun(method, METHODS.get(method, 0.0), seed=0, epochs=EPOCHS)
     found = load_from_zoo(zoo_name(method))
     if found is None:
         data, (teacher, _) = load_haze(), clean_teacher(device)
@@ -86,8 +87,8 @@ class HazeRun:
     method: str
     weight: float
     seed: int
-    epochs: int = FAST.epochs
-    lr: float = FAST.lr
+    epochs: int = EPOCHS
+    lr: float = LR
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

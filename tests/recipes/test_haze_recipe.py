@@ -72,7 +72,8 @@ def test_teacher_and_students_are_trained_where_they_did_not_come_with_the_cours
     monkeypatch.setenv("KDLAB_RETRAIN", "1")
     monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
     monkeypatch.setattr(haze, "load_haze", lambda: data)
-    monkeypatch.setattr(haze, "LONG", 2)
+    monkeypatch.setattr(haze, "TEACHER_EPOCHS", 2)
+    monkeypatch.setattr(haze, "EPOCHS", 2)
     taught, card = haze.clean_teacher()
     assert card.recipe["task"] == "auto-encode"
     student, card = haze.haze_student("both")
