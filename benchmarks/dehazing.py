@@ -36,7 +36,7 @@ from kdlab.training import SelfEnsemble
 from kdlab.training.self_ensemble import POSITIONS
 
 PAIRS = {"narrow": (NARROW, NARROW_TEACHER), "published": ({}, {})}
-CHAPTERS: list[str] = []
+CHAPTERS = ["10_dehazing_srktdn"]
 PACKAGES = ["torch", "torchvision", "timm", "kdlab"]
 
 

@@ -279,7 +279,7 @@ def summarise(
 
 def verdict(gains: np.ndarray) -> str:
     """The word for paired gains: "beats", "no difference" or "worse"."""
-    if abs(gains.mean()) <= half_interval(gains):
+    if not abs(gains.mean()) > half_interval(gains):  # NaN of a single run, which proves nothing
         return "no difference"
     return "beats" if gains.mean() > 0 else "worse"
 

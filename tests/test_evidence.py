@@ -19,7 +19,12 @@ spec.loader.exec_module(evidence)
 
 @pytest.mark.parametrize(
     ("gains", "word"),
-    [([0.1, 0.11, 0.09, 0.1, 0.12], "beats"), ([-0.1, -0.12, -0.1], "worse"), ([0.1, -0.1, 0.02], "no difference")],
+    [
+        ([0.1, 0.11, 0.09, 0.1, 0.12], "beats"),
+        ([-0.1, -0.12, -0.1], "worse"),
+        ([0.1, -0.1, 0.02], "no difference"),
+        ([5.0], "no difference"),
+    ],
 )
 def test_the_verdict_is_on_whether_the_interval_leaves_out_zero(gains, word):
     assert evidence.verdict(np.array(gains)) == word
@@ -184,6 +189,25 @@ def test_a_table_of_dehazing_is_paired_by_seed_and_stops_where_the_recipe_was_no
     chosen *= 10
     with pytest.raises(SystemExit, match="haze.py has other weights than were chosen.*knowledge transfer"):
         evidence.run_dehazing(jobs=1)
+
+
+def test_the_table_of_dehazing_is_the_summary_of_all_its_runs():
+    table = pd.read_csv(evidence.FOLDER / "dehazing.csv", comment="#")
+    path, missing = evidence.FOLDER / "dehazing_runs.csv", lambda run: pytest.fail(f"there is no {run}")
+    runs = evidence.make(path, evidence.dehazing_runs(), missing)
+    metrics = ["psnr", *(name for name in runs if name.startswith(("psnr_", "ssim")))]
+    summary = evidence.summarise(runs, evidence.DEHAZING, ["seed"], "alone", metrics)
+    hazy, students = table.iloc[0], table.iloc[1:].reset_index(drop=True)
+    pd.testing.assert_frame_equal(students[summary.columns], summary, check_dtype=False)
+    assert (students.seeds == len(evidence.DEHAZING_SEEDS)).all()
+    assert hazy.method == "hazy input"
+
+
+def test_rate_and_weight_of_dehazing_are_those_that_the_validation_photograph_chose():
+    path, missing = evidence.FOLDER / "dehazing_tuning.csv", lambda run: pytest.fail(f"there is no {run}")
+    tuning = evidence.make(path, evidence.dehazing_tuning(), missing)
+    evidence._check_rate(tuning[tuning.method == "alone"], evidence.HazeRun.lr, "haze")
+    evidence.check_weights(tuning[tuning.method != "alone"], "val_psnr", evidence.haze.METHODS, "haze")
 
 
 def test_runs_side_by_side_are_those_that_one_after_the_other_would_be(tmp_path):
