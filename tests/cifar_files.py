@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,16 @@ def write_cifar100(data: Path, patch: pytest.MonkeyPatch, train: int = 16, test:
         return pickle.dumps({"data": images.reshape(count, 3072), "fine_labels": labels})
 
     meta = pickle.dumps({"fine_label_names": [f"class {number:02}" for number in range(100)]})
-    md5 = {}
     for name, content in {"train": split(train), "test": split(test), "meta": meta}.items():
         (folder / name).write_bytes(content)
-        md5[name] = hashlib.md5(content).hexdigest()
-    patch.setattr(datasets.CIFAR100, "train_list", [["train", md5["train"]]])
-    patch.setattr(datasets.CIFAR100, "test_list", [["test", md5["test"]]])
-    patch.setattr(datasets.CIFAR100, "meta", datasets.CIFAR100.meta | {"md5": md5["meta"]})
+    trust(data, patch.setattr)
     return data
+
+
+def trust(data: Path, setattr: Callable[..., None] = setattr) -> None:
+    """Have torchvision want the hashes of what :func:`write_cifar100` has written, in this process."""
+    folder = data / "cifar-100-python"
+    md5 = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("train", "test", "meta")}
+    setattr(datasets.CIFAR100, "train_list", [["train", md5["train"]]])
+    setattr(datasets.CIFAR100, "test_list", [["test", md5["test"]]])
+    setattr(datasets.CIFAR100, "meta", datasets.CIFAR100.meta | {"md5": md5["meta"]})
