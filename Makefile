@@ -51,7 +51,7 @@ test: $(VENV)/.test  ## check everything: style, types, unit tests, widgets in a
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(PARALLEL) --dist loadfile --ignore tests/browser tests
-	$(PARALLEL) --dist loadfile --timeout 1500 tests/browser
+	$(PARALLEL) --dist loadfile --no-loadscope-reorder --timeout 1500 tests/browser
 	$(PARALLEL) --dist loadscope $(NOTEBOOK_TESTS)
 
 # A process at a time, for one GPU. What is only of the CPU (equal bits, threads) is in `make test`.

@@ -12,6 +12,19 @@ from .lab import CHAPTER_SECONDS, Lab, Notebook
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The last chapters first: they run for longest, and a process that begins one at the end is waited for."""
+    mine = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    by_chapter = sorted((items[number] for number in mine), key=_chapter, reverse=True)
+    for number, item in zip(mine, by_chapter, strict=True):
+        items[number] = item
+
+
+def _chapter(item: pytest.Item) -> str:
+    module = item.getparent(pytest.Module)
+    return getattr(module and module.obj, "CHAPTER", "")
+
+
 @pytest.fixture(scope="session")
 def tutorials() -> Path:
     """The folder of the course's notebooks."""
