@@ -98,7 +98,7 @@ def test_the_table_of_restoration_is_the_summary_of_all_its_runs():
     path, missing = evidence.FOLDER / "weather_runs.csv", lambda run: pytest.fail(f"there is no {run}")
     runs = evidence.make(path, evidence.weather_runs(), missing)
     metrics = ["psnr", *(name for name in runs if name.startswith(("psnr_", "ssim")))]
-    summary = evidence.summarise(runs, evidence.WEATHER, ["photographs", "seed"], "from scratch", metrics)
+    summary = evidence.summarise_weather(runs, metrics)
     degraded, students = table.iloc[0], table.iloc[1:].reset_index(drop=True)
     pd.testing.assert_frame_equal(students[summary.columns], summary, check_dtype=False)
     assert students[students.photographs == 8].seeds.eq(len(evidence.WEATHER_SEEDS)).all()
