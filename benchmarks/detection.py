@@ -28,7 +28,7 @@ SAMPLES = {"train": 256, "val": 4}
 TIMED = 2  # epochs of a run, after one that does not count
 KEEPS = (0.75, 0.5)
 NETWORKS = {"half of n, 128x128": (detection.WIDTH, detection.SIZE), "n, 640x640": (0.25, 640)}
-CHAPTERS: list[str] = []  # until its table is there
+CHAPTERS = ["06_prune_and_distil_yolov8"]
 PACKAGES = ["torch", "torchvision", "ultralytics", "kdlab"]
 
 

@@ -127,8 +127,9 @@ def test_every_detector_is_compared_with_one_that_was_fine_tuned_from_the_same_p
     baselines = [(run.keep, run.seed) for run in runs if run.method == "fine-tuned"]
     assert len(set(baselines)) == len(baselines)
     assert {(run.keep, run.seed) for run in runs} == set(baselines)
-    budgets = {run.epochs for run in runs if run.method in ("fine-tuned", *evidence.DETECTION_CENTRES)}
-    assert budgets == {run.epochs for run in tuning} == {evidence.detection.EPOCHS}
+    budgets = {run.epochs for run in runs if run.method in ("fine-tuned", *evidence.DETECTION_WEIGHTS)}
+    assert budgets == {evidence.detection.EPOCHS}
+    assert {run.epochs for run in tuning} == {evidence.detection.EPOCHS // 2}
     assert {run.seed for run in tuning}.isdisjoint(evidence.DETECTION_SEEDS)
 
 
@@ -156,6 +157,19 @@ def test_a_table_of_detection_is_made_of_runs_of_which_some_train_nothing(tmp_pa
     assert (row.verdict, row.gain, row.seeds, row.seconds) == ("beats", pytest.approx(0.1), 3, 2.0)
     assert table.query("method == 'pruned'").seconds.eq(0).all()
     assert len(table) == len(set(map(tuple, table[evidence.DETECTION].to_numpy())))
+
+
+def test_the_table_of_detection_is_the_summary_of_all_its_runs_with_the_weights_that_were_chosen():
+    table = pd.read_csv(evidence.FOLDER / "detection.csv", comment="#")
+    missing = lambda run: pytest.fail(f"there is no {run}")  # noqa: E731
+    tuning = evidence.make(evidence.FOLDER / "detection_tuning.csv", evidence.detection_tuning(), missing)
+    evidence.check_weights(tuning, "val_map50_95", evidence.detection.METHODS, "detection")
+    runs = evidence.make(evidence.FOLDER / "detection_runs.csv", evidence.detection_runs(), missing)
+    summary = evidence.summarise(
+        runs, evidence.DETECTION, ["keep", "seed"], "fine-tuned", evidence.detection.METRICS
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(table[summary.columns], summary, check_dtype=False)
+    assert table[table.keep == evidence.detection.KEEP].seeds.eq(len(evidence.DETECTION_SEEDS)).all()
 
 
 def test_the_runs_of_dehazing_share_one_budget_and_were_tuned_on_another_seed():

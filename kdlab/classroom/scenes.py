@@ -90,6 +90,7 @@ def show_pictures(
     classes: Sequence[str] = (),
     legend: Mapping[str, str] | None = None,
     width: float = 1.3,
+    photographs: bool = False,
 ) -> None:
     """Pictures in rows, each row with its name at the left.
 
@@ -99,6 +100,7 @@ def show_pictures(
         titles: above the columns.
         classes, legend: which colour stands for which class, or for anything else, is said below.
         width: of one picture, in inches.
+        photographs: as :func:`kdlab.classroom.show` has it.
     """
     columns = max(len(pictures) for pictures in rows.values())
     fig, axes = figure(len(rows), columns, width=width, height=width, squeeze=False)
@@ -115,7 +117,7 @@ def show_pictures(
     if colours:
         patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
         fig.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8, handlelength=1.0)
-    show(fig, alt)
+    show(fig, alt, photographs=photographs)
 
 
 def _bytes(colours: Sequence[str]) -> UInt8[Tensor, "k 3"]:

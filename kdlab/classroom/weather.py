@@ -6,14 +6,12 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import torch
-from IPython.display import HTML, display
 from jaxtyping import Float, UInt8
 from PIL import Image as Picture
 from torch import Tensor
 
-from kdlab.classroom.figures import figure
+from kdlab.classroom.figures import figure, show
 from kdlab.classroom.panel import Panel, choice, slider
 from kdlab.data.weather import WEATHERS, add_haze, add_rain, add_snow
 from kdlab.errors import InputError, unknown
@@ -149,7 +147,8 @@ def photograph_html(pixels: Pixels, caption: str, width: int) -> str:
     """A photograph with its caption under it, in its own proportions: for a widget's view."""
     png = io.BytesIO()
     Picture.fromarray(pixels.numpy()).save(png, format="png", compress_level=1)
-    picture = _image(png.getvalue(), "png", caption, f'width="{width}"')
+    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    picture = f'<img alt="{html.escape(caption)}" width="{width}" src="{source}">'
     return (
         f'<figure style="margin: 0; width: {width}px">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
     )
@@ -160,8 +159,6 @@ def show_photographs(
 ) -> None:
     """Photographs in rows, each row with its name at the left, in the proportions of the first.
 
-    Shown as a JPEG, a fifth of the bytes of the PNG that :func:`kdlab.classroom.show` makes.
-
     Args:
         rows: from a row's name to its photographs; as many in each.
         alt: one sentence that says what they show, the finding included.
@@ -171,8 +168,6 @@ def show_photographs(
     Raises:
         InputError: an empty text.
     """
-    if not alt.strip():
-        raise InputError("show_photographs got an empty text; wanted: a sentence that says what they show.")
     pictures = list(rows.values())
     height, across = pictures[0][0].shape[1:]
     fig, axes = figure(len(rows), len(pictures[0]), width=width, height=width * height / across + 0.15, squeeze=False)
@@ -185,12 +180,4 @@ def show_photographs(
         line[0].set_ylabel(name, fontsize=8)
     for ax, title in zip(axes[0], titles, strict=False):
         ax.set_title(title, fontsize=8)
-    jpeg = io.BytesIO()
-    fig.savefig(jpeg, format="jpeg", bbox_inches="tight", pil_kwargs={"quality": 85})
-    plt.close(fig)
-    display(HTML(_image(jpeg.getvalue(), "jpeg", alt, 'style="max-width: 100%"')))
-
-
-def _image(data: bytes, kind: str, alt: str, look: str) -> str:
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return f'<img alt="{html.escape(alt)}" {look} src="{source}">'
+    show(fig, alt, photographs=True)

@@ -3,6 +3,7 @@
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -26,6 +27,15 @@ def test_a_figure_is_shown_with_its_alt_text_and_closed(displayed):
     show(fig, 'rises from "0" to 1')
     assert displayed[0].startswith('<img alt="rises from &quot;0&quot; to 1" src="data:image/png;base64,')
     assert not plt.fignum_exists(fig.number)
+
+
+def test_a_figure_of_photographs_takes_fewer_bytes(displayed):
+    for photographs in (False, True):
+        fig, ax = figure(width=2, height=2)
+        ax.imshow(np.random.default_rng(0).random((64, 64, 3)))
+        show(fig, "noise", photographs=photographs)
+    assert 'src="data:image/jpeg;base64,' in displayed[1]
+    assert len(displayed[1]) < len(displayed[0]) / 2
 
 
 def test_a_figure_without_alt_text_is_refused():

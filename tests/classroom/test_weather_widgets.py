@@ -103,7 +103,7 @@ def test_pixels_beyond_the_range_are_cut():
 
 def test_photographs_are_shown_with_their_text(photograph, monkeypatch):
     shown = []
-    monkeypatch.setattr("kdlab.classroom.weather.display", lambda html: shown.append(html.data))
+    monkeypatch.setattr("kdlab.classroom.figures.display", lambda html: shown.append(html.data))
     rows = {"before": [photograph] * 2, "after": [photograph] * 2}
     show_photographs(rows, "four < five", titles=["a", "b"])
     (html,) = shown
