@@ -160,14 +160,12 @@ def test_a_table_of_detection_is_made_of_runs_of_which_some_train_nothing(tmp_pa
 
 
 def test_the_table_of_detection_is_the_summary_of_all_its_runs_with_the_weights_that_were_chosen():
-    table = pd.read_csv(evidence.FOLDER / "detection.csv", comment="#")
-    missing = lambda run: pytest.fail(f"there is no {run}")  # noqa: E731
-    tuning = evidence.make(evidence.FOLDER / "detection_tuning.csv", evidence.detection_tuning(), missing)
+    folder, missing = evidence.FOLDER, lambda run: pytest.fail(f"there is no {run}")
+    table = pd.read_csv(folder / "detection.csv", comment="#")
+    tuning = evidence.make(folder / "detection_tuning.csv", evidence.detection_tuning(), missing)
     evidence.check_weights(tuning, "val_map50_95", evidence.detection.METHODS, "detection")
-    runs = evidence.make(evidence.FOLDER / "detection_runs.csv", evidence.detection_runs(), missing)
-    summary = evidence.summarise(
-        runs, evidence.DETECTION, ["keep", "seed"], "fine-tuned", evidence.detection.METRICS
-    )  # fmt: skip
+    runs = evidence.make(folder / "detection_runs.csv", evidence.detection_runs(), missing)
+    summary = evidence.summarise(runs, evidence.DETECTION, ["keep", "seed"], "fine-tuned", evidence.detection.METRICS)
     pd.testing.assert_frame_equal(table[summary.columns], summary, check_dtype=False)
     assert table[table.keep == evidence.detection.KEEP].seeds.eq(len(evidence.DETECTION_SEEDS)).all()
 

@@ -22,8 +22,7 @@ def test_a_committed_notebook_keeps_the_rules(path):
 def test_the_course_has_its_chapters():
     names = [
         "00_start_here", "01_response_distillation", "02_taps_and_connectors", "03_the_loss_zoo",
-        "04_channel_wise_distillation", "05_masked_generative_distillation",
-        "06_prune_and_distil_yolov8",
+        "04_channel_wise_distillation", "05_masked_generative_distillation", "06_prune_and_distil_yolov8",
         "07_weather_and_teachers", "08_knowledge_collation", "09_knowledge_examination",
         "10_dehazing_srktdn", "11_scaling_up",
     ]  # fmt: skip

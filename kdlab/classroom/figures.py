@@ -48,7 +48,7 @@ def show(drawn: Figure, alt: str, *, photographs: bool = False) -> None:
     """Show a figure under the cell, with ``alt``: one sentence that says what it shows, the finding included.
 
     Args:
-        photographs: whether it is mostly these: a JPEG then, of a fifth of the bytes.
+        photographs: whether it is mostly these: a JPEG then, of far fewer bytes.
 
     Raises:
         InputError: an empty text.

@@ -31,7 +31,7 @@ SIZE = 128  # pixels a side
 SAMPLES = {"train": 500, "val": 100, "test": 300}
 STRENGTH = 1e-2  # of the penalty on the gammas, as published
 AT_LEAST = 4  # channels that stay in a layer; the published 8 are of a network twice as wide
-KEEP = 0.15  # down to a quarter the cut is free: seven in ten of the dense one's gammas are next to 0
+KEEP = 0.15  # down to a quarter the cut costs little: seven in ten of the dense one's gammas are next to 0
 EPOCHS = 20  # of a pruned detector
 # Of the dense one. AdamW moves a gamma by about the rate at a step: from 1 to 0 it takes rates that add up to 1 at
 # least, and these come to almost 2. A pruned one takes ultralytics' own rate, which is half of it.
