@@ -27,6 +27,10 @@ LIMIT := $(if $(shell command -v timeout 2>/dev/null),timeout 2400)
 # many times faster so, and on an idle machine as fast.
 export OMP_WAIT_POLICY := PASSIVE
 
+# A notebook checks shapes while it imports, and what is imported so has compiled files of its own. Where none may be written,
+# each kernel compiles scipy and others anew, for ten seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
