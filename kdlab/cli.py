@@ -31,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, NonFiniteLossError) as error:
         return _fail(error, WRONG)
     except KeyboardInterrupt:
-        trained = args.command in ("teach", "distill") or getattr(args, "step", None) in TRAINED
-        resume = " with --resume" if trained else ""
-        goes_on = trained or args.command == "reproduce"
+        resume = "" if args.command == "reproduce" else " with --resume"
+        goes_on = _trains(args)
         hint = f". The same command{resume} goes on after the last whole epoch." if goes_on else "."
         return _fail(f"interrupted{hint}", INTERRUPTED)
     except BrokenPipeError:
@@ -48,8 +47,21 @@ def _fail(message: object, status: int) -> int:
     return status
 
 
+def _trains(args: argparse.Namespace) -> bool:
+    return args.command in ("teach", "distill", "reproduce") or getattr(args, "step", None) in TRAINED
+
+
 def _run(args: argparse.Namespace) -> int:
     # Imported only now: PyTorch takes seconds to load, and --help shall answer at once.
+    if not _trains(args):
+        return _command(args)
+    from kdlab.processes import joined_by_torchrun
+
+    with joined_by_torchrun():
+        return _command(args)
+
+
+def _command(args: argparse.Namespace) -> int:
     match args.command:
         case "teach":
             from kdlab.commands.train import teach as command
@@ -69,9 +81,4 @@ def _run(args: argparse.Namespace) -> int:
             from kdlab.doctor import report
 
             return report()
-    if args.command not in ("teach", "distill", "reproduce"):
-        return command(args)
-    from kdlab.processes import joined_by_torchrun
-
-    with joined_by_torchrun():
-        return command(args)
+    return command(args)

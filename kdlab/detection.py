@@ -27,7 +27,7 @@ class YoloSettings:
 
     Args:
         epochs: rounds over the training images; 50 as published for sparse training and fine-tuning.
-        batch: images at a time.
+        batch: images at a time, however many processes share them.
         imgsz: to which an image's longer side is scaled, in pixels; a multiple of 32.
         lr: AdamW's learning rate; None leaves optimiser and rate to ultralytics, which goes by classes and steps.
         workers: processes that load images; on a CPU always 0.

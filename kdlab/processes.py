@@ -5,7 +5,7 @@ batch is what it is, however many share it.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any, TypeVar
 
@@ -86,6 +86,25 @@ def from_first(make: Callable[[], Made]) -> Made:
     return made[0]
 
 
+def from_all(own: Made) -> list[Made]:
+    """What each has, in the order of their places."""
+    if count() == 1:
+        return [own]
+    made: list[Any] = [None] * count()
+    dist.all_gather_object(made, own)
+    return made
+
+
+@contextmanager
+def first_leads() -> Iterator[None]:
+    """The others enter when the first has left: they find what it wrote, and do not write it once more beside it."""
+    if not is_first():
+        wait_for_all()
+    yield
+    if is_first():
+        wait_for_all()
+
+
 def wait_for_all() -> None:
     """Go on when all have come to here."""
     if count() > 1:
@@ -114,8 +133,7 @@ def of_all(share: Tensor) -> Tensor:
     """
     if count() == 1:
         return share
-    shares: list[Any] = [None] * count()
-    dist.all_gather_object(shares, share)
+    shares = from_all(share)
     whole = share.new_empty(sum(map(len, shares)), *share.shape[1:])
     for place, one in enumerate(shares):
         whole[place :: count()] = one
@@ -147,6 +165,25 @@ def average_buffers(module: nn.Module) -> None:
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(mean(buffer))
+
+
+@torch.no_grad()
+def take_from_first(module: nn.Module) -> None:
+    """Make parameters and buffers those of the first process."""
+    if count() > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor, 0)
+
+
+@torch.no_grad()
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up what each process has, for a loss that is a sum over its part of the batch; all lack the same ones."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if count() > 1:
+        whole = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(whole)
+        for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 def in_parallel(objective: nn.Module) -> nn.Module:

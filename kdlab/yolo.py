@@ -9,6 +9,8 @@ runs.
 >>> prune_yolo(sparse.best, "runs/pruned.pt", keep=0.5)
 >>> distil("runs/pruned.pt", sparse.best, "scenes", Distillation("cwd"), YoloSettings(epochs=100), out="runs/student")
 
+Where torchrun has started several processes (:mod:`kdlab.processes`), they train one detector together.
+
 The trainers also serve a program that uses ultralytics already:
 
 >>> YOLO("pruned.pt").train(trainer=partial(DistillTrainer, teacher="dense.pt"), data="data.yaml", epochs=100)
@@ -17,12 +19,14 @@ The trainers also serve a program that uses ultralytics already:
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import ExitStack, contextmanager
+from copy import copy, deepcopy
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -38,7 +42,7 @@ from torch.optim import Optimizer
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlab import pruning
+from kdlab import processes, pruning
 from kdlab.data.images import open_image
 from kdlab.detection import STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
 from kdlab.distill import Distiller, Taps, Term
@@ -47,6 +51,7 @@ from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
+from kdlab.training.loop import seed_everything
 
 TESTED = "8.4.190"
 GET_IT = f"{__name__} needs ultralytics {TESTED}; get it with: pip install kdlab[yolo]"
@@ -75,7 +80,8 @@ try:
 except PackageNotFoundError as error:
     raise InputError(f"ultralytics is not installed. {GET_IT}") from error
 
-print(f"{__name__} uses ultralytics {TESTED}, which is under the AGPL-3.0: https://ultralytics.com/license")
+if processes.is_first():
+    print(f"{__name__} uses ultralytics {TESTED}, which is under the AGPL-3.0: https://ultralytics.com/license")
 
 Model = str | Path | nn.Module
 LAST, BEST, RESULTS = "weights/last.pt", "weights/best.pt", "results.csv"
@@ -102,11 +108,13 @@ def sparse_train(
         data: a data.yaml in ultralytics' format, or the folder that it is in.
         out: folder of the run; its weights are in ``weights/``.
         strength: of the penalty at the start, as published; it falls by epoch to a tenth.
-        resume: go on with the run in ``out`` that was interrupted, after its last whole epoch.
+        resume: go on with the run in ``out`` that was interrupted, after its last whole epoch, with any number of
+            processes.
         device: "auto", or one device of torch.
 
     Raises:
-        InputError: what cannot be used: weights, data, settings, ``out``, the device.
+        InputError: what cannot be used: weights, data, settings, ``out``, the device; a batch that the processes cannot
+            share equally.
     """
     check_weight("strength", strength)
     return _train(SparseTrainer, {"strength": strength}, model, data, settings, out, resume, device)
@@ -285,7 +293,7 @@ def evaluate(
     described = read_data(data, split)
     check_classes("model", detector, described["names"])
     overrides = {
-        "data": described["yaml_file"], "split": split, "imgsz": imgsz, "batch": batch, "device": str(chosen),
+        "data": described["yaml_file"], "split": split, "imgsz": imgsz, "batch": batch, "device": _as_told(chosen),
         "plots": False, "workers": 0, "mode": "val",
     }  # fmt: skip
     with _silent(), TemporaryDirectory() as folder:
@@ -323,7 +331,7 @@ def predict(
     chosen = pick_device(device)
     detector = load_model(model)
     rows: list[tuple] = []
-    overrides = {"imgsz": imgsz, "conf": confidence, "device": str(chosen), "save": False, "mode": "predict"}
+    overrides = {"imgsz": imgsz, "conf": confidence, "device": _as_told(chosen), "save": False, "mode": "predict"}
     with _silent(), TemporaryDirectory() as folder:
         predictor = DetectionPredictor(overrides=overrides | {"save_dir": folder, "verbose": False})
         predictor.setup_model(deepcopy(detector), verbose=False)  # which it moves, freezes and fuses
@@ -590,11 +598,11 @@ def _ready(model: DetectionModel) -> DetectionModel:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without ultralytics' log and downloads."""
+    """Without ultralytics' log, its downloads, and its own view of several processes."""
     level = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
     try:
-        with _without_downloads():
+        with _without_downloads(), _alone():
             yield
     finally:
         LOGGER.setLevel(level)
@@ -608,6 +616,21 @@ def _without_downloads() -> Iterator[None]:
         mock.patch("ultralytics.engine.trainer.check_amp", lambda model: _device(model).type == "cuda"),
         mock.patch("ultralytics.utils.downloads.safe_download", side_effect=ConnectionError("kdlab downloads nothing")),
     ):
+        yield
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """As if this process were the only one, whatever torchrun has told it: what is shared, kdlab shares.
+
+    By itself ultralytics would take the group for one of GPUs, on a single machine.
+    """
+    with ExitStack() as stack:
+        for module in [module for name, module in sys.modules.items() if name.startswith("ultralytics.")]:
+            for name in {"RANK", "LOCAL_RANK"} & vars(module).keys():
+                stack.enter_context(mock.patch.object(module, name, -1))
+        if not processes.is_first():  # what follows a run, such as MLflow, follows the first process
+            stack.enter_context(mock.patch("ultralytics.utils.callbacks.add_integration_callbacks"))
         yield
 
 
@@ -857,6 +880,105 @@ def tapped_channels(
     return {layer: (own[1], other[1]) for layer, (own, other) in shapes.items()}
 
 
+class _OneOfSeveral(Trainer):
+    """One of several processes that train a detector together, mixed into a trainer; to ultralytics each is alone.
+
+    All draw the same batches, and each computes its part of them; as the loss is a sum over images, the gradients are
+    added up. Each also validates its part. The first alone writes.
+    """
+
+    loss: Any
+    tloss: Any
+
+    def build_dataset(self, *args: Any, **options: Any) -> Any:
+        with processes.first_leads():  # it caches what the labels say
+            return super().build_dataset(*args, **options)
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
+        batches = loader.batch_sampler.sampler
+        if mode == "train":
+            loader.batch_sampler.sampler = _Parts(batches)
+            return loader
+        images, several = len(loader.dataset), processes.count()
+        if images < several:
+            raise InputError(f"there are {images} validation images for {several} processes; wanted: one for each.")
+        parts = [batch[processes.own_place() :: several] for batch in batches]
+        loader.batch_sampler.sampler = [part for part in parts if part]
+        return loader
+
+    def _build_train_pipeline(self) -> None:
+        if self.optimizer is not None:  # ultralytics would go on with half of the batch, in this process alone
+            raise InputError(
+                f"{self.device} is out of memory for this process's part of a batch; wanted: a smaller batch, or more "
+                "processes."
+            )
+        super()._build_train_pipeline()
+
+    def get_validator(self) -> Any:
+        return _SharedValidator(
+            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
+        )
+
+    def _setup_train(self) -> None:
+        super()._setup_train()
+        for module in (self.model, self.ema.ema):
+            processes.take_from_first(module)
+        seed = self.args.seed + 1_009 * processes.own_place()
+        seed_everything(seed)  # the same batches, but other crops of them, and other features masked
+        self.train_loader.generator = torch.Generator().manual_seed(seed)  # which seeds its workers
+
+    def optimizer_step(self) -> None:
+        processes.sum_gradients(self.model.parameters())
+        super().optimizer_step()
+
+    def validate(self) -> Any:
+        for module in (self.model, self.ema.ema):
+            processes.average_buffers(module)
+        self.loss = processes.mean(self.loss.detach())  # NaN in one process is NaN in all, which then go back together
+        self.tloss = {name: processes.mean(value) for name, value in self.tloss.items()}
+        return super().validate()
+
+    def save_model(self) -> bool:
+        return processes.is_first() and super().save_model()
+
+    def final_eval(self) -> None:
+        self.validator.dataloader = None  # it makes its own one, with all images
+        processes.from_first(super().final_eval)
+
+
+class _Parts:
+    """This process's part of every batch. The last one's first images come twice where the parts would not be equal."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            missing = -len(batch) % processes.count()
+            yield [*batch, *islice(cycle(batch), missing)][processes.own_place() :: processes.count()]
+
+
+class _SharedValidator(DetectionValidator):
+    """Measures what all processes have found, each in its part of the images; at the end of a run the first has all."""
+
+    loss: Any
+
+    def gather_stats(self) -> None:
+        if not self.training:
+            return
+        found = processes.from_all((self.metrics.stats, self.metrics.box.image_metrics))
+        self.metrics.stats = {name: [one for stats, _ in found for one in stats[name]] for name in self.metrics.stats}
+        for _, images in found:
+            self.metrics.box.image_metrics.update(images)
+        own = torch.tensor(float(len(self.dataloader)), device=self.device)  # by which ultralytics divides the sums
+        share = own / processes.mean(own)
+        self.loss = {name: share * processes.mean(loss) for name, loss in self.loss.items()}
+
+
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -882,9 +1004,11 @@ def _train(
     device: str,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> YoloRun:
-    out, chosen = Path(out).resolve(), pick_device(device)
+    out, chosen, several = Path(out).resolve(), pick_device(device), processes.count()
     if settings.precision != "fp32" and chosen.type != "cuda":
         raise InputError(f"precision is {settings.precision!r} on {chosen}; wanted: 'fp32', or a CUDA device.")
+    if settings.batch % several:
+        raise InputError(f"batch is {settings.batch} for {several} processes; wanted: a multiple of {several}.")
     described = read_data(data, "train", "val")
     arguments: dict[str, Any] = {
         "epochs": settings.epochs, "batch": settings.batch, "imgsz": settings.imgsz, "seed": settings.seed,
@@ -894,12 +1018,13 @@ def _train(
         arguments["nbs"] = settings.nominal_batch
     if settings.lr is not None:
         arguments |= {"optimizer": "AdamW", "lr0": settings.lr, "warmup_bias_lr": 0.0}  # as it is with its own choice
-    places = {"data": described["yaml_file"], "device": str(chosen), "save_dir": str(out), "workers": settings.workers}
-    resume = resume and (out / LAST).exists()
+    places = {"data": described["yaml_file"], "device": _as_told(chosen), "workers": settings.workers}
+    begun = processes.from_first((out / LAST).exists)
+    resume = resume and begun
     if resume:
         _check_resumable(out / LAST, arguments)
         overrides = places | {"resume": str(out / LAST)}
-    elif (out / LAST).exists():
+    elif begun:
         raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
     else:
         with torch.random.fork_rng():
@@ -907,8 +1032,12 @@ def _train(
             detector = load_model(model, classes=described["nc"])
         silent = {"plots": False, "patience": 0, "exist_ok": True}
         overrides = places | arguments | silent | {"model": _named(model), "task": "detect", "mode": "train"}
-    with _silent():
+    if several > 1:
+        trainer_class = type(trainer_class.__name__, (_OneOfSeveral, trainer_class), {})
+    with _silent(), TemporaryDirectory() as unread:
+        overrides["save_dir"] = str(out) if processes.is_first() else unread
         trainer = trainer_class(overrides=overrides, **options)
+        trainer.last, trainer.best = out / LAST, out / BEST  # where all read
         if not resume:
             trainer.model = trainer.get_model(weights=detector)
         with _progress(trainer):
@@ -920,6 +1049,11 @@ def finished(out: str | Path) -> YoloRun | None:
     """The run in a folder, where it has ended; None where there is none, or one to resume."""
     path = Path(out).resolve() / LAST
     return _run_in(Path(out).resolve()) if path.exists() and _has_ended(_load_checkpoint(path)) else None
+
+
+def _as_told(device: torch.device) -> str:
+    """The device for ultralytics, to which plain "cuda" is the first one and not that of this process."""
+    return f"cuda:{torch.cuda.current_device()}" if device == torch.device("cuda") else str(device)
 
 
 def _run_in(out: Path) -> YoloRun:
