@@ -52,6 +52,20 @@ def load_haze(crop: int = 64, variants: int = VARIANTS["train"], seed: int = 0) 
     return _splits("haze", HAZES, draw_haze, crop, variants, seed)
 
 
+def check_photographs(count: int) -> None:
+    """Refuse a number of training photographs that there is not."""
+    if not 1 <= count <= len(SPLITS["train"]):
+        raise InputError(f"photographs is {count}; wanted: from 1 to {len(SPLITS['train'])}.")
+
+
+def some_photographs(train: PairedImages, count: int, seed: int) -> list[int]:
+    """The places of the pairs of so many training photographs; the seed chooses which."""
+    names = SPLITS["train"]
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = {names[place] for place in order[:count]}
+    return [place for place, pair in enumerate(train.pairs) if pair.name.split("_")[0] in chosen]
+
+
 def _splits(
     name: str, weathers: tuple[str, ...], draw: Callable[..., Tensor], crop: int, variants: int, seed: int
 ) -> ImageSplits:

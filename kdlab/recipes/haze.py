@@ -5,13 +5,16 @@ from pathlib import Path
 
 import torch
 
+from kdlab.data.pairs import PairedImages
+from kdlab.data.photos import SPLITS
 from kdlab.data.splits import ImageSplits
-from kdlab.data.weather_photos import load_haze
+from kdlab.data.weather_photos import check_photographs, load_haze, some_photographs
 from kdlab.distill import weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.models import KTDN, DehazingTeacher
 from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distil, teach
+from kdlab.recipes.restoration import pairs
 from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.zoo import load_from_zoo
 from kdlab.training import Fit, ModelCard, load_model
@@ -78,15 +81,19 @@ class HazeRun:
         method: a name of :data:`METHODS`.
         weight: of the distance to the teacher's map.
         seed: of the student's start and of what it sees.
+        photographs: how many training photographs have hazy twins; the seed chooses which. The student sees no others,
+            in as many steps; the teacher knew all of them, clean.
         epochs, lr: the budget, as :func:`budget` takes it.
 
     Raises:
-        InputError: an unknown method; a negative weight, one for a method without a teacher, or none for one with it.
+        InputError: an unknown method; a negative weight, one for a method without a teacher, or none for one with it;
+            photographs out of range.
     """
 
     method: str
     weight: float
     seed: int
+    photographs: int = len(SPLITS["train"])
     epochs: int = EPOCHS
     lr: float = LR
 
@@ -94,6 +101,7 @@ class HazeRun:
         if self.method not in METHODS:
             raise InputError(unknown("method", self.method, METHODS))
         check_weight("weight", self.weight)
+        check_photographs(self.photographs)
         if bool(self.weight) != bool(METHODS[self.method]):
             wanted = "a weight above 0" if METHODS[self.method] else "0: it has no teacher"
             raise InputError(f"the weight of {self.method!r} is {self.weight}; wanted: {wanted}.")
@@ -117,8 +125,11 @@ class HazeRun:
             data: :func:`load_haze`'s.
             keep: save the run in kdlab's cache, and load it from there where it is already.
         """
+        train, settings = pairs(data.train), budget(self.epochs, self.lr, self.seed)
+        seen = [train.pairs[place] for place in some_photographs(train, self.photographs, self.seed)]
+        few = replace(data, train=PairedImages(seen, train.weathers, train.crop))
         return distil(
-            data, teacher, self.plan, budget(self.epochs, self.lr, self.seed),
+            few, teacher, self.plan, replace(settings, steps=len(train) // settings.batch_size),
             super_resolution=self.method in WITH_BRANCH, out=self.folder(data, teacher) if keep else None,
             architecture=NARROW, weights="none", resume=True, after_epoch=after_epoch,
             device=next(teacher.parameters()).device,
@@ -128,5 +139,11 @@ class HazeRun:
         """Where a run that is kept is."""
         settings = budget(self.epochs, self.lr, self.seed)
         known = weights_hash(teacher)[:16] if self.weight else None
-        what = {"method": self.method, "weight": self.weight, "teacher": known, **NARROW}
+        what = {
+            "method": self.method,
+            "weight": self.weight,
+            "photographs": self.photographs,
+            "teacher": known,
+            **NARROW,
+        }
         return cached("haze", recipe_of(data, settings, **what))

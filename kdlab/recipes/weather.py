@@ -11,7 +11,7 @@ from torch import nn
 from kdlab.data.photos import SPLITS
 from kdlab.data.splits import ImageSplits
 from kdlab.data.weather import WEATHERS
-from kdlab.data.weather_photos import load_weather
+from kdlab.data.weather_photos import check_photographs, load_weather, some_photographs
 from kdlab.distill import weights_hash
 from kdlab.errors import InputError, unknown
 from kdlab.models import MSBDN
@@ -114,8 +114,7 @@ class WeatherRun:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(unknown("method", self.method, METHODS))
-        if not 1 <= self.photographs <= len(SPLITS["train"]):
-            raise InputError(f"photographs is {self.photographs}; wanted: from 1 to {len(SPLITS['train'])}.")
+        check_photographs(self.photographs)
 
     @property
     def plan(self) -> TwoStage:
@@ -159,9 +158,6 @@ class WeatherRun:
 
     def _paired(self, data: ImageSplits) -> list[int] | None:
         """The pairs of the photographs that have clean images."""
-        names = SPLITS["train"]
-        if self.photographs == len(names):
+        if self.photographs == len(SPLITS["train"]):
             return None
-        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        known = {names[place] for place in order[: self.photographs]}
-        return [index for index, pair in enumerate(pairs(data.train).pairs) if pair.name.split("_")[0] in known]
+        return some_photographs(pairs(data.train), self.photographs, self.seed)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdlab import InputError
+from kdlab.data.pairs import PairedImages
 from kdlab.data.weather_photos import load_haze
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes import haze
@@ -39,6 +40,24 @@ def test_every_method_trains_what_its_name_says(method, data, teacher):
     assert done.history.total.notna().all()
 
 
+def test_few_photographs_with_hazy_twins_are_seen_in_as_many_steps(data, teacher, monkeypatch):
+    seen, load = [], PairedImages.__getitem__
+
+    def noted(pairs, place):
+        if pairs.crop is not None:  # in training
+            seen.append(pairs.pairs[place].name.split("_")[0])
+        return load(pairs, place)
+
+    monkeypatch.setattr(PairedImages, "__getitem__", noted)
+    steps = []
+    for photographs in (8, 4):
+        seen.clear()
+        run("alone", photographs=photographs).run(data, teacher)
+        assert len(set(seen)) == photographs
+        steps.append(len(seen))
+    assert steps[0] == steps[1]
+
+
 def test_a_budget_is_the_fast_profiles_drawn_out():
     assert budget(FAST.epochs) == FAST
     for epochs in (3, 36):
@@ -64,7 +83,7 @@ def test_a_folder_is_one_runs_and_without_a_teacher_does_not_depend_on_it(data, 
     for method in METHODS:
         same = run(method).folder(data, teacher) == run(method).folder(data, other)
         assert same == (method in ("alone", "super-resolution"))
-    runs = [run(method, **more) for method in METHODS for more in ({}, {"epochs": 2}, {"lr": 1e-3})]
+    runs = [run(method, **more) for method in METHODS for more in ({}, {"epochs": 2}, {"lr": 1e-3}, {"photographs": 2})]
     assert len({one.folder(data, teacher) for one in runs}) == len(runs)
 
 
@@ -90,6 +109,7 @@ def test_teacher_and_students_are_trained_where_they_did_not_come_with_the_cours
         ({"method": "both", "weight": 0.0}, "the weight of 'both' is 0.0; wanted: a weight above 0"),
         ({"method": "alone", "weight": 1.0}, "the weight of 'alone' is 1.0; wanted: 0: it has no teacher"),
         ({"method": "both", "weight": -1.0}, "weight is -1.0"),
+        ({"method": "both", "weight": 1.0, "photographs": 9}, "photographs is 9; wanted: from 1 to 8"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, sentence):
