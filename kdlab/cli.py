@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, WRONG)
     except KeyboardInterrupt:
         resume = "" if args.command == "reproduce" else " with --resume"
-        goes_on = _trains(args)
-        hint = f". The same command{resume} goes on after the last whole epoch." if goes_on else "."
+        hint = f". The same command{resume} goes on after the last whole epoch." if _trains(args) else "."
         return _fail(f"interrupted{hint}", INTERRUPTED)
     except BrokenPipeError:
         # What is still buffered has to go somewhere, or Python complains about it at its end.

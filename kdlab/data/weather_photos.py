@@ -58,12 +58,12 @@ def check_photographs(count: int) -> None:
         raise InputError(f"photographs is {count}; wanted: from 1 to {len(SPLITS['train'])}.")
 
 
-def some_photographs(train: PairedImages, count: int, seed: int) -> list[int]:
-    """The places of the pairs of so many training photographs; the seed chooses which."""
+def photograph_indices(train: PairedImages, count: int, seed: int) -> list[int]:
+    """The indices of the pairs of so many training photographs; the seed chooses which."""
     names = SPLITS["train"]
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = {names[place] for place in order[:count]}
-    return [place for place, pair in enumerate(train.pairs) if pair.name.split("_")[0] in chosen]
+    return [index for index, pair in enumerate(train.pairs) if pair.name.split("_")[0] in chosen]
 
 
 def _splits(

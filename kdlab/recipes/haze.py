@@ -1,6 +1,6 @@
 """The experiment behind chapter 10: a narrow teacher of clean images, and narrow students on photographs in haze."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -8,7 +8,7 @@ import torch
 from kdlab.data.pairs import PairedImages
 from kdlab.data.photos import SPLITS
 from kdlab.data.splits import ImageSplits
-from kdlab.data.weather_photos import check_photographs, load_haze, some_photographs
+from kdlab.data.weather_photos import check_photographs, load_haze, photograph_indices
 from kdlab.distill import weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
@@ -126,7 +126,7 @@ class HazeRun:
             keep: save the run in kdlab's cache, and load it from there where it is already.
         """
         train, settings = pairs(data.train), budget(self.epochs, self.lr, self.seed)
-        seen = [train.pairs[place] for place in some_photographs(train, self.photographs, self.seed)]
+        seen = [train.pairs[index] for index in photograph_indices(train, self.photographs, self.seed)]
         few = replace(data, train=PairedImages(seen, train.weathers, train.crop))
         return distil(
             few, teacher, self.plan, replace(settings, steps=len(train) // settings.batch_size),
@@ -139,11 +139,4 @@ class HazeRun:
         """Where a run that is kept is."""
         settings = budget(self.epochs, self.lr, self.seed)
         known = weights_hash(teacher)[:16] if self.weight else None
-        what = {
-            "method": self.method,
-            "weight": self.weight,
-            "photographs": self.photographs,
-            "teacher": known,
-            **NARROW,
-        }
-        return cached("haze", recipe_of(data, settings, **what))
+        return cached("haze", recipe_of(data, settings, **asdict(self), teacher=known, **NARROW))

@@ -11,7 +11,7 @@ from torch import nn
 from kdlab.data.photos import SPLITS
 from kdlab.data.splits import ImageSplits
 from kdlab.data.weather import WEATHERS
-from kdlab.data.weather_photos import check_photographs, load_weather, some_photographs
+from kdlab.data.weather_photos import check_photographs, load_weather, photograph_indices
 from kdlab.distill import weights_hash
 from kdlab.errors import InputError, unknown
 from kdlab.models import MSBDN
@@ -160,4 +160,4 @@ class WeatherRun:
         """The pairs of the photographs that have clean images."""
         if self.photographs == len(SPLITS["train"]):
             return None
-        return some_photographs(pairs(data.train), self.photographs, self.seed)
+        return photograph_indices(pairs(data.train), self.photographs, self.seed)
