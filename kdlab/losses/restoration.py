@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from kdlab.errors import InputError, unknown
 from kdlab.losses import inputs
@@ -193,32 +193,33 @@ def mean_distance_of_all_pairs(a: Float[Tensor, "n c h w"], b: Float[Tensor, "m 
 
     In the memory of a few times ``a``, where a tensor of all differences would take m times ``a``.
     """
-    if a.device.type != "cpu":
-        return _AllPairs.apply(a, b)
-    # The processor's own kernel, a channel at a time, which stays in its cache. On a GPU its gradient would make the
-    # tensor of all differences.
-    mine, others = (maps.flatten(2).transpose(0, 1) for maps in (a, b.detach()))
-    return torch.cdist(mine, others, p=1).sum() / (a.numel() * len(b))
+    return _AllPairs.apply(a, b)
 
 
 class _AllPairs(torch.autograd.Function):
     """The running sum of differences and of their signs, one of ``b`` at a time."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, a: Tensor, b: Tensor) -> Tensor:
-        total, signs, room = a.new_zeros(()), torch.zeros_like(a), torch.empty_like(a)
-        for negative in b:
-            torch.sub(a, negative, out=room)
-            total += torch.linalg.vector_norm(room, 1)
-            signs += room.sign_()
-        pairs = a.numel() * len(b)
-        ctx.save_for_backward(signs.div_(pairs))
-        return total / pairs
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        total, signs = a.new_zeros(()), torch.zeros_like(a, memory_format=torch.contiguous_format)
+        # Slabs that stay in a processor's cache while all of b pass, or that fill an accelerator.
+        columns = max(1, (2**17 if a.device.type == "cpu" else 2**24) // len(a))
+        slabs = (maps.flatten(1).split(columns, dim=1) for maps in (a, b, signs))
+        for mine, others, sums in zip(*slabs, strict=True):
+            gaps, sign = torch.empty_like(mine), torch.empty_like(mine)
+            for negative in others:
+                torch.sub(mine, negative, out=gaps)
+                torch.sign(gaps, out=sign)
+                total += torch.dot(gaps.flatten(), sign.flatten())  # several times faster here than the norm
+                sums += sign
+        ctx.save_for_backward(signs)
+        ctx.pairs = a.numel() * len(b)
+        return total / ctx.pairs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.saved_tensors[0], None
+        return ctx.saved_tensors[0] * (grad / ctx.pairs), None
 
 
 def _two(images: Sequence[Tensor], loss: str) -> Sequence[Tensor]:
