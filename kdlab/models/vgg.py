@@ -74,13 +74,11 @@ class VGGSlices(nn.Module):
 
 
 def _layers(width: int = FULL_WIDTH) -> nn.Sequential:
-    """torchvision's layers up to relu5_1, at random; none works in place, since each slice's map is kept."""
+    """torchvision's layers up to relu5_1, at random. Its ReLUs work in place: what they overwrite is no slice's map."""
     channels = [size if isinstance(size, str) else _scaled(size, width) for size in cfgs["E"]]
     layers = make_layers(channels)[: ENDS[-1]]
-    for index, layer in enumerate(layers):
-        if isinstance(layer, nn.ReLU):
-            layers[index] = nn.ReLU()
-        elif isinstance(layer, nn.Conv2d):  # as torchvision starts it: nothing fades through sixteen layers
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):  # as torchvision starts it: nothing fades through sixteen layers
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.constant_(layer.bias, 0)  # type: ignore[arg-type]  # there is one
     return layers
