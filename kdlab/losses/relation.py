@@ -1,15 +1,14 @@
 """Losses on how a network relates things: the layers of one image, or the images of one batch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from kdlab.errors import InputError
+from kdlab.losses.geometry import GeometryGap
 from kdlab.losses.inputs import matched, not_negative, several, usable
 
 Maps = Sequence[Float[Tensor, "n _ _ _"]]
@@ -93,13 +92,7 @@ class RKDLoss(nn.Module):
         student, teacher = one_batch(student, teacher)
         several(student, "RKDLoss")
         with torch.autocast(student.device.type, enabled=False):
-            d_student, d_teacher = _distances(student), _distances(teacher)
-            total = d_student.new_zeros(())
-            if self.distance_weight:
-                total = total + self.distance_weight * F.smooth_l1_loss(_relative(d_student), _relative(d_teacher))
-            if self.angle_weight:
-                total = total + self.angle_weight * _AngleGap.apply(d_student, d_teacher)
-            return total
+            return GeometryGap.apply(student, teacher, self.distance_weight, self.angle_weight)
 
     def extra_repr(self) -> str:
         return f"distance_weight={self.distance_weight}, angle_weight={self.angle_weight}"
@@ -194,77 +187,3 @@ def _unit_rows(x: Tensor, eps: float = 0.0) -> Tensor:
     """Each row over its l2 norm plus eps. A row of zeros stays, without the gradient of 1 / eps that it would have."""
     norm = x.norm(dim=1, keepdim=True)
     return torch.where(norm > 0, x / torch.where(norm > 0, norm + eps, 1), 0)
-
-
-def _distances(x: Tensor) -> Tensor:
-    """Euclidean (n, n); 0, without gradient, between points nearer than a millionth of their norms, or than 1e-12.
-
-    From a product of matrices, whose differences lose half of the digits: so centred, and in float64. Where a device
-    has none, from the differences of the points, which loses no digits but takes longer.
-    """
-    norms = x.detach().norm(dim=1)
-    if x.device.type == "mps":
-        d = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    else:
-        centred = x.double() - x.double().mean(0)
-        d = torch.cdist(centred, centred, compute_mode="use_mm_for_euclid_dist").to(x.dtype)
-    return torch.where(d > 1e-6 * (norms[:, None] + norms) + 1e-12, d, 0)
-
-
-def _relative(d: Tensor) -> Tensor:
-    """The distances over the mean of the positive ones."""
-    mean = d.sum() / (d > 0).sum().clamp(min=1)
-    return d / torch.where(mean > 0, mean, 1)
-
-
-def _cosines(squares: Tensor, inverse: Tensor, vertices: slice, out: Tensor) -> None:
-    """Of the angles at some vertices j between all i and k, as (j, i, k); 0 where i or k coincides with j."""
-    legs, inverse = squares[vertices], inverse[vertices]
-    torch.add(legs[:, :, None], legs[:, None, :], out=out)
-    out -= squares
-    out *= inverse[:, :, None]
-    out *= inverse[:, None, :] / 2
-
-
-def _inverse(d: Tensor) -> Tensor:
-    return torch.where(d > 0, 1 / torch.where(d > 0, d, 1), 0)
-
-
-class _AngleGap(torch.autograd.Function):
-    """The mean smooth L1 between the cosines of all triples, with its gradient to the student's distances.
-
-    Autograd would keep several tensors of n cubed elements and go over each again. Here a slab of few vertices is made,
-    gives its part of value and gradient, and is forgotten. At the vertex j, with g the derivative of the smooth L1,
-    d cos / d d_ji = 1 / d_jk - cos / d_ji and d cos / d d_ik = - d_ik / (d_ji d_jk).
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, d_student: Tensor, d_teacher: Tensor) -> Tensor:
-        n = len(d_student)
-        # What stays in a processor's cache, or fills an accelerator.
-        step = min(n, max(1, (2**18 if d_student.device.type == "cpu" else 2**24) // n**2))
-        total, of_legs, of_opposite = d_student.new_zeros(()), torch.empty_like(d_student), torch.zeros_like(d_student)
-        squares, squares_teacher = d_student.square(), d_teacher.square()
-        inverse, inverse_teacher = _inverse(d_student), _inverse(d_teacher)
-        slabs = d_student.new_empty(2, step, n, n)  # made once: fresh memory costs as much as what is computed in it
-        for start in range(0, n, step):
-            vertices = slice(start, start + step)
-            student, teacher = slabs[:, : n - start]
-            _cosines(squares, inverse, vertices, student)
-            _cosines(squares_teacher, inverse_teacher, vertices, teacher)
-            total += F.smooth_l1_loss(student, teacher, reduction="sum")
-            g = torch.sub(student, teacher, out=teacher).clamp_(-1, 1)
-            legs = inverse[vertices]
-            student *= g
-            g *= legs[:, None, :]
-            of_legs[vertices] = g.sum(2) - legs * student.sum(2)
-            g *= legs[:, :, None]
-            of_opposite += g.sum(0)
-        # A leg (j, i) is in the triples (j, i, k) and (j, k, i); the sums are over the first alone.
-        ctx.save_for_backward((2 * of_legs - of_opposite * d_student) / n**3)
-        return total / n**3
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.saved_tensors[0], None
