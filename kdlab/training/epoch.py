@@ -82,7 +82,8 @@ class Epoch:
         with nullcontext() if alone else self.parallel.no_sync():
             with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                 losses = self.parallel(*batch)
-            (losses["total"] / self.accumulate).backward()
+            total = losses["total"]
+            (total / self.accumulate if self.accumulate > 1 else total).backward()
         return losses
 
     def _step(self) -> None:
