@@ -58,7 +58,7 @@ class Epoch:
             step, rest = divmod(number, self.accumulate)
             if set_epoch is not None:
                 set_epoch(epoch + (number - 1) // self.accumulate / steps, epochs)
-            losses = self._backward(to_device(batch, device), last_piece=rest == 0)
+            losses = self._backward(to_device(batch, device), device, last_piece=rest == 0)
             names = list(losses)
             recent += [loss.detach() for loss in losses.values()]
             if rest:
@@ -75,12 +75,11 @@ class Epoch:
         _refuse_non_finite_weights(student, last_step=(epoch + 1) * steps)
         return dict(zip(names, processes.mean(torch.cat(seen).mean(dim=0)).tolist(), strict=True))
 
-    def _backward(self, batch: Any, last_piece: bool) -> dict[str, Tensor]:
+    def _backward(self, batch: Any, device: torch.device, last_piece: bool) -> dict[str, Tensor]:
         """Add the gradient of a piece; the processes compare theirs after the last one alone."""
         alone = processes.count() == 1 or last_piece
-        device = next(self.objective.parameters()).device.type
         with nullcontext() if alone else self.parallel.no_sync():
-            with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+            with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                 losses = self.parallel(*batch)
             total = losses["total"]
             (total / self.accumulate if self.accumulate > 1 else total).backward()
