@@ -18,7 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import Parts, Row, Run, command_line, compare, forward, peak_bytes, spread, take_turns, time_chapters
+from timing import (
+    Parts,
+    Row,
+    Run,
+    command_line,
+    compare,
+    forward,
+    peak_bytes,
+    spread,
+    take_turns,
+    time_chapters,
+    wait_for,
+)
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,9 +79,16 @@ def parts(device: str, repeats: int) -> list[Row]:
             "teacher": partial(forward, _network("teacher", device).eval(), _batch(device)[0]),
             "student": _alone(device),
         }
+        if method.method == "mgd":
+            variants["generator"] = _generator(method, device)
         times = take_turns(variants, repeats)
         both = times["teacher"] + times["student"]
         rows.append(compare(f"{name}, a step beside its two networks", times["step"], both, at_most=1.05))
+        if method.method == "mgd":
+            learns_too = compare(
+                f"{name}, beside these and its generator", times["step"], both + times["generator"], math.inf
+            )
+            rows.append(replace(learns_too, goal="", met=""))
     return rows
 
 
@@ -120,6 +139,23 @@ def _ours(method: DenseDistillation, device: str) -> Run:
 def _alone(device: str) -> Run:
     student = _network("student", device).train()
     return _stepper(lambda images, masks: F.cross_entropy(student(images), masks), student, device)
+
+
+def _generator(method: DenseDistillation, device: str) -> Run:
+    """What MGD trains beside the student, alone: the aligner and the generator, on maps that want a gradient."""
+    learnt = place(_learnt(method, NARROW_STUDENT["channels"], NARROW_TEACHER["channels"]), torch.device(device))
+    side = SIZE // 8
+    maps = torch.randn(BATCH, NARROW_STUDENT["channels"], side, side, device=device).requires_grad_()
+    wanted = torch.randn(BATCH, NARROW_TEACHER["channels"], side, side, device=device)
+    optimizer = AdamW(learnt.parameters(), LR, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.mse_loss(learnt["generator"](learnt["align"](maps)), wanted).backward()
+        optimizer.step()
+        wait_for(maps)
+
+    return step
 
 
 def _by_hand(method: DenseDistillation, device: str) -> Run:
