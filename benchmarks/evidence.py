@@ -60,7 +60,8 @@ WEATHER = ["photographs", "method", "width", "features", "epochs"]
 WEATHER_SEEDS = range(3)  # up to six minutes a run
 WEATHER_RATES = (2.67e-3, 5.34e-3)  # for a batch of 16: 1e-3 and 2e-3 for the batches of 6
 LONGER = 14  # epochs of the student alone in the seconds of two stages: see benchmarks/restoration.py cost
-LONG_RUN = 24  # epochs, for the two methods that the question is about
+LONG_RUN = 24  # epochs, for the methods that the question is about: is it the teachers, or is it HCR?
+LONG_METHODS = ("from scratch", "two stages", "from scratch + HCR")
 DETECTION = ["method", "weight", "keep", "epochs"]
 DETECTION_SEEDS = range(3)  # minutes a run, and a dense detector for each
 DETECTION_WEIGHTS = {  # from the published ones up, and around ultralytics' own
@@ -310,9 +311,9 @@ def weather_runs() -> Iterator[WeatherRun]:
     for seed in SEEDS:  # which photographs they are makes much of a difference
         for run in few:
             yield replace(run, seed=seed)
-    for seed in WEATHER_SEEDS:  # a quarter of an hour and half an hour each
-        for run in (alone, two_stages):
-            yield replace(run, epochs=LONG_RUN, seed=seed)
+    for name in LONG_METHODS:  # a quarter of an hour to half an hour each
+        for seed in WEATHER_SEEDS:
+            yield WeatherRun(name, seed, epochs=LONG_RUN)
 
 
 def weather_tuning() -> Iterator[WeatherRun]:
