@@ -18,19 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timing import (
-    Parts,
-    Row,
-    Run,
-    command_line,
-    compare,
-    forward,
-    peak_bytes,
-    spread,
-    take_turns,
-    time_chapters,
-    wait_for,
-)
+from timing import Parts, Row, Run, command_line, compare, forward, peak_bytes, spread, take_turns, time_chapters
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
@@ -147,15 +135,7 @@ def _generator(method: DenseDistillation, device: str) -> Run:
     side = SIZE // 8
     maps = torch.randn(BATCH, NARROW_STUDENT["channels"], side, side, device=device).requires_grad_()
     wanted = torch.randn(BATCH, NARROW_TEACHER["channels"], side, side, device=device)
-    optimizer = AdamW(learnt.parameters(), LR, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.mse_loss(learnt["generator"](learnt["align"](maps)), wanted).backward()
-        optimizer.step()
-        wait_for(maps)
-
-    return step
+    return _stepper(lambda *_: F.mse_loss(learnt["generator"](learnt["align"](maps)), wanted), learnt, device)
 
 
 def _by_hand(method: DenseDistillation, device: str) -> Run:
