@@ -84,7 +84,7 @@ def _angle_gap(distances: Tensor, inverses: Tensor) -> tuple[Tensor, Tensor]:
     the smooth L1, d cos / d d_ji = 1 / d_jk - cos / d_ji and d cos / d d_ik = - d_ik / (d_ji d_jk).
     """
     n = distances.shape[1]
-    # What stays in a processor's cache, or fills an accelerator; at fewer than four, the calls take the time.
+    # What stays in a processor's cache, or fills an accelerator; at least four vertices share the calls.
     step = min(n, max(4, (2**17 if distances.device.type == "cpu" else 2**24) // n**2))
     halves = distances.square() / 2
     total, of_legs, of_opposite = halves.new_zeros(()), halves.new_empty(n, n), halves.new_zeros(n, n)
