@@ -49,6 +49,7 @@ from kdlab.distill import Distiller, Taps, Term
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError
 from kdlab.files import write_whole
+from kdlab.frames import with_room_for_frames
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
 from kdlab.training.loop import seed_everything
@@ -1041,7 +1042,7 @@ def _train(
         if not resume:
             trainer.model = trainer.get_model(weights=detector)
         with _progress(trainer):
-            trainer.train()
+            with_room_for_frames(trainer.train)()
     return _run_in(out)
 
 

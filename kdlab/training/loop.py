@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from kdlab import processes
 from kdlab.errors import InputError
+from kdlab.frames import with_room_for_frames
 from kdlab.progress import progress
 from kdlab.training.batches import Pieces, in_pieces
 from kdlab.training.checkpoints import RESUME, ModelCard
@@ -39,6 +40,7 @@ class Fit:
     ended: Literal["epochs", "patience", "stopped"]
 
 
+@with_room_for_frames
 def fit(
     objective: nn.Module,
     loader: DataLoader,
