@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from kdlab.files import write_whole
+from kdlab.frames import with_room_for_frames
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
@@ -47,8 +48,8 @@ Parts = Mapping[str, tuple[Callable[[str, int], list[Row]], int]]
 
 
 def seconds(run: Run, calls: int = 1) -> float:
-    """How long a call takes, the mean over so many in a row."""
-    return timeit(run, number=calls) / calls
+    """How long a call takes, the mean over so many in a row, wherever Python's stack stands at the moment."""
+    return with_room_for_frames(partial(timeit, run, number=calls))() / calls
 
 
 def interleave(variants: Mapping[str, Callable[[], Run]], repeats: int, calls: int = 1) -> dict[str, np.ndarray]:
