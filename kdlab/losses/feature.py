@@ -261,18 +261,31 @@ class FTLoss(nn.Module):
         self.power = power
 
     def forward(self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
-        student, teacher = (self._direction(factor) for factor in comparable(student, teacher, "n c h w"))
+        student, teacher = (_Direction.apply(factor.flatten(1)) for factor in comparable(student, teacher, "n c h w"))
         return F.l1_loss(student, teacher) if self.power == 1 else F.mse_loss(student, teacher)
-
-    @staticmethod
-    def _direction(factor: Tensor) -> Tensor:
-        flat = factor.flatten(1)
-        norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-        # Divided by a tiny constant instead, a factor of zeros would have a gradient of 1e12.
-        return flat / torch.where(norm > 1e-12, norm, 1)
 
     def extra_repr(self) -> str:
         return f"power={self.power}"
+
+
+class _Direction(torch.autograd.Function):
+    """Rows over their l2 norms, with fewer passes on the way back than a quotient and a norm take."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        # Divided by a tiny constant instead, a row of zeros would have a gradient of 1e12.
+        norm = torch.where(norm > 1e-12, norm, 1)
+        unit = rows / norm
+        ctx.save_for_backward(unit, norm)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, norm = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, unit, dim=1)[:, None]  # a step along the row changes its norm alone
+        return torch.addcmul(grad, unit, along, value=-1).div_(norm)
 
 
 class VIDLoss(nn.Module):
