@@ -16,7 +16,7 @@ def with_room_for_frames(function: Callable[Arguments, Result]) -> Callable[Argu
     Since 3.11 Python keeps its frames in pieces of 16 KiB, and hands a piece back to the system as soon as it is empty.
     A loop whose calls pass the end of a piece asks for a new one each time and returns it, which also interrupts
     PyTorch's other threads. Where the ends lie depends on how deep the caller is. A notebook is deep enough: there it
-    took a tenth to a quarter of the training of a network of many small layers.
+    took about a fifth of the training of a network of many small layers (benchmarks/RESULTS.md).
 
     A frame that is larger than a piece gets a larger one, and what it leaves free is for the calls below it.
 
