@@ -132,7 +132,7 @@ def test_any_shape_and_size_gives_a_finite_value_not_below_zero(n, k, T, scale, 
     loss = KDLoss(T)(student, logits(n, k, scale, seed + 1, torch.float32))
     loss.backward()
     assert loss.isfinite()
-    assert loss > -1e-3
+    assert loss > -1e-6 * max(1, T**2)  # what float32 rounds off the divergence, times T squared
     assert student.grad.isfinite().all()
 
 
