@@ -211,6 +211,16 @@ def test_the_student_runs_to_its_end_and_what_it_overwrites_in_place_is_kept():
     assert d.student.ends == 2
 
 
+def test_a_first_pass_in_inference_mode_teaches_nothing_wrong():
+    d = stages([hint()]).eval()
+    expected = (d.student.first(IMAGES) - d.teacher.first(IMAGES)).abs().mean()
+    with torch.inference_mode():
+        torch.testing.assert_close(d(IMAGES, LABELS)["hint"], expected)
+    for _ in range(2):
+        torch.testing.assert_close(d(IMAGES, LABELS)["hint"], expected)
+    assert d.teacher.ends == 2  # in inference mode and in the first pass after it; then it stops
+
+
 def test_dropout_of_the_teacher_is_off():
     d = stages([hint(student="classifier", teacher="classifier")])
     torch.testing.assert_close(d.train().observe_teacher(IMAGES), d.observe_teacher(IMAGES))
