@@ -65,8 +65,8 @@ class Distiller(nn.Module):
         terms: what is compared; at least one.
         task: the loss between the student's output and the labels.
         task_weight: its weight, at least 0, or a schedule.
-        example: (images, labels) for one dry run now, so that a wrong shape is found here and not at step one. It
-            leaves weights, statistics and random numbers as they were.
+        example: (images, labels) for one dry run of every term now, so that a wrong shape is found here and not at step
+            one. It leaves weights, statistics and random numbers as they were.
 
     Raises:
         InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, shapes that do not meet.
@@ -100,6 +100,7 @@ class Distiller(nn.Module):
         for one in self.teachers.values():
             one.model.requires_grad_(False).eval()
         self._now: tuple[float, int] | None = None
+        self._dry = False
         self._keys = {term.name: self._keys_of(term) for term in terms}
         self._student_reader = Reader(tap for term in terms for tap in term.student_taps)
         self._teacher_readers = {name: Reader(self._taps_of(name), stops=True) for name in self.teachers}
@@ -166,7 +167,8 @@ class Distiller(nn.Module):
                 not meet; networks on two devices.
         """
         weights = {term.name: self._weight(term.weight_at) for term in self.terms}
-        active = [term for term in self.terms if weights[term.name] or not callable(term.weight)]
+        # A dry run is for the terms that start later, too.
+        active = [term for term in self.terms if weights[term.name] or not callable(term.weight) or self._dry]
         known = self._observed_for(active, images, labels, observed or {})
         output, read = self._run_student(images)
         losses = {"task": self.task(output, labels)}
@@ -314,15 +316,17 @@ class Distiller(nn.Module):
         return schedule(*self._now)
 
     def _dry_run(self, *batch: Any) -> None:
-        """One forward pass in training mode, after which everything is as it was."""
+        """One forward pass of every term in training mode, after which, or after its error, everything is as it was."""
         buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        now, self._now = self._now, (0.0, 1)
+        self._now, self._dry = (0.0, 1), True
         devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
         with torch.random.fork_rng(devices), torch.no_grad():
-            self(*batch)
-            for name, buffer in self.named_buffers():
-                buffer.copy_(buffers[name])
-        self._now = now
+            try:
+                self(*batch)
+            finally:
+                for name, buffer in self.named_buffers():
+                    buffer.copy_(buffers[name])
+                self._now, self._dry = None, False
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
         """All that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teachers along."""

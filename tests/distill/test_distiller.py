@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdlab import InputError
-from kdlab.distill import Cosine, Distiller, Indexed, Resize, Tap, Teacher, TeacherCache, Term, Until, WarmUp
+from kdlab.distill import Cosine, Distiller, From, Indexed, Resize, Tap, Teacher, TeacherCache, Term, Until, WarmUp
 from kdlab.losses import KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN
 
@@ -351,6 +351,20 @@ def test_a_weight_follows_its_schedule_and_a_stopped_term_costs_nothing():
     only.set_epoch(1.0, 2)
     only(IMAGES, LABELS)
     assert only.teacher.ends == 0
+
+
+def test_the_dry_run_finds_what_is_wrong_with_a_term_that_starts_later(shapes_unchecked):
+    for schedule in (WarmUp(1.0), From(1.0, epoch=2)):
+        with pytest.raises(InputError, match="'hint' .student 'first' .4, 4, 16, 16."):
+            stages([hint(weight=schedule)], teacher=Stages(6), example=(IMAGES, LABELS))
+
+
+def test_a_dry_run_that_fails_leaves_the_statistics_as_they_were(shapes_unchecked):
+    mine = student(3)
+    before = copy.deepcopy(mine.state_dict())
+    with pytest.raises(InputError):
+        Distiller(mine, student(5), [kd()], nn.CrossEntropyLoss(), example=(IMAGES, LABELS))
+    assert all(torch.equal(before[name], value) for name, value in mine.state_dict().items())
 
 
 def test_the_dry_run_leaves_statistics_and_random_numbers_as_they_were():
