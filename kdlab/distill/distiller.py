@@ -366,7 +366,7 @@ def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterato
     """Say of an error in a connector or a loss in which term, between which layers, on which shapes it happened."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         sides = []
         for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
             shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdlab import InputError
 from kdlab.distill import Cosine, Distiller, From, Indexed, Resize, Tap, Teacher, TeacherCache, Term, Until, WarmUp
-from kdlab.losses import KDLoss, LabelledCrossEntropy
+from kdlab.losses import HintLoss, KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -422,6 +422,14 @@ AT_THE_CALL = {
         lambda: stages([hint()], teacher=nan_teacher())(IMAGES, LABELS),
         "'first' of Stages holds numbers that are not finite",
     ),
+    "several tensors": (
+        lambda: recurrent(HintLoss())(SEQUENCES, LABELS),
+        r"'hint' .student '0' tuple against.*gives a tuple; wanted: one tensor.*Tap\(layer, item=...\)",
+    ),
+    "several tensors to a connector": (
+        lambda: recurrent(HintLoss(), student_connector=nn.Flatten())(SEQUENCES, LABELS),
+        "'hint' .student '0' tuple against.*'tuple' object has no attribute",
+    ),
     "two devices": (
         lambda: stages([hint()], teacher=Stages().to("meta"))(IMAGES, LABELS),
         r"student is on cpu and the teacher on meta.*distiller.to\('cpu'\)",
@@ -439,6 +447,19 @@ AT_THE_CALL = {
     "reconstruction of nothing": (lambda: hint(reconstruction=nn.Identity()), "leave it out"),
     "a schedule below zero": (lambda: below_zero(), "weight of term 'hint' at epoch 0 of 2 is -1.0"),
 }
+
+
+SEQUENCES = torch.zeros(4, 6, 8)
+
+
+class Last(nn.Module):
+    def forward(self, read):
+        return read[0][:, -1]
+
+
+def recurrent(loss, **connectors):
+    networks = [nn.Sequential(nn.LSTM(8, 3, batch_first=True), Last()) for _ in range(2)]
+    return Distiller(*networks, [Term("hint", loss, "0", "0", **connectors)], nn.CrossEntropyLoss())
 
 
 def batch_of_one():
