@@ -69,7 +69,8 @@ class Distiller(nn.Module):
             one. It leaves weights, statistics and random numbers as they were.
 
     Raises:
-        InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, shapes that do not meet.
+        InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, a parameter that student
+            and teacher share, shapes that do not meet.
     """
 
     teachers: dict[str, Teacher]
@@ -97,8 +98,9 @@ class Distiller(nn.Module):
         self.reconstructions = _by_term(terms, "reconstruction")
         # Past nn.Module's registration: a teacher is no part of what is trained or saved.
         self.__dict__["teachers"] = {name: _as_teacher(one) for name, one in _named(teacher).items()}
+        _check_apart(student, self.teachers)
         for one in self.teachers.values():
-            one.model.requires_grad_(False).eval()
+            one.model.requires_grad_(False)
         self._now: tuple[float, int] | None = None
         self._dry = False
         self._keys = {term.name: self._keys_of(term) for term in terms}
@@ -187,8 +189,10 @@ class Distiller(nn.Module):
         return losses | {"total": sum(parts[1:], parts[0]) if parts else losses["task"].new_zeros(())}
 
     def train(self, mode: bool = True) -> "Distiller":
-        """Training mode for the student, the losses and what learns; not for a frozen connector of a teacher."""
+        """Training mode for the student, the losses and what learns; not for a teacher, nor its frozen connector."""
         super().train(mode)
+        for teacher in self.teachers.values():
+            teacher.model.eval()
         for connector in self.teacher_connectors.values():
             if not any(p.requires_grad for p in connector.parameters()):
                 connector.eval()
@@ -257,6 +261,8 @@ class Distiller(nn.Module):
     def _observe(self, name: str, images: Any, labels: Any) -> dict[str, Any]:
         teacher = self.teachers[name]
         self._check_devices(name, teacher.model)
+        if teacher.model.training:  # someone has called its own train()
+            teacher.model.eval()
         seen = images if teacher.sees is None else teacher.sees(images, labels)
         if teacher.part is not None:
             seen = seen[teacher.part(images, labels)]
@@ -355,6 +361,18 @@ def _named(teacher: Any) -> dict[str, nn.Module | Teacher]:
 
 def _as_teacher(teacher: nn.Module | Teacher) -> Teacher:
     return teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+
+
+def _check_apart(student: nn.Module, teachers: Mapping[str, Teacher]) -> None:
+    own = {id(parameter): name for name, parameter in student.named_parameters()}
+    for name, teacher in teachers.items():
+        shared = next((own[id(p)] for p in teacher.model.parameters() if id(p) in own), None)
+        if shared is not None:
+            who = f"teacher {name!r}" if name else "the teacher"
+            raise InputError(
+                f"the student's parameter {shared!r} belongs to {who}, too, which is frozen: the student could not "
+                "learn it. Give the student a copy of its own: copy.deepcopy(model)."
+            )
 
 
 def _by_term(terms: Sequence[Term], part: str) -> nn.ModuleDict:

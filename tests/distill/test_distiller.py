@@ -87,6 +87,18 @@ def test_the_teacher_is_frozen_in_eval_mode_and_stays_so():
     assert all(p.grad is not None for p in d.student.parameters())
 
 
+def test_a_teacher_put_into_training_mode_goes_back_to_eval_mode():
+    d = distiller()
+    before = copy.deepcopy(d.teacher.state_dict())
+    d.teacher.train()
+    d(IMAGES, LABELS)
+    assert not d.teacher.training
+    assert all(torch.equal(before[name], value) for name, value in d.teacher.state_dict().items())
+    d.teacher.features.train()
+    d.train()
+    assert not any(module.training for module in d.teacher.modules())
+
+
 def test_the_teacher_moves_and_converts_with_the_distiller():
     d = distiller().double()
     assert next(d.teacher.parameters()).dtype == torch.float64
@@ -134,6 +146,14 @@ class TwoOutputs(nn.Module):
         return a
 
 
+def one_network():
+    layer = nn.Linear(3, 3)
+    try:
+        Distiller(nn.Sequential(layer), nn.Sequential(layer, nn.ReLU()), [hint()], nn.CrossEntropyLoss())
+    finally:
+        assert layer.weight.requires_grad
+
+
 REFUSED = {
     "no terms": (lambda: distiller(terms=[]), "at least one Term"),
     "two of one name": (lambda: distiller(terms=[kd(), kd()]), "kd, kd.*a name of its own"),
@@ -145,6 +165,7 @@ REFUSED = {
     "all weights zero": (lambda: distiller(terms=[kd(0.0)], task_weight=0.0), "nothing to learn from"),
     "student's layer": (lambda: distiller(terms=[kd(student="clasifier")]), "Did you mean 'classifier'"),
     "teacher's layer": (lambda: distiller(terms=[kd(teacher="head")]), "unknown layer of StudentCNN 'head'"),
+    "student and teacher in one": (lambda: one_network(), "parameter '0.weight' belongs to the teacher, too.*deepcopy"),
     "a loss with other arguments": (lambda: Term("x", TwoOutputs(), "a", "b"), r"takes \(a, b\); wanted"),
     "a loss of one argument": (lambda: Term("x", nn.ReLU(), "a", "b"), "wanted: forward"),
     "cross-entropy as a term": (lambda: Term("x", LabelledCrossEntropy(), "a", "b"), "wanted: forward"),
