@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdlab.distill.reader import Reader
 from kdlab.distill.schedules import Schedule, check_weight
-from kdlab.distill.taps import Tap, Taps
+from kdlab.distill.taps import Tap, Taps, version
 from kdlab.distill.term import Term, on_side
 from kdlab.errors import InputError, unknown
 
@@ -166,7 +166,7 @@ class Distiller(nn.Module):
 
         Raises:
             InputError: a schedule without :meth:`set_epoch`; a loss that wants an index and gets none; shapes that do
-                not meet; networks on two devices.
+                not meet; a connector that overwrites its input; networks on two devices.
         """
         weights = {term.name: self._weight(term.weight_at) for term in self.terms}
         # A dry run is for the terms that start later, too.
@@ -217,6 +217,8 @@ class Distiller(nn.Module):
                         "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
                     )
                 extra[argument] = value if rows is None else value[rows]
+        tapped = [tensor for tensor in (*student_side, *teacher_side) if isinstance(tensor, Tensor)]
+        versions = list(map(version, tapped))
         with _told(term, student_side, teacher_side):
             student = on_side(term.student, student_side)
             teacher = raw = on_side(term.teacher, teacher_side)
@@ -227,6 +229,11 @@ class Distiller(nn.Module):
             losses = {term.name: term.loss(student, teacher, **extra)}
             if term.reconstruction is not None:
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
+            if versions != list(map(version, tapped)):
+                raise InputError(
+                    "a connector or the loss works in place and has overwritten what a layer put out, which other "
+                    "terms read, too. Give its activations inplace=False."
+                )
         return losses
 
     def _rows(self, names: Sequence[str], images: Any, labels: Any) -> Tensor | None:

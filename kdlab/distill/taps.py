@@ -171,7 +171,7 @@ class Taps:
     def _record(self, name: str, value: Any) -> None:
         if self._copied is None or name in self._copied:
             self._own.setdefault(name, []).append(value)
-            self._originals += [(name, leaf, _version(leaf)) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+            self._originals += [(name, leaf, version(leaf)) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
         self._records[name].append(value)
         if self._awaited is not None and sum(map(len, self._records.values())) == self._awaited:
@@ -182,7 +182,7 @@ class _Stopped(BaseException):
     """Ends a forward pass after its last tap. No Exception: a model that catches those must not catch this."""
 
 
-def _version(tensor: Tensor) -> int | None:
+def version(tensor: Tensor) -> int | None:
     """How often the tensor was changed in place; None where that is not counted."""
     return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 

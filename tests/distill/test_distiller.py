@@ -439,6 +439,14 @@ AT_THE_CALL = {
         lambda: stages([hint(student_connector=nn.Conv2d(9, 4, 1))])(IMAGES, LABELS),
         "'hint'.*to have 9 channels",
     ),
+    "student's connector in place": (
+        lambda: stages([hint(student_connector=nn.ReLU(inplace=True))])(IMAGES, LABELS),
+        r"'hint' .student 'first'.*works in place.*inplace=False",
+    ),
+    "teacher's connector in place": (
+        lambda: stages([hint(teacher_connector=nn.ReLU(inplace=True))])(IMAGES, LABELS),
+        "works in place",
+    ),
     "teacher not finite": (
         lambda: stages([hint()], teacher=nan_teacher())(IMAGES, LABELS),
         "'first' of Stages holds numbers that are not finite",
