@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.distill.reader import Reader
+from kdlab.distill.reader import Reader, enough_samples
 from kdlab.distill.schedules import Schedule, check_weight
 from kdlab.distill.taps import Tap, Taps, version
 from kdlab.distill.term import Term, on_side
@@ -35,12 +35,11 @@ class Teacher:
 
 
 class _Keys(NamedTuple):
-    """The names of a term's teachers, of its tensors and of what it reports."""
+    """The names of a term's teachers and of its tensors."""
 
     teachers: tuple[str, ...]
     read: list[str]
     known: list[list[str]]  # for each tap, one of each teacher
-    losses: list[str]
 
 
 class Distiller(nn.Module):
@@ -172,13 +171,14 @@ class Distiller(nn.Module):
         # A dry run is for the terms that start later, too.
         active = [term for term in self.terms if weights[term.name] or not callable(term.weight) or self._dry]
         known = self._observed_for(active, images, labels, observed or {})
-        output, read = self._run_student(images)
+        with enough_samples():
+            output, read = self._student_reader(self.student, images)
         losses = {"task": self.task(output, labels)}
         task_weight = self._weight(self.task_weight) if callable(self.task_weight) else self.task_weight
         parts = [task_weight * losses["task"]] if task_weight else []
         for term in self.terms:
             if term not in active:
-                losses |= dict.fromkeys(self._keys[term.name].losses, losses["task"].new_zeros(()))
+                losses |= dict.fromkeys(term.reports, losses["task"].new_zeros(()))
                 continue
             mine = self._compare(term, read, known, images, labels, index)
             losses |= mine
@@ -210,16 +210,16 @@ class Distiller(nn.Module):
             student_side = [tensor[rows] for tensor in student_side]
         extra: dict[str, Any] = {}
         for argument, value in (("target", labels), ("index", index)):
-            if argument in term.asks_for:
-                if value is None:
-                    raise InputError(
-                        f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
-                        "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
-                    )
+            if argument in term.asks_for and value is not None:
                 extra[argument] = value if rows is None else value[rows]
+            elif term.asks_for.get(argument):
+                raise InputError(
+                    f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
+                    "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
+                )
         tapped = [tensor for tensor in (*student_side, *teacher_side) if isinstance(tensor, Tensor)]
         versions = list(map(version, tapped))
-        with _told(term, student_side, teacher_side):
+        with _told(term, student_side, teacher_side), enough_samples():
             student = on_side(term.student, student_side)
             teacher = raw = on_side(term.teacher, teacher_side)
             if term.student_connector is not None:
@@ -242,17 +242,6 @@ class Distiller(nn.Module):
         if len(parts) < 2:
             return parts[0] if parts else None
         return torch.cat([part.nonzero().flatten() if part.dtype == torch.bool else part for part in parts])
-
-    def _run_student(self, images: Any) -> tuple[Any, dict[str, Any]]:
-        try:
-            return self._student_reader(self.student, images)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                "the student's BatchNorm cannot train on a batch of one sample. Raise the batch size, or give the data "
-                "loader drop_last=True."
-            ) from error
 
     def _observed_for(
         self, terms: Sequence[Term], images: Any, labels: Any, observed: Mapping[str, Any]
@@ -296,9 +285,8 @@ class Distiller(nn.Module):
 
     def _keys_of(self, term: Term) -> "_Keys":
         names = self._teachers_of(term)
-        losses = [term.name] if term.reconstruction is None else [term.name, f"{term.name}_reconstruction"]
         known = [[self._key(name, tap) for name in names] for tap in term.teacher_taps]
-        return _Keys(names, [str(tap) for tap in term.student_taps], known, losses)
+        return _Keys(names, [str(tap) for tap in term.student_taps], known)
 
     def _teachers_of(self, term: Term) -> tuple[str, ...]:
         if term.of is None and len(self.teachers) == 1:
@@ -351,9 +339,9 @@ class Distiller(nn.Module):
 def _check_terms(terms: Sequence[Term], task_weight: float | Schedule) -> None:
     if not terms:
         raise InputError("a distiller without terms would not distil; give at least one Term.")
-    names = [term.name for term in terms]
+    names = [name for term in terms for name in term.reports]
     if len(set(names)) < len(names):
-        raise InputError(f"terms are called {', '.join(names)}; every term needs a name of its own.")
+        raise InputError(f"the terms report {', '.join(names)}; every term needs a name of its own.")
     if not task_weight and not any(term.weight for term in terms):
         raise InputError("task_weight and every term's weight are 0: there is nothing to learn from.")
 

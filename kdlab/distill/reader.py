@@ -1,6 +1,7 @@
 """Run a network and read its tapped layers, with no more copies and no more layers than that takes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +55,24 @@ class Reader:
                 None if compiled else taps.overwritten, taps.calls if stops else None
             )  # fmt: skip
         return output, read
+
+
+@contextmanager
+def enough_samples() -> Iterator[None]:
+    """Say what to do where a BatchNorm cannot train.
+
+    Raises:
+        InputError: a batch of one sample, of a single value per channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "BatchNorm cannot train on a batch of one sample. Raise the batch size, or give the data loader "
+            "drop_last=True."
+        ) from error
 
 
 def _is_compiled(network: nn.Module) -> bool:

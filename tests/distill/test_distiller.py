@@ -146,6 +146,11 @@ class TwoOutputs(nn.Module):
         return a
 
 
+def reported_twice():
+    both = {"teacher_connector": nn.Conv2d(4, 2, 1), "reconstruction": nn.Conv2d(2, 4, 1)}
+    stages([hint(**both), Term("hint_reconstruction", Gap(), "first", "first")])
+
+
 def one_network():
     layer = nn.Linear(3, 3)
     try:
@@ -158,6 +163,8 @@ REFUSED = {
     "no terms": (lambda: distiller(terms=[]), "at least one Term"),
     "two of one name": (lambda: distiller(terms=[kd(), kd()]), "kd, kd.*a name of its own"),
     "reserved name": (lambda: Term("total", KDLoss(), "a", "b"), "called 'total'"),
+    "name of a module's own": (lambda: Term("keys", KDLoss(), "a", "b"), "called 'keys'; wanted: .*such as 'type'"),
+    "name of a reconstruction": (lambda: reported_twice(), "hint, hint_reconstruction, hint_reconstruction; every"),
     "name with a dot": (lambda: Term("k.d", KDLoss(), "a", "b"), "identifier"),
     "negative weight": (lambda: kd(-1.0), "weight of term 'kd' is -1.0"),
     "weight not a number": (lambda: kd(float("nan")), "weight of term 'kd' is nan"),
@@ -357,6 +364,17 @@ def test_a_loss_that_asks_for_the_index_gets_it_from_the_data_set():
         d(IMAGES, LABELS)
 
 
+class Patient(nn.Module):
+    def forward(self, student, teacher, index=None):
+        return (student - teacher).abs().mean() * (1.0 if index is None else index.float().mean())
+
+
+def test_a_loss_that_can_do_without_the_index_does():
+    d = distiller(terms=[Term("patient", Patient(), "classifier", "classifier")]).eval()
+    without = d(IMAGES, LABELS)["patient"]
+    torch.testing.assert_close(d(IMAGES, LABELS, index=torch.arange(4))["patient"], without * 1.5)
+
+
 def test_a_weight_follows_its_schedule_and_a_stopped_term_costs_nothing():
     d = stages([hint(weight=Until(2.0, epoch=1)), Term("b", Gap(), "second", "second", WarmUp(1.0, 2))],
                task_weight=Cosine(1.0)).eval()  # fmt: skip
@@ -464,6 +482,12 @@ AT_THE_CALL = {
         r"student is on cpu and the teacher on meta.*distiller.to\('cpu'\)",
     ),
     "batch of one": (lambda: batch_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
+    "batch of one to a connector": (
+        lambda: distiller(terms=[Term("kd", KDLoss(), "classifier", "classifier", student_connector=nn.BatchNorm1d(3))])(
+            IMAGES[:1], LABELS[:1]
+        ),
+        "'kd'.*BatchNorm cannot train on a batch of one sample.*drop_last",
+    ),
     "no such teacher": (lambda: stages([hint(of="rian")], teacher=teachers_by_name()), "Did you mean 'rain'"),
     "which teacher": (lambda: stages([hint()], teacher=teachers_by_name()), "unknown teacher 'None'. Known: 'rain'"),
     "joined, of the whole batch": (
