@@ -1,8 +1,10 @@
 """Teachers, student and the terms that compare them, as one module that returns its losses."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlab.distill.reader import Reader, enough_samples
-from kdlab.distill.schedules import Schedule, check_weight
+from kdlab.distill.schedules import Schedule, check_weight, weight_at
 from kdlab.distill.taps import Tap, Taps, version
 from kdlab.distill.term import Term, on_side
 from kdlab.errors import InputError, unknown
@@ -55,8 +57,9 @@ class Distiller(nn.Module):
     >>> losses["total"].backward()
 
     ``torch.save(distiller.student.state_dict(), path)`` keeps the student alone. To compile the student, call
-    ``student.compile()``, which leaves its layers their names; on several processes wrap the whole distiller in
-    ``DistributedDataParallel``.
+    ``student.compile()``, which leaves its layers their names. On several processes :func:`kdlab.training.fit` shares
+    the work by itself; in a loop of your own wrap the whole distiller in ``DistributedDataParallel`` with
+    ``find_unused_parameters=True``: a term whose weight is 0 leaves its connectors without a gradient.
 
     Args:
         student: takes the images.
@@ -133,8 +136,13 @@ class Distiller(nn.Module):
 
         Args:
             epoch: from 0; the part after the point is how far the epoch has got.
-            epochs: of the whole run.
+            epochs: of the whole run, at least 1.
+
+        Raises:
+            InputError: a negative epoch, a run without epochs.
         """
+        if not 0 <= epoch < math.inf or epochs < 1:
+            raise InputError(f"the run is at epoch {epoch} of {epochs}; wanted: an epoch from 0 up, of at least one.")
         self._now = (epoch, epochs)
 
     @torch.no_grad()
@@ -164,8 +172,9 @@ class Distiller(nn.Module):
             index: the samples' places in the data set, for a loss that asks for them; :class:`Indexed` supplies it.
 
         Raises:
-            InputError: a schedule without :meth:`set_epoch`; a loss that wants an index and gets none; shapes that do
-                not meet; a connector that overwrites its input; networks on two devices.
+            InputError: a schedule without :meth:`set_epoch`, or of a negative or infinite weight; a loss that wants an
+                index and gets none; shapes that do not meet; a connector that overwrites its input; networks on two
+                devices; a batch of one where a BatchNorm trains.
         """
         weights = {term.name: self._weight(term.weight_at) for term in self.terms}
         # A dry run is for the terms that start later, too.
@@ -174,7 +183,7 @@ class Distiller(nn.Module):
         with enough_samples():
             output, read = self._student_reader(self.student, images)
         losses = {"task": self.task(output, labels)}
-        task_weight = self._weight(self.task_weight) if callable(self.task_weight) else self.task_weight
+        task_weight = self._weight(partial(weight_at, "task_weight", self.task_weight))
         parts = [task_weight * losses["task"]] if task_weight else []
         for term in self.terms:
             if term not in active:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdlab.distill.schedules import Schedule, check_weight
+from kdlab.distill.schedules import Schedule, check_weight, weight_at
 from kdlab.distill.taps import Tap, as_tap
 from kdlab.errors import InputError, unknown
 
@@ -124,11 +124,7 @@ class Term:
         Raises:
             InputError: the schedule gives a weight that is negative or not finite.
         """
-        if not callable(self.weight):
-            return self.weight
-        weight = self.weight(epoch, epochs)
-        check_weight(f"the weight of term {self.name!r} at epoch {epoch:g} of {epochs}", weight)
-        return weight
+        return weight_at(f"the weight of term {self.name!r}", self.weight, epoch, epochs)
 
 
 def _taps(side: Side) -> tuple[Tap, ...]:

@@ -483,9 +483,9 @@ AT_THE_CALL = {
     ),
     "batch of one": (lambda: batch_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
     "batch of one to a connector": (
-        lambda: distiller(terms=[Term("kd", KDLoss(), "classifier", "classifier", student_connector=nn.BatchNorm1d(3))])(
-            IMAGES[:1], LABELS[:1]
-        ),
+        lambda: distiller(
+            terms=[Term("kd", KDLoss(), "classifier", "classifier", student_connector=nn.BatchNorm1d(3))]
+        )(IMAGES[:1], LABELS[:1]),
         "'kd'.*BatchNorm cannot train on a batch of one sample.*drop_last",
     ),
     "no such teacher": (lambda: stages([hint(of="rian")], teacher=teachers_by_name()), "Did you mean 'rain'"),
@@ -498,7 +498,16 @@ AT_THE_CALL = {
     "nothing compared": (lambda: hint(student=[]), "compares nothing"),
     "a misspelt argument": (lambda: Term("x", Surplus(), "a", "b"), "Did you mean 'target'"),
     "reconstruction of nothing": (lambda: hint(reconstruction=nn.Identity()), "leave it out"),
-    "a schedule below zero": (lambda: below_zero(), "weight of term 'hint' at epoch 0 of 2 is -1.0"),
+    "a schedule below zero": (
+        lambda: run_started([hint(weight=lambda epoch, epochs: -1.0)]),
+        "weight of term 'hint' at epoch 0 of 2 is -1.0",
+    ),
+    "the task's schedule": (
+        lambda: run_started([hint()], task_weight=lambda epoch, epochs: float("nan")),
+        "task_weight at epoch 0 of 2 is nan",
+    ),
+    "a negative epoch": (lambda: stages([hint()]).set_epoch(-1, 5), "at epoch -1 of 5; wanted"),
+    "a run without epochs": (lambda: stages([hint()]).set_epoch(0, 0), "at epoch 0 of 0; wanted"),
 }
 
 
@@ -520,8 +529,8 @@ def batch_of_one():
     Distiller(mine, student(), [kd(student="")], nn.CrossEntropyLoss())(IMAGES[:1], LABELS[:1])
 
 
-def below_zero():
-    d = stages([hint(weight=lambda epoch, epochs: -1.0)])
+def run_started(terms, **options):
+    d = stages(terms, **options)
     d.set_epoch(0, 2)
     d(IMAGES, LABELS)
 
