@@ -54,10 +54,12 @@ class MaskDataset(Dataset):
 
     Attributes:
         pairs: the files.
+        paths: those of the images.
     """
 
     def __init__(self, pairs: Sequence[Pair], transform: ImageTransform, numbers: Mapping[int, int]) -> None:
         self.pairs = pairs
+        self.paths = [pair.image for pair in pairs]
         self.transform = transform
         self._numbers = torch.full((256,), IGNORE)
         self._numbers[list(numbers)] = torch.tensor(list(numbers.values()))

@@ -1,6 +1,7 @@
 """What travels with a sample: a teacher's outputs, computed once, and the sample's place in the data set."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ class TeacherCache:
     >>> for images, labels, observed in DataLoader(cache.attach(dataset), batch_size=32, shuffle=True):
     ...     losses = distiller(images, labels, observed)
 
-    The outputs are kept on disk under a fingerprint of the teacher's weights, the taps, and the images, and are
-    computed again when any of these changes.
+    The outputs are kept on disk under a fingerprint of the teacher's layers and weights, the taps, and the images, and
+    are computed again when any of these changes; what a forward method does, it cannot see. Of a data set with files,
+    listed in its ``paths``, the fingerprint holds the name, size and time of each and some images after the transform;
+    of any other it holds every image, which costs a pass over the data set at each start.
     """
 
     def __init__(self, outputs: dict[str, Tensor], fingerprint: str) -> None:
@@ -53,7 +56,7 @@ class TeacherCache:
         Several processes share the work.
 
         Args:
-            teacher: used in eval mode, without gradient; left in the mode that it was in.
+            teacher: used in eval mode, without gradient; each of its modules is left in the mode that it was in.
             taps: layers as in :class:`Taps`.
             dataset: yields (image, label), the same image for the same index every time.
             path: where to keep the outputs; by default in kdlab's cache, named by the fingerprint.
@@ -136,15 +139,18 @@ class Indexed(Dataset):
 @torch.no_grad()
 def _outputs(teacher: nn.Module, taps: Sequence[str | Tap], loader: DataLoader) -> dict[str, Tensor]:
     device = next(teacher.parameters()).device
-    training = teacher.training
+    training = [module for module in teacher.modules() if module.training]
     teacher.eval()
     batches: dict[str, list[Tensor]] = {str(tap): [] for tap in taps}
-    for images, *_ in progress(loader, desc="teacher outputs"):
-        with Taps(teacher, taps) as read:
-            teacher(images.to(device))
-        for tap in taps:
-            batches[str(tap)].append(_one_a_sample(read[tap], str(tap), len(images)).cpu())
-    teacher.train(training)
+    try:
+        for images, *_ in progress(loader, desc="teacher outputs"):
+            with Taps(teacher, taps) as read:
+                teacher(images.to(device))
+            for tap in taps:
+                batches[str(tap)].append(_one_a_sample(read[tap], str(tap), len(images)).cpu())
+    finally:
+        for module in training:
+            module.training = True
     outputs = {name: torch.cat(parts) for name, parts in batches.items()}
     for name, output in outputs.items():
         if not output.isfinite().all():
@@ -166,16 +172,19 @@ def _one_a_sample(value: Any, name: str, samples: int) -> Tensor:
 
 
 def _fingerprint(teacher: nn.Module, taps: Sequence[str | Tap], dataset: Dataset) -> str:
-    """A hash of the weights, the tap names, and the images: a spread of them after the transform, and all files."""
-    digest = hashlib.sha256(repr((list(map(str, taps)), _length(dataset))).encode())
+    """A hash of the layers, the weights, the tap names, and the images: all files and a spread of them, or each."""
+    samples = _length(dataset)
+    layers = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))  # an address is another one in each process
+    digest = hashlib.sha256(repr((list(map(str, taps)), samples, layers)).encode())
     digest.update(weights_hash(teacher).encode())
-    for path in getattr(dataset, "paths", ()):
+    paths = getattr(dataset, "paths", ())
+    for path in paths:
         status = path.stat()
         digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
-    samples = _length(dataset)
-    for index in range(0, samples, max(1, samples // PROBES)):
+    probed = range(0, samples, max(1, samples // PROBES))
+    for index in probed if paths else range(samples):
         image: Any = dataset[index][0]
-        if not torch.equal(image, dataset[index][0]):
+        if index in probed and not torch.equal(image, dataset[index][0]):
             raise InputError(
                 f"sample {index} of the data set is another image each time, as with augmentation: a teacher's output "
                 "for it cannot be cached. Train without a cache, or with a fixed transform."

@@ -1,8 +1,10 @@
 """Teachers, student and the terms that compare them, as one module that returns its losses."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -10,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.distill.reader import Reader
-from kdlab.distill.schedules import Schedule, check_weight
-from kdlab.distill.taps import Tap, Taps
+from kdlab.distill.reader import Reader, enough_samples
+from kdlab.distill.schedules import Schedule, check_weight, weight_at
+from kdlab.distill.taps import Tap, Taps, version
 from kdlab.distill.term import Term, on_side
 from kdlab.errors import InputError, unknown
 
@@ -35,12 +37,11 @@ class Teacher:
 
 
 class _Keys(NamedTuple):
-    """The names of a term's teachers, of its tensors and of what it reports."""
+    """The names of a term's teachers and of its tensors."""
 
     teachers: tuple[str, ...]
     read: list[str]
     known: list[list[str]]  # for each tap, one of each teacher
-    losses: list[str]
 
 
 class Distiller(nn.Module):
@@ -56,8 +57,9 @@ class Distiller(nn.Module):
     >>> losses["total"].backward()
 
     ``torch.save(distiller.student.state_dict(), path)`` keeps the student alone. To compile the student, call
-    ``student.compile()``, which leaves its layers their names; on several processes wrap the whole distiller in
-    ``DistributedDataParallel``.
+    ``student.compile()``, which leaves its layers their names. On several processes :func:`kdlab.training.fit` shares
+    the work by itself; in a loop of your own wrap the whole distiller in ``DistributedDataParallel`` with
+    ``find_unused_parameters=True``: a term whose weight is 0 leaves its connectors without a gradient.
 
     Args:
         student: takes the images.
@@ -65,11 +67,12 @@ class Distiller(nn.Module):
         terms: what is compared; at least one.
         task: the loss between the student's output and the labels.
         task_weight: its weight, at least 0, or a schedule.
-        example: (images, labels) for one dry run now, so that a wrong shape is found here and not at step one. It
-            leaves weights, statistics and random numbers as they were.
+        example: (images, labels) for one dry run of every term now, so that a wrong shape is found here and not at step
+            one. It leaves weights, statistics and random numbers as they were.
 
     Raises:
-        InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, shapes that do not meet.
+        InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, a parameter that student
+            and teacher share, shapes that do not meet.
     """
 
     teachers: dict[str, Teacher]
@@ -97,9 +100,11 @@ class Distiller(nn.Module):
         self.reconstructions = _by_term(terms, "reconstruction")
         # Past nn.Module's registration: a teacher is no part of what is trained or saved.
         self.__dict__["teachers"] = {name: _as_teacher(one) for name, one in _named(teacher).items()}
+        _check_apart(student, self.teachers)
         for one in self.teachers.values():
-            one.model.requires_grad_(False).eval()
+            one.model.requires_grad_(False)
         self._now: tuple[float, int] | None = None
+        self._dry = False
         self._keys = {term.name: self._keys_of(term) for term in terms}
         self._student_reader = Reader(tap for term in terms for tap in term.student_taps)
         self._teacher_readers = {name: Reader(self._taps_of(name), stops=True) for name in self.teachers}
@@ -131,8 +136,13 @@ class Distiller(nn.Module):
 
         Args:
             epoch: from 0; the part after the point is how far the epoch has got.
-            epochs: of the whole run.
+            epochs: of the whole run, at least 1.
+
+        Raises:
+            InputError: a negative epoch, a run without epochs.
         """
+        if not 0 <= epoch < math.inf or epochs < 1:
+            raise InputError(f"the run is at epoch {epoch} of {epochs}; wanted: an epoch from 0 up, of at least one.")
         self._now = (epoch, epochs)
 
     @torch.no_grad()
@@ -162,19 +172,22 @@ class Distiller(nn.Module):
             index: the samples' places in the data set, for a loss that asks for them; :class:`Indexed` supplies it.
 
         Raises:
-            InputError: a schedule without :meth:`set_epoch`; a loss that wants an index and gets none; shapes that do
-                not meet; networks on two devices.
+            InputError: a schedule without :meth:`set_epoch`, or of a negative or infinite weight; a loss that wants an
+                index and gets none; shapes that do not meet; a connector that overwrites its input; networks on two
+                devices; a batch of one where a BatchNorm trains.
         """
         weights = {term.name: self._weight(term.weight_at) for term in self.terms}
-        active = [term for term in self.terms if weights[term.name] or not callable(term.weight)]
+        # A dry run is for the terms that start later, too.
+        active = [term for term in self.terms if weights[term.name] or not callable(term.weight) or self._dry]
         known = self._observed_for(active, images, labels, observed or {})
-        output, read = self._run_student(images)
+        with enough_samples():
+            output, read = self._student_reader(self.student, images)
         losses = {"task": self.task(output, labels)}
-        task_weight = self._weight(self.task_weight) if callable(self.task_weight) else self.task_weight
+        task_weight = self._weight(partial(weight_at, "task_weight", self.task_weight))
         parts = [task_weight * losses["task"]] if task_weight else []
         for term in self.terms:
             if term not in active:
-                losses |= dict.fromkeys(self._keys[term.name].losses, losses["task"].new_zeros(()))
+                losses |= dict.fromkeys(term.reports, losses["task"].new_zeros(()))
                 continue
             mine = self._compare(term, read, known, images, labels, index)
             losses |= mine
@@ -185,8 +198,10 @@ class Distiller(nn.Module):
         return losses | {"total": sum(parts[1:], parts[0]) if parts else losses["task"].new_zeros(())}
 
     def train(self, mode: bool = True) -> "Distiller":
-        """Training mode for the student, the losses and what learns; not for a frozen connector of a teacher."""
+        """Training mode for the student, the losses and what learns; not for a teacher, nor its frozen connector."""
         super().train(mode)
+        for teacher in self.teachers.values():
+            teacher.model.eval()
         for connector in self.teacher_connectors.values():
             if not any(p.requires_grad for p in connector.parameters()):
                 connector.eval()
@@ -204,14 +219,16 @@ class Distiller(nn.Module):
             student_side = [tensor[rows] for tensor in student_side]
         extra: dict[str, Any] = {}
         for argument, value in (("target", labels), ("index", index)):
-            if argument in term.asks_for:
-                if value is None:
-                    raise InputError(
-                        f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
-                        "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
-                    )
+            if argument in term.asks_for and value is not None:
                 extra[argument] = value if rows is None else value[rows]
-        with _told(term, student_side, teacher_side):
+            elif term.asks_for.get(argument):
+                raise InputError(
+                    f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
+                    "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
+                )
+        tapped = [tensor for tensor in (*student_side, *teacher_side) if isinstance(tensor, Tensor)]
+        versions = list(map(version, tapped))
+        with _told(term, student_side, teacher_side), enough_samples():
             student = on_side(term.student, student_side)
             teacher = raw = on_side(term.teacher, teacher_side)
             if term.student_connector is not None:
@@ -221,6 +238,11 @@ class Distiller(nn.Module):
             losses = {term.name: term.loss(student, teacher, **extra)}
             if term.reconstruction is not None:
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
+            if versions != list(map(version, tapped)):
+                raise InputError(
+                    "a connector or the loss works in place and has overwritten what a layer put out, which other "
+                    "terms read, too. Give its activations inplace=False."
+                )
         return losses
 
     def _rows(self, names: Sequence[str], images: Any, labels: Any) -> Tensor | None:
@@ -229,17 +251,6 @@ class Distiller(nn.Module):
         if len(parts) < 2:
             return parts[0] if parts else None
         return torch.cat([part.nonzero().flatten() if part.dtype == torch.bool else part for part in parts])
-
-    def _run_student(self, images: Any) -> tuple[Any, dict[str, Any]]:
-        try:
-            return self._student_reader(self.student, images)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                "the student's BatchNorm cannot train on a batch of one sample. Raise the batch size, or give the data "
-                "loader drop_last=True."
-            ) from error
 
     def _observed_for(
         self, terms: Sequence[Term], images: Any, labels: Any, observed: Mapping[str, Any]
@@ -255,6 +266,8 @@ class Distiller(nn.Module):
     def _observe(self, name: str, images: Any, labels: Any) -> dict[str, Any]:
         teacher = self.teachers[name]
         self._check_devices(name, teacher.model)
+        if teacher.model.training:  # someone has called its own train()
+            teacher.model.eval()
         seen = images if teacher.sees is None else teacher.sees(images, labels)
         if teacher.part is not None:
             seen = seen[teacher.part(images, labels)]
@@ -281,9 +294,8 @@ class Distiller(nn.Module):
 
     def _keys_of(self, term: Term) -> "_Keys":
         names = self._teachers_of(term)
-        losses = [term.name] if term.reconstruction is None else [term.name, f"{term.name}_reconstruction"]
         known = [[self._key(name, tap) for name in names] for tap in term.teacher_taps]
-        return _Keys(names, [str(tap) for tap in term.student_taps], known, losses)
+        return _Keys(names, [str(tap) for tap in term.student_taps], known)
 
     def _teachers_of(self, term: Term) -> tuple[str, ...]:
         if term.of is None and len(self.teachers) == 1:
@@ -314,15 +326,17 @@ class Distiller(nn.Module):
         return schedule(*self._now)
 
     def _dry_run(self, *batch: Any) -> None:
-        """One forward pass in training mode, after which everything is as it was."""
+        """One forward pass of every term in training mode, after which, or after its error, everything is as it was."""
         buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        now, self._now = self._now, (0.0, 1)
+        self._now, self._dry = (0.0, 1), True
         devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
         with torch.random.fork_rng(devices), torch.no_grad():
-            self(*batch)
-            for name, buffer in self.named_buffers():
-                buffer.copy_(buffers[name])
-        self._now = now
+            try:
+                self(*batch)
+            finally:
+                for name, buffer in self.named_buffers():
+                    buffer.copy_(buffers[name])
+                self._now, self._dry = None, False
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
         """All that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teachers along."""
@@ -334,9 +348,9 @@ class Distiller(nn.Module):
 def _check_terms(terms: Sequence[Term], task_weight: float | Schedule) -> None:
     if not terms:
         raise InputError("a distiller without terms would not distil; give at least one Term.")
-    names = [term.name for term in terms]
+    names = [name for term in terms for name in term.reports]
     if len(set(names)) < len(names):
-        raise InputError(f"terms are called {', '.join(names)}; every term needs a name of its own.")
+        raise InputError(f"the terms report {', '.join(names)}; every term needs a name of its own.")
     if not task_weight and not any(term.weight for term in terms):
         raise InputError("task_weight and every term's weight are 0: there is nothing to learn from.")
 
@@ -353,6 +367,18 @@ def _as_teacher(teacher: nn.Module | Teacher) -> Teacher:
     return teacher if isinstance(teacher, Teacher) else Teacher(teacher)
 
 
+def _check_apart(student: nn.Module, teachers: Mapping[str, Teacher]) -> None:
+    own = {id(parameter): name for name, parameter in student.named_parameters()}
+    for name, teacher in teachers.items():
+        shared = next((own[id(p)] for p in teacher.model.parameters() if id(p) in own), None)
+        if shared is not None:
+            who = f"teacher {name!r}" if name else "the teacher"
+            raise InputError(
+                f"the student's parameter {shared!r} belongs to {who}, too, which is frozen: the student could not "
+                "learn it. Give the student a copy of its own: copy.deepcopy(model)."
+            )
+
+
 def _by_term(terms: Sequence[Term], part: str) -> nn.ModuleDict:
     return nn.ModuleDict({term.name: getattr(term, part) for term in terms if getattr(term, part) is not None})
 
@@ -362,7 +388,7 @@ def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterato
     """Say of an error in a connector or a loss in which term, between which layers, on which shapes it happened."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         sides = []
         for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
             shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdlab.distill.connectors import ConvConnector, Pooled
+from kdlab.distill.reader import enough_samples
 from kdlab.distill.schedules import check_weight
 from kdlab.distill.taps import Taps
 from kdlab.errors import InputError
@@ -26,7 +27,8 @@ class MutualDistiller(nn.Module):
         weight: of what the peers say, at least 0. Their mean, as in the paper; the official code sums over them.
 
     Raises:
-        InputError: fewer than two students, or one of them twice; a negative weight; a temperature not above 0.
+        InputError: fewer than two students, or one of them twice; a name that a module cannot have; a negative weight;
+            a temperature not above 0.
 
     Source: Zhang et al.: Deep Mutual Learning, CVPR 2018, arXiv:1706.00384.
     """
@@ -38,7 +40,13 @@ class MutualDistiller(nn.Module):
         if len({id(student) for student in students.values()}) < max(2, len(students)):
             raise InputError(f"{len(students)} students were given; wanted: at least two, each a network of its own.")
         check_weight("weight", weight)
-        self.students = nn.ModuleDict(dict(students))
+        try:
+            self.students = nn.ModuleDict(dict(students))
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"the students are called {', '.join(map(repr, students))}; wanted: texts without a dot, other than "
+                "what PyTorch's modules have for themselves, such as 'type' and 'keys'."
+            ) from error
         self.task = task
         self.weight = weight
         self.mutual = DMLLoss(temperature)
@@ -47,6 +55,7 @@ class MutualDistiller(nn.Module):
     def student(self) -> nn.Module:
         return next(iter(self.students.values()))
 
+    @enough_samples()
     def forward(self, images: Any, labels: Any) -> dict[str, Tensor]:
         """The losses of one batch: each student's task and mutual loss, and "total", their weighted sum."""
         logits = {name: student(images) for name, student in self.students.items()}
@@ -129,6 +138,7 @@ class SelfDistiller(nn.Module):
         self.kd = KDLoss(temperature)
         Taps(student, [*self.layers, features])  # an unknown layer is an error here
 
+    @enough_samples()
     def forward(self, images: Any, labels: Any) -> dict[str, Tensor]:
         """The losses of one batch: "task" and "kd" and "feature", summed over the exits, and "total"."""
         with Taps(self.student, [*self.layers, self.features]) as taps:

@@ -1,6 +1,7 @@
 """Run a network and read its tapped layers, with no more copies and no more layers than that takes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from kdlab.errors import InputError
 class Reader:
     """Reads the same taps at each step; the first pass shows what the next can leave out.
 
-    A tapped tensor is copied only where the network overwrites it in place. Where ``stops``, the forward pass ends
-    after its last tap.
+    A tapped tensor is copied only where the network overwrites it in place, or where that cannot be seen: in a network
+    that is compiled as a whole or in part, and under ``torch.inference_mode()``, where nothing is learnt for later
+    passes. Where ``stops``, the forward pass ends after its last tap.
 
     Args:
         taps: what to read.
@@ -36,17 +38,18 @@ class Reader:
             InputError: a tap that the pass did not reach, or that holds a number that is not finite in the first pass.
         """
         first = network.training not in self._learnt
+        compiled = first and _is_compiled(network)
         copied, calls = self._learnt.get(network.training, (None, None))
         output = None
         with Taps(network, self.taps, copied=copied, calls=calls) as taps:
             output = network(images)
-        if first and not _is_compiled(network):
+        if first and not compiled:
             taps.drop_copies()  # the gradient goes the same way as in all later passes: a resumed run has the same bits
         read = {str(tap): taps[tap] for tap in self.taps}
         if first:
             for name, value in read.items():
                 _refuse_non_finite(network, name, value)
-            compiled = _is_compiled(network)
+        if first and not torch.is_inference_mode_enabled():
             stops = self.stops and not compiled and bool(taps.calls)
             self._learnt[network.training] = (
                 None if compiled else taps.overwritten, taps.calls if stops else None
@@ -54,8 +57,29 @@ class Reader:
         return output, read
 
 
+@contextmanager
+def enough_samples() -> Iterator[None]:
+    """Say what to do where a BatchNorm cannot train.
+
+    Raises:
+        InputError: a batch of one sample, of a single value per channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "BatchNorm cannot train on a batch of one sample. Raise the batch size, or give the data loader "
+            "drop_last=True."
+        ) from error
+
+
 def _is_compiled(network: nn.Module) -> bool:
-    return hasattr(network, "_orig_mod") or any(m._compiled_call_impl is not None for m in network.modules())
+    """Whether it is, or a part of it, or what is running it now."""
+    if torch.compiler.is_compiling():
+        return True
+    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in network.modules())
 
 
 def _refuse_non_finite(network: nn.Module, name: str, value: Any) -> None:

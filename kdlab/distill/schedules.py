@@ -92,6 +92,19 @@ class From:
         return self.weight if epoch >= self.epoch else 0.0
 
 
+def weight_at(name: str, weight: float | Schedule, epoch: float, epochs: int) -> float:
+    """The weight there, of a schedule or constant.
+
+    Raises:
+        InputError: the schedule gives a weight that is negative or not finite.
+    """
+    if not callable(weight):
+        return weight
+    now = weight(epoch, epochs)
+    check_weight(f"{name} at epoch {epoch:g} of {epochs}", now)
+    return now
+
+
 def check_weight(name: str, weight: float) -> None:
     """Refuse a weight that is negative or not finite.
 

@@ -95,7 +95,7 @@ class Taps:
         self._awaited = sum(calls[name] for name in self._hooked) if calls is not None else None
         self._records: dict[str, list[Any]] = {}
         self._own: dict[str, list[Any]] = {}
-        self._originals: list[tuple[str, Tensor, int]] = []
+        self._originals: list[tuple[str, Tensor, int | None]] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Taps":
@@ -147,8 +147,11 @@ class Taps:
 
     @property
     def overwritten(self) -> set[str]:
-        """The taps whose layer's tensor was changed in place after it had been recorded."""
-        return {name for name, tensor, version in self._originals if tensor._version != version}
+        """The taps whose layer's tensor was changed in place after it had been recorded, or of which nobody can tell.
+
+        Nobody can under ``torch.inference_mode()``, whose tensors count no changes, and inside a compiled network.
+        """
+        return {name for name, tensor, version in self._originals if version is None or tensor._version != version}
 
     def drop_copies(self) -> None:
         """Hold the layers' own tensors instead of copies, where nothing has overwritten these."""
@@ -168,7 +171,7 @@ class Taps:
     def _record(self, name: str, value: Any) -> None:
         if self._copied is None or name in self._copied:
             self._own.setdefault(name, []).append(value)
-            self._originals += [(name, t, t._version) for t in tree_leaves(value) if _has_version(t)]
+            self._originals += [(name, leaf, version(leaf)) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
         self._records[name].append(value)
         if self._awaited is not None and sum(map(len, self._records.values())) == self._awaited:
@@ -179,8 +182,9 @@ class _Stopped(BaseException):
     """Ends a forward pass after its last tap. No Exception: a model that catches those must not catch this."""
 
 
-def _has_version(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and not leaf.is_inference() and not torch.compiler.is_compiling()
+def version(tensor: Tensor) -> int | None:
+    """How often the tensor was changed in place; None where that is not counted."""
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 def _find(model: nn.Module, tap: Tap) -> nn.Module | nn.Parameter:

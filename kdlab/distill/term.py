@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdlab.distill.schedules import Schedule, check_weight
+from kdlab.distill.schedules import Schedule, check_weight, weight_at
 from kdlab.distill.taps import Tap, as_tap
 from kdlab.errors import InputError, unknown
 
@@ -25,7 +25,8 @@ class Term:
     ...      student_connector=ConvConnector(32, 1024))
 
     Args:
-        name: how the loss appears in the losses of a step; any identifier but "task" and "total".
+        name: how the loss appears in the losses of a step; any identifier but "task" and "total", and those that
+            PyTorch's modules have for themselves, such as "type".
         loss: a module whose forward takes ``student`` and ``teacher`` and, where it needs them, ``target`` (the labels)
             and ``index`` (the samples' places in the data set).
         student, teacher: a layer's dotted name, a :class:`Tap`, or a sequence of these, for a loss on lists of tensors.
@@ -33,7 +34,8 @@ class Term:
         student_connector, teacher_connector: a module between the tapped tensor (or list) and the loss.
         reconstruction: for a teacher's connector that learns: a module from what the connector made back to the
             teacher's tensor. Without it the connector could make all teachers alike, and the loss 0.
-        reconstruction_weight: of the mean absolute error of that, in the total; 0.05 is CKT's.
+        reconstruction_weight: of the mean absolute error of that, in the total; 0.05 is CKT's. At 0 it is
+            only reported, and ties nothing down.
         of: which teacher, where the distiller has several by name. With several names the term is one comparison over
             all their parts of the batch, one teacher's after the other's.
 
@@ -54,8 +56,11 @@ class Term:
     of: str | Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.name in RESERVED or not self.name.isidentifier():
-            raise InputError(f"a term is called {self.name!r}; wanted: an identifier other than 'task' and 'total'.")
+        if self.name in RESERVED or not self.name.isidentifier() or hasattr(nn.ModuleDict(), self.name):
+            raise InputError(
+                f"a term is called {self.name!r}; wanted: an identifier other than 'task', 'total', and what PyTorch's "
+                "modules have for themselves, such as 'type' and 'half'."
+            )
         if not callable(self.weight):
             check_weight(f"the weight of term {self.name!r}", self.weight)
         check_weight(f"the reconstruction_weight of term {self.name!r}", self.reconstruction_weight)
@@ -101,11 +106,17 @@ class Term:
     def teacher_taps(self) -> tuple[Tap, ...]:
         return _taps(self.teacher)
 
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """The names of its losses among those of a step."""
+        return (self.name,) if self.reconstruction is None else (self.name, f"{self.name}_reconstruction")
+
     @cached_property
-    def asks_for(self) -> tuple[str, ...]:
-        """What the loss wants beside student and teacher: of "target" and "index"."""
+    def asks_for(self) -> dict[str, bool]:
+        """What the loss takes beside student and teacher, of "target" and "index", and whether it must have it."""
         arguments = inspect.signature(self.loss.forward).parameters
-        return tuple(name for name in SAMPLE_ARGUMENTS if name in arguments)
+        required = inspect.Parameter.empty
+        return {name: arguments[name].default is required for name in SAMPLE_ARGUMENTS if name in arguments}
 
     def weight_at(self, epoch: float, epochs: int) -> float:
         """The weight there.
@@ -113,11 +124,7 @@ class Term:
         Raises:
             InputError: the schedule gives a weight that is negative or not finite.
         """
-        if not callable(self.weight):
-            return self.weight
-        weight = self.weight(epoch, epochs)
-        check_weight(f"the weight of term {self.name!r} at epoch {epoch:g} of {epochs}", weight)
-        return weight
+        return weight_at(f"the weight of term {self.name!r}", self.weight, epoch, epochs)
 
 
 def _taps(side: Side) -> tuple[Tap, ...]:

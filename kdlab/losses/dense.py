@@ -45,6 +45,7 @@ class PixelCrossEntropy(nn.Module):
             )
         if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
             raise InputError(f"the masks have dtype {mask.dtype}; wanted: integers, such as torch.int64.")
+        mask = mask.long()  # in int8, 255 would be -1
         known = mask != self.IGNORE
         beyond = mask[known & ((mask < 0) | (mask >= k))]
         if beyond.numel():
@@ -52,7 +53,7 @@ class PixelCrossEntropy(nn.Module):
                 f"a mask has the number {beyond[0].item()}; all must be of 0 to {k - 1}, or {self.IGNORE} for a pixel "
                 "without a class."
             )
-        total = F.cross_entropy(at_least_float32(logits), mask.long(), ignore_index=self.IGNORE, reduction="sum")
+        total = F.cross_entropy(at_least_float32(logits), mask, ignore_index=self.IGNORE, reduction="sum")
         return total / known.sum().clamp(min=1)
 
 

@@ -15,6 +15,7 @@ from kdlab.losses.inputs import (
     at_least_float32,
     comparable,
     has_channels,
+    is_tensor,
     matched,
     positive,
     several_positions,
@@ -42,6 +43,7 @@ class HintLoss(nn.Module):
     """
 
     def forward(self, student: Float[Tensor, "n c *hw"], teacher: Float[Tensor, "n c *hw"]) -> Float[Tensor, ""]:
+        is_tensor(student, "student")
         return F.mse_loss(*comparable(student, teacher, "n d" if student.ndim == 2 else "n c h w"))
 
 
@@ -171,8 +173,8 @@ class OFDLoss(nn.Module):
 
     Shapes: student and teacher (n, c, h, w), tapped before the ReLU; the official connector on the student is a 1x1
     convolution with batch norm. Returns a scalar: the sum over a sample, the mean over the batch, divided by 1000. It
-    is 0 at a perfect match, and wherever the student is below a margin. The teacher is detached. Half precision is
-    compared in float32.
+    is 0 at a perfect match, and where the teacher is 0 or below an element counts nothing once the student is at most
+    t'. The teacher is detached. Half precision is compared in float32.
 
     Raises:
         InputError: a margin above 0, not finite, or not one for each channel; shapes that differ.

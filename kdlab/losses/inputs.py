@@ -1,5 +1,7 @@
 """What every loss asks of its two inputs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ def comparable(student: Tensor, teacher: Tensor, dims: str) -> tuple[Tensor, Ten
         dims: the names of the dimensions, such as "n c h w"; both tensors must have these, of the same sizes.
 
     Raises:
-        InputError: other dimensions, sizes that differ, no element, no floating point numbers, two devices.
+        InputError: no tensors, other dimensions, sizes that differ, no element, no floating point numbers, two devices.
     """
     for tensor, who in ((student, "student"), (teacher, "teacher")):
         usable(tensor, who, dims)
@@ -40,12 +42,26 @@ def matched(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student, teacher.detach().to(student.dtype)
 
 
-def usable(tensor: Tensor, who: str, dims: str) -> None:
-    """Refuse a tensor that a loss cannot take.
+def is_tensor(value: Any, who: str) -> None:
+    """Refuse what is no tensor, such as the tuple of a layer that puts out several.
 
     Raises:
-        InputError: other dimensions than ``dims``, no element, no floating point numbers.
+        InputError: naming its type.
     """
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"the {who} gives a {type(value).__name__}; wanted: one tensor. Of a layer that puts out several, name the "
+            "one that is meant: Tap(layer, item=...). Of several layers, give each a term of its own."
+        )
+
+
+def usable(tensor: Tensor, who: str, dims: str) -> None:
+    """Refuse what a loss cannot take.
+
+    Raises:
+        InputError: no tensor, other dimensions than ``dims``, no element, no floating point numbers.
+    """
+    is_tensor(tensor, who)
     names = dims.split()
     if tensor.ndim != len(names):
         raise InputError(

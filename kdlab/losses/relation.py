@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdlab.errors import InputError
 from kdlab.losses.geometry import GeometryGap
-from kdlab.losses.inputs import matched, not_negative, several, usable
+from kdlab.losses.inputs import is_tensor, matched, not_negative, several, usable
 
 Maps = Sequence[Float[Tensor, "n _ _ _"]]
 
@@ -60,8 +60,8 @@ class RKDLoss(nn.Module):
 
     with :math:`\ell` the smooth L1, :math:`d_{ij} = \|x_i - x_j\|`, :math:`\mu` the mean of the positive distances, and
     :math:`\cos\angle_{ijk} = \langle e_{ij}, e_{kj} \rangle` at the vertex j, of :math:`e_{ij} = (x_i - x_j) / d_{ij}`.
-    It sees no rotation, translation, reflection or scale. Degenerate pairs and triples count in the means, as they do
-    in the official code.
+    It sees no rotation, translation, reflection or scale; only the angles of distances whose squares overflow, in
+    float32 from 1e19, are NaN. Degenerate pairs and triples count in the means, as they do in the official code.
 
     The cosines come from the distances alone, by the law of cosines, a few vertices at a time: no tensor of differences
     and none of all triples is made.
@@ -105,7 +105,9 @@ class SPLoss(nn.Module):
               \quad \hat G_{i\cdot} = G_{i\cdot} / \|G_{i\cdot}\|_2
 
     with F the features, flattened to (n, d). The rows of G are what is normalised, by their l2 norm, after the product;
-    that order is asked about where the benchmarks are discussed. It sees no rotation of the features and no scale.
+    that order is asked about where the benchmarks are discussed. It sees no rotation of the features, and no scale as
+    long as the fourth power of their length is a normal number: in float32 for lengths of 1e-9 to 1e9. Beyond these the
+    similarities become 0, and the loss with them.
 
     Shapes: features (n, ...) with everything after n flattened; sizes beyond n may differ. n at least 2. Returns a
     scalar, the mean over the pairs of the batch. The teacher is detached. Half precision is compared in float32, under
@@ -119,6 +121,8 @@ class SPLoss(nn.Module):
     """
 
     def forward(self, student: Float[Tensor, "n *s"], teacher: Float[Tensor, "n *t"]) -> Float[Tensor, ""]:
+        is_tensor(student, "student")
+        is_tensor(teacher, "teacher")
         student, teacher = one_batch(*(x.flatten(1) if x.ndim > 1 else x for x in (student, teacher)))
         several(student, "SPLoss")
         with torch.autocast(student.device.type, enabled=False):

@@ -6,7 +6,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kdlab.errors import InputError
-from kdlab.losses.inputs import at_least_float32, comparable, not_negative, positive, several, usable, whole_numbers
+from kdlab.losses.inputs import (
+    at_least_float32,
+    comparable,
+    is_tensor,
+    not_negative,
+    positive,
+    several,
+    usable,
+    whole_numbers,
+)
 
 
 class KDLoss(nn.Module):
@@ -166,6 +175,7 @@ class DISTLoss(nn.Module):
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
 
     def forward(self, student: Float[Tensor, "n k *hw"], teacher: Float[Tensor, "n k *hw"]) -> Float[Tensor, ""]:
+        is_tensor(student, "student")
         student, teacher = _comparable_logits(student, teacher, "DISTLoss", "n k h w" if student.ndim > 2 else "n k")
         p_student, p_teacher = (
             F.softmax(z.movedim(1, -1).flatten(0, -2) / self.temperature, dim=1) for z in (student, teacher)
@@ -213,7 +223,7 @@ def _comparable_logits(student: Tensor, teacher: Tensor, loss: str, dims: str = 
 
 def _classes(target: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Which samples have a label, and the class of each; 0 where there is none."""
-    labelled = target != LabelledCrossEntropy.UNLABELLED
+    labelled = target.long() != LabelledCrossEntropy.UNLABELLED  # in uint8, -100 would be class 156
     return labelled, whole_numbers(target.masked_fill(~labelled, 0), "target", *logits.shape)
 
 

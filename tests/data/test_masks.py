@@ -149,6 +149,7 @@ def test_a_damaged_image_is_skipped_with_its_reason(root):
     (root / "train" / "images" / "notes.txt").write_text("about")
     splits = load(root)
     assert [pair.image.name for pair in splits.train.pairs] == ["1.png"]
+    assert [path.name for path in splits.train.paths] == ["1.png"]  # what a TeacherCache watches
     assert {one.path.name for one in splits.skipped} == {"0.png", "notes.txt"}
 
 

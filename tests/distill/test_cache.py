@@ -37,6 +37,17 @@ def test_the_outputs_are_the_teachers_in_eval_mode(teacher, dataset, path):
     torch.testing.assert_close(cache.outputs["classifier"], expected.detach())
 
 
+def test_every_module_is_left_in_its_own_mode_even_after_an_error(teacher, dataset, path):
+    teacher.train()
+    teacher.features[0].eval()
+    before = [module.training for module in teacher.modules()]
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+    assert [module.training for module in teacher.modules()] == before
+    with pytest.raises(InputError, match="no items"):
+        TeacherCache.build(teacher, [Tap("classifier", item=0)], dataset)
+    assert [module.training for module in teacher.modules()] == before
+
+
 def test_the_second_time_the_teacher_does_not_run(teacher, dataset, path):
     first = TeacherCache.build(teacher, TAPS, dataset, path=path)
     teacher.forward = None
@@ -71,6 +82,39 @@ def test_other_weights_other_images_or_other_taps_are_refused(teacher, dataset, 
                       (teacher, ["features.3"], dataset)):  # fmt: skip
         with pytest.raises(InputError, match="made from other weights, layers or images.*Delete the file"):
             TeacherCache.build(*arguments, path=path)
+
+
+def test_any_image_in_memory_and_the_layers_without_weights_count(teacher, path):
+    images, labels = torch.randn(200, 3, 16, 16), torch.zeros(200)
+    TeacherCache.build(teacher, TAPS, TensorDataset(images, labels), path=path)
+    one_changed, other_layers = images.clone(), StudentCNN(3, (4, 4, 4, 4))
+    one_changed[1] += 1e-3
+    other_layers.load_state_dict(teacher.state_dict())
+    next(m for m in other_layers.modules() if isinstance(m, nn.Conv2d)).stride = (2, 2)
+    for arguments in ((teacher, TAPS, TensorDataset(one_changed, labels)),
+                      (other_layers, TAPS, TensorDataset(images, labels))):  # fmt: skip
+        with pytest.raises(InputError, match="made from other"):
+            TeacherCache.build(*arguments, path=path)
+
+
+class Scaled(nn.Module):
+    """What it is printed as has its address in it."""
+
+    __repr__ = object.__repr__
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def test_an_address_in_what_is_printed_does_not_count(dataset, path):
+    first, second = Scaled(), Scaled()
+    assert repr(first) != repr(second)
+    TeacherCache.build(first, [""], dataset, path=path)
+    TeacherCache.build(second, [""], dataset, path=path)
 
 
 def test_a_changed_file_is_noticed(teacher, dataset, path, tmp_path):

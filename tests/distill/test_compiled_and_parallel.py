@@ -65,6 +65,32 @@ def test_a_compiled_student_computes_the_same_and_is_read_at_each_step(how):
         student.eval()(IMAGES)  # evaluation between steps runs without hooks
 
 
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential()
+        self.body.add_module("conv", nn.Conv2d(3, 4, 3))
+        self.body.add_module("relu", nn.ReLU(inplace=True))
+
+    def forward(self, images):
+        return self.body(images).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("what", ["student's part", "teacher's part", "distiller"])
+def test_compiled_in_part_or_around_it_all_a_tap_is_what_its_layer_put_out(what):
+    torch._dynamo.reset()
+    student, teacher = Parts(), Parts()
+    expected = (student.body.conv(IMAGES) - teacher.body.conv(IMAGES)).square().mean()
+    if what != "distiller":
+        network = student if what == "student's part" else teacher
+        network.body = torch.compile(network.body, backend="aot_eager")
+    d = Distiller(student, teacher, [Term("hint", Gap(), "body.conv", "body.conv")], nn.CrossEntropyLoss())
+    if what == "distiller":
+        d.compile(backend="aot_eager")
+    for _ in range(2):
+        torch.testing.assert_close(d(IMAGES, LABELS)["hint"], expected)
+
+
 def on_one_of_two(rank, port, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.manual_seed(0)

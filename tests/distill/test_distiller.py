@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdlab import InputError
-from kdlab.distill import Cosine, Distiller, Indexed, Resize, Tap, Teacher, TeacherCache, Term, Until, WarmUp
-from kdlab.losses import KDLoss, LabelledCrossEntropy
+from kdlab.distill import Cosine, Distiller, From, Indexed, Resize, Tap, Teacher, TeacherCache, Term, Until, WarmUp
+from kdlab.losses import HintLoss, KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -87,6 +87,18 @@ def test_the_teacher_is_frozen_in_eval_mode_and_stays_so():
     assert all(p.grad is not None for p in d.student.parameters())
 
 
+def test_a_teacher_put_into_training_mode_goes_back_to_eval_mode():
+    d = distiller()
+    before = copy.deepcopy(d.teacher.state_dict())
+    d.teacher.train()
+    d(IMAGES, LABELS)
+    assert not d.teacher.training
+    assert all(torch.equal(before[name], value) for name, value in d.teacher.state_dict().items())
+    d.teacher.features.train()
+    d.train()
+    assert not any(module.training for module in d.teacher.modules())
+
+
 def test_the_teacher_moves_and_converts_with_the_distiller():
     d = distiller().double()
     assert next(d.teacher.parameters()).dtype == torch.float64
@@ -134,10 +146,25 @@ class TwoOutputs(nn.Module):
         return a
 
 
+def reported_twice():
+    both = {"teacher_connector": nn.Conv2d(4, 2, 1), "reconstruction": nn.Conv2d(2, 4, 1)}
+    stages([hint(**both), Term("hint_reconstruction", Gap(), "first", "first")])
+
+
+def one_network():
+    layer = nn.Linear(3, 3)
+    try:
+        Distiller(nn.Sequential(layer), nn.Sequential(layer, nn.ReLU()), [hint()], nn.CrossEntropyLoss())
+    finally:
+        assert layer.weight.requires_grad
+
+
 REFUSED = {
     "no terms": (lambda: distiller(terms=[]), "at least one Term"),
     "two of one name": (lambda: distiller(terms=[kd(), kd()]), "kd, kd.*a name of its own"),
     "reserved name": (lambda: Term("total", KDLoss(), "a", "b"), "called 'total'"),
+    "name of a module's own": (lambda: Term("keys", KDLoss(), "a", "b"), "called 'keys'; wanted: .*such as 'type'"),
+    "name of a reconstruction": (lambda: reported_twice(), "hint, hint_reconstruction, hint_reconstruction; every"),
     "name with a dot": (lambda: Term("k.d", KDLoss(), "a", "b"), "identifier"),
     "negative weight": (lambda: kd(-1.0), "weight of term 'kd' is -1.0"),
     "weight not a number": (lambda: kd(float("nan")), "weight of term 'kd' is nan"),
@@ -145,6 +172,7 @@ REFUSED = {
     "all weights zero": (lambda: distiller(terms=[kd(0.0)], task_weight=0.0), "nothing to learn from"),
     "student's layer": (lambda: distiller(terms=[kd(student="clasifier")]), "Did you mean 'classifier'"),
     "teacher's layer": (lambda: distiller(terms=[kd(teacher="head")]), "unknown layer of StudentCNN 'head'"),
+    "student and teacher in one": (lambda: one_network(), "parameter '0.weight' belongs to the teacher, too.*deepcopy"),
     "a loss with other arguments": (lambda: Term("x", TwoOutputs(), "a", "b"), r"takes \(a, b\); wanted"),
     "a loss of one argument": (lambda: Term("x", nn.ReLU(), "a", "b"), "wanted: forward"),
     "cross-entropy as a term": (lambda: Term("x", LabelledCrossEntropy(), "a", "b"), "wanted: forward"),
@@ -209,6 +237,16 @@ def test_the_student_runs_to_its_end_and_what_it_overwrites_in_place_is_kept():
     for _ in range(2):  # the first pass copies all, the second what it must
         torch.testing.assert_close(d(IMAGES, LABELS)["hint"], expected)
     assert d.student.ends == 2
+
+
+def test_a_first_pass_in_inference_mode_teaches_nothing_wrong():
+    d = stages([hint()]).eval()
+    expected = (d.student.first(IMAGES) - d.teacher.first(IMAGES)).abs().mean()
+    with torch.inference_mode():
+        torch.testing.assert_close(d(IMAGES, LABELS)["hint"], expected)
+    for _ in range(2):
+        torch.testing.assert_close(d(IMAGES, LABELS)["hint"], expected)
+    assert d.teacher.ends == 2  # in inference mode and in the first pass after it; then it stops
 
 
 def test_dropout_of_the_teacher_is_off():
@@ -326,6 +364,17 @@ def test_a_loss_that_asks_for_the_index_gets_it_from_the_data_set():
         d(IMAGES, LABELS)
 
 
+class Patient(nn.Module):
+    def forward(self, student, teacher, index=None):
+        return (student - teacher).abs().mean() * (1.0 if index is None else index.float().mean())
+
+
+def test_a_loss_that_can_do_without_the_index_does():
+    d = distiller(terms=[Term("patient", Patient(), "classifier", "classifier")]).eval()
+    without = d(IMAGES, LABELS)["patient"]
+    torch.testing.assert_close(d(IMAGES, LABELS, index=torch.arange(4))["patient"], without * 1.5)
+
+
 def test_a_weight_follows_its_schedule_and_a_stopped_term_costs_nothing():
     d = stages([hint(weight=Until(2.0, epoch=1)), Term("b", Gap(), "second", "second", WarmUp(1.0, 2))],
                task_weight=Cosine(1.0)).eval()  # fmt: skip
@@ -341,6 +390,20 @@ def test_a_weight_follows_its_schedule_and_a_stopped_term_costs_nothing():
     only.set_epoch(1.0, 2)
     only(IMAGES, LABELS)
     assert only.teacher.ends == 0
+
+
+def test_the_dry_run_finds_what_is_wrong_with_a_term_that_starts_later(shapes_unchecked):
+    for schedule in (WarmUp(1.0), From(1.0, epoch=2)):
+        with pytest.raises(InputError, match="'hint' .student 'first' .4, 4, 16, 16."):
+            stages([hint(weight=schedule)], teacher=Stages(6), example=(IMAGES, LABELS))
+
+
+def test_a_dry_run_that_fails_leaves_the_statistics_as_they_were(shapes_unchecked):
+    mine = student(3)
+    before = copy.deepcopy(mine.state_dict())
+    with pytest.raises(InputError):
+        Distiller(mine, student(5), [kd()], nn.CrossEntropyLoss(), example=(IMAGES, LABELS))
+    assert all(torch.equal(before[name], value) for name, value in mine.state_dict().items())
 
 
 def test_the_dry_run_leaves_statistics_and_random_numbers_as_they_were():
@@ -394,15 +457,37 @@ AT_THE_CALL = {
         lambda: stages([hint(student_connector=nn.Conv2d(9, 4, 1))])(IMAGES, LABELS),
         "'hint'.*to have 9 channels",
     ),
+    "student's connector in place": (
+        lambda: stages([hint(student_connector=nn.ReLU(inplace=True))])(IMAGES, LABELS),
+        r"'hint' .student 'first'.*works in place.*inplace=False",
+    ),
+    "teacher's connector in place": (
+        lambda: stages([hint(teacher_connector=nn.ReLU(inplace=True))])(IMAGES, LABELS),
+        "works in place",
+    ),
     "teacher not finite": (
         lambda: stages([hint()], teacher=nan_teacher())(IMAGES, LABELS),
         "'first' of Stages holds numbers that are not finite",
+    ),
+    "several tensors": (
+        lambda: recurrent(HintLoss())(SEQUENCES, LABELS),
+        r"'hint' .student '0' tuple against.*gives a tuple; wanted: one tensor.*Tap\(layer, item=...\)",
+    ),
+    "several tensors to a connector": (
+        lambda: recurrent(HintLoss(), student_connector=nn.Flatten())(SEQUENCES, LABELS),
+        "'hint' .student '0' tuple against.*'tuple' object has no attribute",
     ),
     "two devices": (
         lambda: stages([hint()], teacher=Stages().to("meta"))(IMAGES, LABELS),
         r"student is on cpu and the teacher on meta.*distiller.to\('cpu'\)",
     ),
     "batch of one": (lambda: batch_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
+    "batch of one to a connector": (
+        lambda: distiller(
+            terms=[Term("kd", KDLoss(), "classifier", "classifier", student_connector=nn.BatchNorm1d(3))]
+        )(IMAGES[:1], LABELS[:1]),
+        "'kd'.*BatchNorm cannot train on a batch of one sample.*drop_last",
+    ),
     "no such teacher": (lambda: stages([hint(of="rian")], teacher=teachers_by_name()), "Did you mean 'rain'"),
     "which teacher": (lambda: stages([hint()], teacher=teachers_by_name()), "unknown teacher 'None'. Known: 'rain'"),
     "joined, of the whole batch": (
@@ -413,8 +498,30 @@ AT_THE_CALL = {
     "nothing compared": (lambda: hint(student=[]), "compares nothing"),
     "a misspelt argument": (lambda: Term("x", Surplus(), "a", "b"), "Did you mean 'target'"),
     "reconstruction of nothing": (lambda: hint(reconstruction=nn.Identity()), "leave it out"),
-    "a schedule below zero": (lambda: below_zero(), "weight of term 'hint' at epoch 0 of 2 is -1.0"),
+    "a schedule below zero": (
+        lambda: run_started([hint(weight=lambda epoch, epochs: -1.0)]),
+        "weight of term 'hint' at epoch 0 of 2 is -1.0",
+    ),
+    "the task's schedule": (
+        lambda: run_started([hint()], task_weight=lambda epoch, epochs: float("nan")),
+        "task_weight at epoch 0 of 2 is nan",
+    ),
+    "a negative epoch": (lambda: stages([hint()]).set_epoch(-1, 5), "at epoch -1 of 5; wanted"),
+    "a run without epochs": (lambda: stages([hint()]).set_epoch(0, 0), "at epoch 0 of 0; wanted"),
 }
+
+
+SEQUENCES = torch.zeros(4, 6, 8)
+
+
+class Last(nn.Module):
+    def forward(self, read):
+        return read[0][:, -1]
+
+
+def recurrent(loss, **connectors):
+    networks = [nn.Sequential(nn.LSTM(8, 3, batch_first=True), Last()) for _ in range(2)]
+    return Distiller(*networks, [Term("hint", loss, "0", "0", **connectors)], nn.CrossEntropyLoss())
 
 
 def batch_of_one():
@@ -422,8 +529,8 @@ def batch_of_one():
     Distiller(mine, student(), [kd(student="")], nn.CrossEntropyLoss())(IMAGES[:1], LABELS[:1])
 
 
-def below_zero():
-    d = stages([hint(weight=lambda epoch, epochs: -1.0)])
+def run_started(terms, **options):
+    d = stages(terms, **options)
     d.set_epoch(0, 2)
     d(IMAGES, LABELS)
 

@@ -79,12 +79,20 @@ def test_the_end_is_not_pulled_by_what_it_teaches():
     assert all(p.grad is not None for p in d.exits.parameters())
 
 
+def pair_of_one():
+    students = {name: nn.Sequential(nn.Flatten(), nn.Linear(768, 3), nn.BatchNorm1d(3)) for name in "ab"}
+    MutualDistiller(students, nn.CrossEntropyLoss())(IMAGES[:1], LABELS[:1])
+
+
 @pytest.mark.parametrize(
     ("build", "said"),
     [
         (lambda: MutualDistiller({"a": student()}, nn.CrossEntropyLoss()), "1 students.*at least two"),
         (lambda: MutualDistiller(dict.fromkeys("ab", student()), nn.CrossEntropyLoss()), "a network of its own"),
         (lambda: MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss(), weight=-1), "weight is -1"),
+        (lambda: MutualDistiller({"keys": student(), "b": student()}, nn.CrossEntropyLoss()), "called 'keys', 'b'"),
+        (lambda: MutualDistiller({"a.1": student(), "b": student()}, nn.CrossEntropyLoss()), "without a dot"),
+        (lambda: pair_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
         (lambda: SelfDistiller(student(), {}, "features.3", nn.CrossEntropyLoss()), "without exits"),
         (lambda: byot(alpha=1.5), "alpha is 1.5"),
         (lambda: SelfDistiller(student(), {"featurs.1": Exit(6, 10, 3)}, "features.3", nn.CrossEntropyLoss()),

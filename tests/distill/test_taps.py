@@ -153,6 +153,14 @@ def test_a_record_survives_what_works_in_place_after_it():
     assert model.linear.weight.grad is not None
 
 
+def test_where_changes_are_not_counted_the_copy_stays():
+    model, x = InPlace(), torch.randn(5, 4)
+    with torch.inference_mode(), Taps(model, ["linear"]) as taps:
+        model(x)
+    taps.drop_copies()
+    assert torch.equal(taps["linear"], model.linear(x))
+
+
 def test_without_its_copy_the_record_is_the_layers_own_tensor():
     model, x = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), torch.randn(5, 4)
     with Taps(model, ["0", "1"], copied=()) as taps:

@@ -406,6 +406,22 @@ def test_cross_entropy_names_a_target_that_does_not_fit(logits, target, sentence
         LabelledCrossEntropy()(logits, target)
 
 
+def test_the_classes_of_any_integer_are_what_they_are():
+    logits = torch.randn(3, 200)
+    for loss, sides in ((LabelledCrossEntropy(), [logits]), (DKDLoss(), [logits, 2 * logits])):
+        classes = torch.tensor([156, 0, 199])  # in uint8 156 and -100 are one number
+        with shapes_checked(False):
+            torch.testing.assert_close(loss(*sides, classes.to(torch.uint8)), loss(*sides, classes))
+    with shapes_checked(False), pytest.raises(InputError, match="a mask has the number -1"):
+        PixelCrossEntropy()(torch.randn(1, 3, 2, 2), torch.full((1, 2, 2), -1, dtype=torch.int8))
+
+
+@pytest.mark.parametrize("loss", [KDLoss(), DISTLoss(), HintLoss(), SPLoss(), ATLoss()])
+def test_what_is_no_tensor_is_named(loss):
+    with shapes_checked(False), pytest.raises(InputError, match=r"the student gives a tuple; wanted: one.*item="):
+        loss((torch.zeros(2, 3), torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
 def test_fsp_takes_layers_of_two_precisions():
     first, last = torch.randn(2, 2, 3, 3), torch.randn(2, 4, 3, 3)
     teacher = [torch.randn(2, 2, 3, 3), torch.randn(2, 4, 3, 3)]
