@@ -33,7 +33,8 @@ class KDLoss(nn.Module):
         temperature: T > 0. The default 4 is the field's usual choice on CIFAR; 1 compares the plain probabilities.
 
     Shapes: student and teacher logits (n, k). Returns a scalar in nats: the sum over classes and the mean over the
-    batch, times T squared. The teacher is detached. Half-precision logits are compared in float32.
+    batch, times T squared. The teacher is detached. Half-precision logits are compared in float32, and all in float64
+    where T is above 100.
 
     Raises:
         InputError: temperature not above 0 or not finite; shapes that differ.
@@ -48,11 +49,14 @@ class KDLoss(nn.Module):
 
     def forward(self, student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
         student, teacher = comparable(student, teacher, "n k")
-        T = self.temperature
+        T, dtype = self.temperature, student.dtype
+        if T > 100 and student.device.type != "mps":  # T squared magnifies what is rounded off; mps has no float64
+            student, teacher = student.double(), teacher.double()
         teacher = teacher / T
         gap = F.log_softmax(teacher, dim=1) - F.log_softmax(student / T, dim=1)
         # A dot product has one factor to multiply with in its backward pass: a quarter faster than kl_div.
-        return torch.dot(F.softmax(teacher, dim=1).flatten(), gap.flatten()) * (T**2 / len(student))
+        divergence = torch.dot(F.softmax(teacher, dim=1).flatten(), gap.flatten())
+        return (divergence * (T**2 / len(student))).to(dtype)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}"

@@ -85,6 +85,13 @@ def test_at_high_temperature_it_matches_centred_logits():
     torch.testing.assert_close(student.grad, gap.detach() / (6 * 5), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("T", [200.0, 1e4, 1e5])
+def test_at_high_temperature_the_value_is_that_of_float64(T):
+    student, teacher = logits(seed=1), logits(seed=2)
+    in_float32 = KDLoss(T)(student.float(), teacher.float())
+    torch.testing.assert_close(in_float32, KDLoss(T)(student, teacher).float(), rtol=1e-3, atol=0)
+
+
 def test_doubling_the_batch_keeps_the_mean():
     student, teacher = logits(seed=1), logits(seed=2)
     twice = KDLoss(4.0)(student.repeat(2, 1), teacher.repeat(2, 1))
