@@ -91,18 +91,20 @@ class Plane:
 
 def fit_plane(points: Float[Tensor, "n h"]) -> Plane:
     """The first two principal components, with a margin; each axis points to where its largest weight is positive."""
-    centre = points.mean(dim=0)
-    axes = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
+    mean = points.mean(dim=0)
+    axes = torch.linalg.svd(points - mean, full_matrices=False).Vh[:2].T
     axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
-    return Plane(centre, axes, 1.25 * ((points - centre) @ axes).abs().amax(dim=0).clamp(min=1e-12))
+    low, high = torch.aminmax((points - mean) @ axes, dim=0)
+    return Plane(mean + axes @ (low + high) / 2, axes, 1.25 * (high - low).clamp(min=1e-12) / 2)
 
 
 def plane_of(run: Sequence[Snapshot], tap: str) -> Plane:
-    """One plane for all snapshots of a run, fitted to the teachers' points: so that the steps can be compared.
+    """One plane for all snapshots of a run: so that the steps can be compared.
 
-    Not to the student's, which are so far away at first that nothing else could be seen.
+    Fitted to the points of both sides: in the directions of the teachers' alone, how far away the student begins would
+    hardly show.
     """
-    return fit_plane(torch.cat([seen.teachers[tap] for seen in run]))
+    return fit_plane(torch.cat([side[tap] for seen in run for side in (seen.student, seen.teachers)]))
 
 
 def common_space_explorer(
@@ -155,20 +157,20 @@ def scatter(
 ) -> str:
     """Points in -1 to 1 as SVG, the teachers' filled and the student's hollow, a line between those of one image."""
     scale = HEIGHT / 2 - EDGE
-    marks = []
+    lines, filled, hollow, legend = [], [], [], []
     for mine, its, number in zip(student.tolist(), teachers.tolist(), weather, strict=True):
         (x1, y1), (x2, y2) = ((HEIGHT / 2 + x * scale, HEIGHT / 2 - y * scale) for x, y in (mine, its))
-        colour = PALETTE[number]
         ends = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-        marks.append(f'<line {ends} stroke="{colour}" opacity="0.35"/>')
-        marks.append(_mark(number, x2, y2, f'fill="{colour}"'))
-        marks.append(_mark(number, x1, y1, f'fill="none" stroke="{colour}"'))
+        lines.append(f'<line {ends} stroke="{PALETTE[number]}" opacity="0.35"/>')
+        filled.append(_filled(number, x2, y2))
+        hollow.append(_hollow(number, x1, y1))
     for number, name in enumerate(weathers):
         top = 30 + 46 * number
-        for below, who, paint in ((0, "teacher", "fill"), (20, "student", 'fill="none" stroke')):
-            marks.append(_mark(number, HEIGHT + 30, top + below, f'{paint}="{PALETTE[number]}"'))
+        for below, who, mark in ((0, "teacher", _filled), (20, "student", _hollow)):
+            legend.append(mark(number, HEIGHT + 30, top + below))
             words = f"{name}, {who}"
-            marks.append(f'<text x="{HEIGHT + 44}" y="{top + below + 4}">{html.escape(words)}</text>')
+            legend.append(f'<text x="{HEIGHT + 44}" y="{top + below + 4}">{html.escape(words)}</text>')
+    marks = [*lines, *filled, *hollow, *legend]  # the student's last, or a cloud would hide them
     return (
         f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'style="max-width: 100%" font-size="12" fill="currentColor"><rect x="1" y="1" width="{HEIGHT - 2}" '
@@ -176,12 +178,20 @@ def scatter(
     )
 
 
-def _mark(number: int, x: float, y: float, paint: str) -> str:
-    """A circle, a square or a triangle."""
+def _filled(number: int, x: float, y: float) -> str:
+    return _mark(number, x, y, 4, f'fill="{PALETTE[number]}"')
+
+
+def _hollow(number: int, x: float, y: float) -> str:
+    return _mark(number, x, y, 6, f'fill="none" stroke="{PALETTE[number]}" stroke-width="1.5"')
+
+
+def _mark(number: int, x: float, y: float, size: int, paint: str) -> str:
+    """A circle, a square or a triangle, twice ``size`` across."""
     match number % 3:
         case 0:
-            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" {paint}/>'
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" {paint}/>'
         case 1:
-            return f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" {paint}/>'
+            return f'<rect x="{x - size:.1f}" y="{y - size:.1f}" width="{2 * size}" height="{2 * size}" {paint}/>'
         case _:
-            return f'<path d="M{x:.1f} {y - 5:.1f}l5 9h-10z" {paint}/>'
+            return f'<path d="M{x:.1f} {y - size:.1f}l{size} {2 * size}h{-2 * size}z" {paint}/>'

@@ -96,6 +96,13 @@ def test_the_plane_holds_the_directions_of_most_variance():
     assert torch.allclose(fit_plane(points.flip(0)).axes, plane.axes, atol=1e-4)
 
 
+def test_the_plane_is_as_wide_as_the_points_on_both_sides():
+    points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0], [10.0, 1.0]])
+    placed = fit_plane(points).of(points)
+    assert placed.amax(dim=0).tolist() == pytest.approx([0.8, 0.8])
+    assert placed.amin(dim=0).tolist() == pytest.approx([-0.8, -0.8])
+
+
 def test_the_plane_has_a_margin_and_puts_what_is_outside_on_its_edge():
     points = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     plane = fit_plane(points)
@@ -126,6 +133,23 @@ def test_one_plane_serves_all_snapshots_of_a_run(runs):
     plane = plane_of(runs["shrinking"], "late")
     first, last = (plane.of(runs["shrinking"][k].teachers["late"]) for k in (0, -1))
     assert (last.std(dim=0) < 0.2 * first.std(dim=0)).all()
+
+
+def test_a_student_that_begins_elsewhere_is_elsewhere_in_the_plane():
+    its = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1.0, 0.01])
+    far = Snapshot(0, {"tap": its + torch.tensor([0.0, 0.0, 4.0])}, {"tap": its})
+    run = [far, Snapshot(6, {"tap": its}, {"tap": its})]
+    plane = plane_of(run, "tap")
+    apart = [(plane.of(seen.student["tap"]) - plane.of(seen.teachers["tap"])).norm(dim=1).mean() for seen in run]
+    assert apart[0] > 1
+    assert apart[1] == 0
+
+
+def test_the_student_is_drawn_over_its_teachers():
+    drawn = scatter(torch.zeros(3, 2), torch.zeros(3, 2), [0, 1, 0], NAMES, "points")
+    picture = drawn[: drawn.index("<text")]
+    circles = re.findall(r'<circle [^>]*r="(\d)" fill="(none)?', picture)
+    assert circles[:4] == [("4", ""), ("4", ""), ("6", "none"), ("6", "none")]
 
 
 def test_each_image_is_drawn_twice_and_joined():

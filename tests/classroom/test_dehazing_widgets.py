@@ -344,6 +344,7 @@ SLIPS = {
     "none": (silent(lambda o: (o < -1).float().mean()), "from 0 down"),
     "as it is": (eight(lambda n, x: n(x)), "as it is"),
     "two": (eight(lambda n, x: (n(x) + n(x.flip(3)).flip(3)) / 2), "two positions"),
+    "two, not back": (eight(lambda n, x: (n(x) + n(x.flip(3))) / 2), "flip back what was flipped"),
     "four": (eight(lambda n, x: ensemble(n, x, transposed=False)), "four flips"),
     "not back": (eight(lambda n, x: ensemble(n, x, back=False)), "flipped back"),
     "wrong order": (eight(lambda n, x: ensemble(n, x, swap=True)), "last change first"),

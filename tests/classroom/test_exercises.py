@@ -71,7 +71,8 @@ LOG = torch.log_softmax
 SLIPS = {
     "multiplied by T": (check.softened, lambda z, T: torch.softmax(z * T, 1), "must soften"),
     "wrong dimension": (check.softened, lambda z, T: torch.softmax(z / T, 0), "a row is an image"),
-    "overflow": (check.softened, lambda z, T: z.exp() / z.exp().sum(1, keepdim=True), "not finite"),
+    "overflow": (check.softened, lambda z, T: z.exp() / z.exp().sum(1, keepdim=True), "exp alone overflows"),
+    "divided by 0": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) / 0, "not finite: a division by 0"),
     "logarithms": (check.softened, lambda z, T: LOG(z / T, 1), "sign"),
     "one number": (check.softened, lambda z, T: z.sum(), r"shape: yours is \(\), wanted \(2, 3\)"),
     "nothing yet": (check.softened, lambda z, T: None, "no answer yet"),

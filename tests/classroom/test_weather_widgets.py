@@ -235,10 +235,7 @@ SLIPS = {
     "no least": (clear(lambda H, d, b, A: ((H - A * (1 - t(d, b))) / t(d, b)).clamp(0, 1)), "divide by 0.1"),
     "neither": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))) / t(d, b)), "and clamp the answer"),
     "not cut": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))) / t(d, b).clamp(min=0.1)), "nearly: clamp"),
-    "least above": (
-        clear(lambda H, d, b, A: ((H - A * (1 - t(d, b).clamp(min=0.1))) / t(d, b).clamp(min=0.1)).clamp(0, 1)),
-        "above the line",
-    ),
+    "J - A not cut": (clear(lambda H, d, b, A: (H - A) / t(d, b).clamp(min=0.1) + A), "nearly: clamp"),
     "air left": (clear(lambda H, d, b, A: (H / t(d, b).clamp(min=0.1)).clamp(0, 1)), "take the light of the air away"),
     "not divided": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))).clamp(0, 1)), "divide by t"),
     "all of A": (clear(lambda H, d, b, A: ((H - A) / t(d, b).clamp(min=0.1)).clamp(0, 1)), "not all of A"),
@@ -288,6 +285,7 @@ def test_a_known_slip_gets_its_hint(graded, hint, capsys):
 def test_right_answers_pass():
     assert haze(add_haze)()
     assert clear(lambda H, d, b, A: ((H - A * (1 - t(d, b))) / t(d, b).clamp(min=0.1)).clamp(0, 1))()
+    assert clear(lambda H, d, b, A: ((H - A) / t(d, b).clamp(min=0.1) + A).clamp(0, 1))()
     assert beta(-math.log(LEAST))()
     assert db(lambda x, c: -10 * mse(x, c).clamp(min=1e-10).log10())()
     assert y(luma)()

@@ -136,6 +136,7 @@ def self_ensembled(answer: Answer) -> bool:
     known = {
         upright[0]: "this is the network's answer to the image as it is.",
         torch.stack(upright[:2]).mean(dim=0): "these are two positions; wanted: eight.",
+        torch.stack(not_back[:2]).mean(dim=0): "flip back what was flipped before you add; and wanted: eight.",
         torch.stack(upright).mean(dim=0): "these are the four flips; each of them transposed, too, makes eight.",
         torch.stack(lying).mean(dim=0): "these are the transposed ones alone.",
         torch.stack(not_back).mean(dim=0): "what was flipped must be flipped back before the mean.",

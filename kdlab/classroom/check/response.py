@@ -25,7 +25,10 @@ def softened(answer: Answer) -> bool:
         torch.softmax(logits, dim=1): "the temperature has no effect yet.",
         torch.softmax(logits / 4.0, dim=0): "each column sums to 1; wanted: each row, because a row is an image.",
     }
-    return say(ask(answer, (logits, 4.0), want, known))
+    problem = ask(answer, (logits, 4.0), want, known)
+    if problem is not None and "not finite" in problem:
+        problem = "not finite: exp alone overflows; subtract the row's largest logit first, or use torch.softmax."
+    return say(problem)
 
 
 def kd_loss(answer: Answer) -> bool:

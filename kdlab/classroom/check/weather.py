@@ -42,17 +42,21 @@ def dehazed(answer: Answer) -> bool:
     t = (-beta * depth).exp()
     least = t.clamp(min=LEAST)
     lost = hazy - AIRLIGHT * (1 - t)
+    same = (hazy - AIRLIGHT) / least + AIRLIGHT  # what lost / least is where t is not below 0.1
     known = {
         (lost / t).clamp(0, 1): "right where t is large; where it is below 0.1, divide by 0.1.",
         lost / t: "divide by 0.1 where t is below that, and clamp the answer to 0 to 1.",
         lost / least: "nearly: clamp the answer to 0 to 1.",
-        ((hazy - AIRLIGHT * (1 - least)) / least).clamp(0, 1): "0.1 is for the division; above the line t stays.",
+        same: "nearly: clamp the answer to 0 to 1.",
         (hazy / least).clamp(0, 1): "first take the light of the air away.",
         (hazy - AIRLIGHT * (1 - t)).clamp(0, 1): "what is left is J t: divide by t.",
         ((hazy - AIRLIGHT) / least).clamp(0, 1): "the air added A times 1 - t, not all of A.",
         (lost * t).clamp(0, 1): "divide by t: what came through was less than there was.",
     }
-    return say(ask(answer, (hazy, depth, beta, AIRLIGHT), (lost / least).clamp(0, 1), known))
+    problem = ask(answer, (hazy, depth, beta, AIRLIGHT), (lost / least).clamp(0, 1), known)
+    if problem is not None and ask(answer, (hazy, depth, beta, AIRLIGHT), same.clamp(0, 1), {}) is None:
+        problem = None
+    return say(problem)
 
 
 def densest_haze(answer: Any) -> bool:
