@@ -562,16 +562,33 @@ def _check_images(path: Path, split: str, places: str | list[str] | None) -> Non
         if not Path(place).exists():
             raise InputError(f"{path}: there is no {place}, where the {split} images should be. Correct the path.")
         if Path(place).is_file():
-            images += Path(place).read_text().split()
+            images += _listed(path, Path(place))
         else:
-            images += [str(file) for file in Path(place).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS]
+            images += [str(file) for file in Path(place).rglob("*") if _is_image(str(file))]
     if not images:
         raise InputError(f"{path}: there is not one image in {places}, for {split!r}. Correct the path.")
-    if not any(Path(label).is_file() for label in img2label_paths(images)):
+    if not any(Path(label).is_file() and Path(label).read_bytes().strip() for label in img2label_paths(images)):
         raise InputError(
             f"{path}: not one of the {len(images)} {split} images has labels; wanted: for images/x.png a file "
             "labels/x.txt with a line `class x y width height` for each object, in parts of the image."
         )
+
+
+def _listed(data: Path, file: Path) -> list[str]:
+    """The images of a list, one a line; what starts with ./ is in the list's own folder, as ultralytics has it."""
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    paths = [line.replace("./", f"{file.parent}/", 1) if line.startswith("./") else line for line in lines]
+    images = [path for path in paths if _is_image(path)]
+    if images and not any(Path(image).is_file() for image in images):
+        raise InputError(
+            f"{data}: not one of the {len(images)} images that {file} lists is there, such as {images[0]}. Wanted: "
+            "whole paths, or paths from the list's folder that start with ./"
+        )
+    return images
+
+
+def _is_image(path: str) -> bool:
+    return path.rpartition(".")[-1].lower() in IMG_FORMATS
 
 
 def _few(names: Mapping[int, str]) -> str:

@@ -264,6 +264,29 @@ def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_pat
         yolo.evaluate(trained.best, copy, split="test")
 
 
+def test_a_split_may_be_a_list_of_images_in_a_folder_of_any_name(trained, scenes, tmp_path):
+    folder = tmp_path / "my scenes"
+    shutil.copytree(scenes, folder)
+    description = (folder / "data.yaml").read_text()
+    (folder / "data.yaml").write_text(description.replace("val: images/val", "val: val.txt"))
+    lines = [f"./images/val/{path.name}" for path in sorted((folder / "images" / "val").iterdir())]
+    for start in ("./", f"{folder}/"):
+        (folder / "val.txt").write_text("\n".join(line.replace("./", start) for line in lines))
+        listed = yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+        assert listed.equals(yolo.evaluate(trained.best, scenes, imgsz=64, device="cpu"))
+    (folder / "val.txt").write_text("\n".join(line.removeprefix("./") for line in lines))
+    with pytest.raises(InputError, match="not one of the 3 images that .*val.txt lists is there, such as images/val"):
+        yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+
+
+def test_labels_without_one_object_are_refused(trained, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    for label in (tmp_path / "scenes" / "labels" / "val").iterdir():
+        label.write_text("\n")
+    with pytest.raises(InputError, match="not one of the 3 val images has labels"):
+        yolo.evaluate(trained.best, tmp_path / "scenes", imgsz=64, device="cpu")
+
+
 @pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize(
     ("wrong", "message"),
