@@ -69,6 +69,7 @@ try:
         mock.patch.object(torch, "save", torch.save),
         np.printoptions(),
     ):
+        from ultralytics.data.dataset import YOLODataset
         from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
         from ultralytics.engine.exporter import Exporter
         from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
@@ -620,10 +621,33 @@ def _silent() -> Iterator[None]:
     level = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
     try:
-        with _without_downloads(), _alone():
+        with _without_downloads(), _alone(), _naming_what_is_dropped():
             yield
     finally:
         LOGGER.setLevel(level)
+
+
+@contextmanager
+def _naming_what_is_dropped() -> Iterator[None]:
+    """Say which images a data set goes without, which ultralytics tells its log alone."""
+    look = YOLODataset._load_or_scan_cache
+
+    def look_and_say(dataset: Any, *args: Any) -> Any:
+        found, known = look(dataset, *args)
+        *_, dropped, total = found["results"]
+        if dropped:
+            lines = [line for line in found["msgs"] if ": ignoring corrupt image/label: " in line]
+            reasons = [line.partition(": ")[2].removeprefix("\x1b[0m") for line in lines]  # "train: ", in colour or not
+            said = f"{dropped} of the {total} images of {dataset.img_path} cannot be used, such as"
+            said = "\n  ".join([said, *reasons[:3]])
+            if not found["labels"]:
+                raise InputError(f"{said}\nCorrect these files.")
+            if processes.is_first():
+                warnings.warn(f"{said}\nThey are left out.", stacklevel=2)
+        return found, known
+
+    with mock.patch.object(YOLODataset, "_load_or_scan_cache", look_and_say):
+        yield
 
 
 @contextmanager

@@ -279,6 +279,27 @@ def test_a_split_may_be_a_list_of_images_in_a_folder_of_any_name(trained, scenes
         yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
 
 
+def test_images_that_cannot_be_used_are_named_and_without_one_that_can_there_is_no_result(trained, scenes, tmp_path):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes, folder, ignore=shutil.ignore_patterns("*.cache"))
+    (folder / "labels" / "val" / "00000.txt").write_text("17 0.5 0.5 0.1 0.1")
+    (folder / "images" / "val" / "00001.png").write_bytes(b"cut off")
+    for _ in ("looked at", "remembered"):
+        with pytest.warns(UserWarning, match="2 of the 3 images of .*val cannot be used") as said:
+            yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+        first = next(str(one.message) for one in said if "cannot be used" in str(one.message)).splitlines()[1]
+        assert first.startswith(f"  {folder}")
+        assert "Label class 17 exceeds" in first
+    (folder / "images" / "val" / "00002.png").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="(?s)3 of the 3 images of .* Label class 17 .*Correct these files"):
+        yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+    (folder / "labels" / "train" / "00005.txt").write_text("17 0.5 0.5 0.1 0.1")
+    shutil.copytree(scenes / "images" / "val", folder / "images" / "val", dirs_exist_ok=True)
+    shutil.copytree(scenes / "labels" / "val", folder / "labels" / "val", dirs_exist_ok=True)
+    with pytest.warns(UserWarning, match="1 of the 6 images of .*train cannot be used"):
+        yolo.fine_tune(trained.best, folder, YoloSettings(1, 3, 64), out=tmp_path / "run", device="cpu")
+
+
 def test_labels_without_one_object_are_refused(trained, scenes, tmp_path):
     shutil.copytree(scenes, tmp_path / "scenes")
     for label in (tmp_path / "scenes" / "labels" / "val").iterdir():
