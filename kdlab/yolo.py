@@ -17,6 +17,7 @@ The trainers also serve a program that uses ultralytics already:
 """
 
 import io
+import json
 import logging
 import os
 import sys
@@ -45,7 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdlab import processes, pruning
 from kdlab.data.images import open_image
 from kdlab.detection import STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
-from kdlab.distill import Distiller, Taps, Term
+from kdlab.distill import Distiller, Taps, Term, weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError
 from kdlab.files import write_whole
@@ -86,7 +87,7 @@ if processes.is_first():
     print(f"{__name__} uses ultralytics {TESTED}, which is under the AGPL-3.0: https://ultralytics.com/license")
 
 Model = str | Path | nn.Module
-LAST, BEST, RESULTS = "weights/last.pt", "weights/best.pt", "results.csv"
+LAST, BEST, RESULTS, RECIPE = "weights/last.pt", "weights/best.pt", "results.csv", "recipe.json"
 ONNX_TOLERANCE = 1e-3
 
 
@@ -111,7 +112,7 @@ def sparse_train(
         out: folder of the run; its weights are in ``weights/``.
         strength: of the penalty at the start, as published; it falls by epoch to a tenth.
         resume: go on with the run in ``out`` that was interrupted, after its last whole epoch, with any number of
-            processes.
+            processes; start where there is none, and return one that has ended. Everything else has to be as it was.
         device: "auto", or one device of torch.
 
     Raises:
@@ -119,7 +120,8 @@ def sparse_train(
             share equally.
     """
     check_weight("strength", strength)
-    return _train(SparseTrainer, {"strength": strength}, model, data, settings, out, resume, device)
+    recipe = {"step": "sparse-train", "strength": strength}
+    return _train(SparseTrainer, {"strength": strength}, recipe, model, data, settings, out, resume, device)
 
 
 def prune_yolo(
@@ -212,7 +214,7 @@ def fine_tune(
     device: str = "auto",
 ) -> YoloRun:
     """Train a detector, pruned or not, as it is. Arguments, result and errors are those of :func:`sparse_train`."""
-    return _train(Trainer, {}, model, data, settings, out, resume, device)
+    return _train(Trainer, {}, {"step": "fine-tune"}, model, data, settings, out, resume, device)
 
 
 def distil(
@@ -238,7 +240,8 @@ def distil(
             another size in the teacher.
     """
     options = {"teacher": load_model(teacher), "distillation": distillation}
-    return _train(DistillTrainer, options, student, data, settings, out, resume, device)
+    recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
+    return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
 def distil_by_ultralytics(
@@ -267,9 +270,11 @@ def distil_by_ultralytics(
     check_weight("weight", weight)
     if Path(teacher).suffix != ".pt":
         raise InputError(f"the teacher is {teacher}; wanted: weights, a .pt file, which ultralytics reads itself.")
-    check_classes("teacher", load_model(teacher), read_data(data)["names"])
+    network = load_model(teacher)
+    check_classes("teacher", network, read_data(data)["names"])
     its_own = {"distill_model": str(Path(teacher).resolve()), "dis": weight}
-    return _train(Trainer, {}, student, data, settings, out, resume, device, its_own)
+    recipe = {"step": "distill by ultralytics", "teacher": weights_hash(network)[:16], "weight": weight}
+    return _train(Trainer, {}, recipe, student, data, settings, out, resume, device, its_own)
 
 
 def evaluate(
@@ -1038,6 +1043,7 @@ def _renew_classes(model: DetectionModel, classes: int) -> None:
 def _train(
     trainer_class: type[Trainer],
     options: Mapping[str, Any],
+    recipe: Mapping[str, Any],
     model: Model,
     data: str | Path,
     settings: YoloSettings,
@@ -1062,16 +1068,24 @@ def _train(
         arguments |= {"optimizer": "AdamW", "lr0": settings.lr, "warmup_bias_lr": 0.0}  # as it is with its own choice
     places = {"data": described["yaml_file"], "device": _as_told(chosen), "workers": settings.workers}
     begun = processes.from_first((out / LAST).exists)
-    resume = resume and begun
-    if resume:
-        _check_resumable(out / LAST, arguments)
-        overrides = places | {"resume": str(out / LAST)}
-    elif begun:
+    if begun and not resume:
         raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        detector = load_model(model, classes=described["nc"])
+    recipe = {
+        **recipe, "model": weights_hash(detector)[:16], "data": Path(described["yaml_file"]).resolve().parent.name,
+        "classes": list(described["names"].values()), **asdict(settings),
+    }  # fmt: skip
+    del recipe["workers"]
+    resume = begun
+    if resume:
+        processes.from_first(lambda: _check_recipe(out, recipe))
+        if processes.from_first(lambda: finished(out) is not None):
+            return _run_in(out)
+        overrides = places | {"resume": str(out / LAST)}
     else:
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            detector = load_model(model, classes=described["nc"])
+        processes.from_first(lambda: write_whole(out / RECIPE, json.dumps(recipe, indent=2).encode()))
         silent = {"plots": False, "patience": 0, "exist_ok": True}
         overrides = places | arguments | silent | {"model": _named(model), "task": "detect", "mode": "train"}
     if several > 1:
@@ -1106,16 +1120,17 @@ def _has_ended(checkpoint: Mapping[str, Any]) -> bool:
     return checkpoint.get("optimizer") is None
 
 
-def _check_resumable(path: Path, arguments: Mapping[str, Any]) -> None:
-    checkpoint = _load_checkpoint(path)
-    if _has_ended(checkpoint):
-        raise InputError(f"the run of {path} has ended; there is nothing to resume. Train into another folder.")
-    had = checkpoint["train_args"]
-    changed = [f"{name} was {had[name]!r}, now {value!r}" for name, value in arguments.items() if had[name] != value]
-    if changed:
+def _check_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that is not the one that is asked for."""
+    if not (out / RECIPE).is_file():
+        raise InputError(f"{out} holds a run without {RECIPE}, which says what it is. Train into another folder.")
+    had, now = json.loads((out / RECIPE).read_bytes()), json.loads(json.dumps(recipe))
+    names = [name for name in {**had, **now} if had.get(name) != now.get(name)]
+    if names:
+        changed = "; ".join(f"{name} was {had.get(name)!r}, now {now.get(name)!r}" for name in names)
         raise InputError(
-            f"{path} belongs to a run with other settings: {'; '.join(changed)}. Resume with the same settings, or "
-            "train into another folder."
+            f"{out} holds a run with other settings: {changed}. Resume with the same settings, or train into another "
+            "folder."
         )
 
 
