@@ -45,7 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab import processes, pruning
 from kdlab.data.images import open_image
-from kdlab.detection import STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
+from kdlab.detection import LAYERS, STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
 from kdlab.distill import Distiller, Taps, Term, weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError
@@ -75,7 +75,7 @@ try:
         from ultralytics.engine.exporter import Exporter
         from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
         from ultralytics.nn.modules.block import C2f
-        from ultralytics.nn.modules.head import Detect
+        from ultralytics.nn.modules.head import Detect, v10Detect
         from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_load
         from ultralytics.utils import LOGGER
         from ultralytics.utils.torch_utils import unwrap_model
@@ -180,7 +180,14 @@ def plan_yolo(
         imgsz: of the image that ``plan.macs`` are counted for, and ``gflops`` are meant for.
     """
     check_size(imgsz)
+    if gflops is not None and not 0 < gflops < float("inf"):
+        raise InputError(f"gflops is {gflops}; wanted: above 0, such as 4.")
     dense = load_model(model)
+    if getattr(dense.model[-1], "one2one_cv2", None) is not None:
+        raise InputError(
+            f"the head of {_named(model)} is one of two branches, as YOLOv10's and YOLO26's are, which kdlab cannot "
+            "prune. Wanted: a detector such as YOLOv8's."
+        )
     macs = None if gflops is None else int(gflops * 1e9 / 2)
     return pruning.plan_pruning(
         dense, _example(dense, imgsz), keep=keep, parameters=parameters, macs=macs, at_least=at_least,
@@ -453,7 +460,8 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
         classes: of a YAML's detector, in place of the number in it.
 
     Raises:
-        InputError: no such file; nothing is downloaded; a file that holds no detector of ultralytics.
+        InputError: no such file; nothing is downloaded; a file that holds no detector of ultralytics, but nothing or a
+            model of another task.
     """
     loaded: Any
     if isinstance(model, nn.Module):
@@ -475,8 +483,10 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
             )
         checkpoint = _load_checkpoint(path)
         loaded = checkpoint.get("ema") or checkpoint.get("model")
-    if not isinstance(loaded, DetectionModel) or not isinstance(loaded.model[-1], Detect):
-        raise InputError(f"{_named(model)} is a {type(loaded).__name__}; wanted: a detector, such as YOLOv8's.")
+    # Models of other tasks (masks, poses, turned boxes) are subclasses of the detector, and their heads of its head.
+    if type(loaded) is not DetectionModel or type(loaded.model[-1]) not in (Detect, v10Detect):
+        head = f" with the head {type(loaded.model[-1]).__name__}" if isinstance(loaded, DetectionModel) else ""
+        raise InputError(f"{_named(model)} is a {type(loaded).__name__}{head}; wanted: a detector, such as YOLOv8's.")
     loaded.task = "detect"
     return loaded.float()
 
@@ -520,7 +530,10 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         with _silent():
             return torch_safe_load(path, safe_only=True)[0]
     except Exception as error:
-        raise InputError(f"{path} holds no detector that can be loaded ({_first_line(error)}).") from error
+        raise InputError(
+            f"{path} holds no detector that can be loaded ({type(error).__name__}: {_first_line(error)}). Wanted: "
+            "weights as ultralytics and kdlab save them."
+        ) from error
 
 
 def read_data(data: str | Path, *splits: str) -> dict[str, Any]:
@@ -902,7 +915,8 @@ def tapped_channels(
     """How many channels the layers put out, in the student and in the teacher.
 
     Raises:
-        InputError: a network does not have the layer, or the two maps have other sizes.
+        InputError: a network does not have the layer, or the two maps have other sizes; the default layers, which are
+            YOLOv8's blocks, are not the same blocks in both networks.
     """
     shapes: dict[int, list[torch.Size]] = {layer: [] for layer in layers}
     for who, model in (("student", student), ("teacher", teacher)):
@@ -918,6 +932,12 @@ def tapped_channels(
         for layer in layers:
             shapes[layer].append(taps[f"model.{layer}"].shape)
     for layer, (own, other) in shapes.items():
+        kinds = [type(model.model[layer]).__name__ for model in (student, teacher)]
+        if tuple(layers) == LAYERS and (kinds[0] != kinds[1] or kinds[0] in ("Concat", "Upsample")):
+            raise InputError(
+                f"layer {layer} is a {kinds[0]} in the student and a {kinds[1]} in the teacher; the default layers are "
+                "the blocks of YOLOv8. Choose layers of these networks, or other networks."
+            )
         if own[2:] != other[2:]:
             raise InputError(
                 f"for an image of {2 * STRIDE}x{2 * STRIDE} layer {layer} puts out {tuple(own)} in the student and "

@@ -10,9 +10,9 @@ import torch
 
 pytest.importorskip("ultralytics")
 
-from ultralytics.nn.tasks import ClassificationModel
+from ultralytics.nn.tasks import ClassificationModel, SegmentationModel
 
-from kdlab import InputError, pruning, yolo
+from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
 from kdlab.yolo import load_model
 
@@ -173,8 +173,13 @@ def test_weights_of_another_architecture_are_refused(scenes, settings, tmp_path)
     torch.save({"model": torch.nn.Linear(2, 2)}, other)
     with pytest.raises(InputError, match="other.pt"):
         yolo.fine_tune(other, scenes, settings, out=tmp_path / "run", device="cpu")
+    torch.save({"model": SegmentationModel("yolov8n-seg.yaml", verbose=False)}, other)
+    with pytest.raises(InputError, match="is a SegmentationModel with the head Segment; wanted: a detector"):
+        yolo.evaluate(other, scenes)
+    with pytest.raises(InputError, match="is a DetectionModel with the head Pose; wanted: a detector"):
+        load_model("yolov8n-pose.yaml")
     other.write_bytes(b"no weights")
-    with pytest.raises(InputError, match="holds no detector"):
+    with pytest.raises(InputError, match="holds no detector that can be loaded .* Wanted: weights as"):
         yolo.prune_yolo(other, tmp_path / "p.pt", keep=0.5)
 
 
@@ -234,6 +239,27 @@ def test_a_student_of_another_architecture_is_refused(trained, scenes, settings,
             "yolov3-tiny.yaml", trained.best, scenes, Distillation(layers=[15]), settings, out=tmp_path / "run",
             device="cpu",
         )  # fmt: skip
+
+
+def test_the_default_layers_want_yolov8s_blocks():
+    networks = {name: load_model(f"{name}n.yaml") for name in ("yolov8", "yolo11")}
+    for pair, message in (
+        (("yolov8", "yolo11"), "layer 6 is a C2f in the student and a C3k2 in the teacher"),
+        (("yolo11", "yolo11"), "layer 12 is a Concat in the student and a Concat in the teacher"),
+    ):
+        with pytest.raises(InputError, match=message):
+            yolo.tapped_channels(*map(networks.get, pair), detection.LAYERS)
+    assert yolo.tapped_channels(networks["yolov8"], networks["yolo11"], [6]) == {6: (128, 128)}
+
+
+def test_what_pruning_cannot_work_on_or_toward_is_refused(trained):
+    with pytest.raises(InputError, match="head of yolo26n.yaml is one of two branches"):
+        yolo.plan_yolo("yolo26n.yaml", keep=0.5)
+    for gflops in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"gflops is {gflops}; wanted: above 0"):
+            yolo.plan_yolo(trained.best, gflops=gflops)
+    with pytest.raises(InputError, match=r"\(100 GFLOPs\); wanted: from .* GFLOPs\), the smallest .* GFLOPs\), the"):
+        yolo.plan_yolo(trained.best, gflops=100, imgsz=64)
 
 
 def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_path):
