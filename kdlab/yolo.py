@@ -44,7 +44,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab import processes, pruning
-from kdlab.data.images import open_image
+from kdlab.data.images import Skipped, try_open
 from kdlab.detection import LAYERS, STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
 from kdlab.distill import Distiller, Taps, Term, weights_hash
 from kdlab.distill.schedules import check_weight
@@ -329,15 +329,17 @@ def predict(
     imgsz: int = 640,
     confidence: float = 0.25,
     device: str = "auto",
+    skipped: list[Skipped] | None = None,
 ) -> pd.DataFrame:
     """A row for each object that is found: image, class, confidence, and its box in pixels of the image.
 
     Args:
         images: files; kdlab.data.images.find_images lists a folder's.
         confidence: the least that counts, 0 to 1.
+        skipped: takes the files that cannot be used, and why; without it the first of them is an error.
 
     Raises:
-        InputError: as for :func:`sparse_train`; a file that is no image.
+        InputError: as for :func:`sparse_train`; a file that is no image, where ``skipped`` is None.
     """
     check_size(imgsz)
     if not 0 <= confidence <= 1:
@@ -350,7 +352,13 @@ def predict(
         predictor = DetectionPredictor(overrides=overrides | {"save_dir": folder, "verbose": False})
         predictor.setup_model(deepcopy(detector), verbose=False)  # which it moves, freezes and fuses
         for path in progress(list(images), desc="predicting", unit="image"):
-            (result,) = predictor(source=open_image(path))
+            image = try_open(path)
+            if isinstance(image, Skipped):
+                if skipped is None:
+                    raise InputError(f"cannot use {image}")
+                skipped.append(image)
+                continue
+            (result,) = predictor(source=image)
             for box in result.boxes:
                 (left, top, right, bottom), label = box.xyxy[0].tolist(), int(box.cls)
                 rows.append((str(path), result.names[label], float(box.conf), left, top, right, bottom))
@@ -1073,6 +1081,8 @@ def _train(
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> YoloRun:
     out, chosen, several = Path(out).resolve(), pick_device(device), processes.count()
+    if out.is_file():
+        raise InputError(f"out is {out}, which is a file; wanted: a folder for the run.")
     if settings.precision != "fp32" and chosen.type != "cuda":
         raise InputError(f"precision is {settings.precision!r} on {chosen}; wanted: 'fp32', or a CUDA device.")
     if settings.batch % several:

@@ -150,6 +150,18 @@ def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scene
     assert none.dtypes.iloc[2:].equals(table.dtypes.iloc[2:])
 
 
+def test_predict_skips_what_is_no_image_where_it_may(trained, scenes, tmp_path):
+    images, skipped = sorted((scenes / "images" / "test").glob("*.png")), []
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(images[0].read_bytes()[:500])
+    words = {"imgsz": 64, "confidence": 0.0, "device": "cpu"}
+    table = yolo.predict(trained.best, [cut, *images], skipped=skipped, **words)
+    assert table.equals(yolo.predict(trained.best, images, **words))
+    assert [one.path for one in skipped] == [cut]
+    with pytest.raises(InputError, match="cannot use .*cut.png"):
+        yolo.predict(trained.best, [cut, *images], **words)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +354,9 @@ def test_labels_without_one_object_are_refused(trained, scenes, tmp_path):
         ({"batch": 1}, "batch is 1"),
         ({"imgsz": 100}, "a multiple of 32"),
         ({"lr": 0.0}, "lr is 0"),
+        ({"lr": float("inf")}, "lr is inf; wanted: above 0 and at most 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**31}, "seed is 2147483648; wanted: 0 to 2147483647"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"nominal_batch": 0}, "nominal_batch is 0"),
     ],
@@ -364,6 +379,12 @@ def test_impossible_settings_are_refused(wrong, message):
 def test_impossible_distillations_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         Distillation(**wrong)
+
+
+def test_a_file_is_no_place_for_a_run(tiny, scenes, settings, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file, which is a file; wanted: a folder"):
+        yolo.fine_tune(tiny, scenes, settings, out=tmp_path / "file", device="cpu")
 
 
 def test_half_precision_wants_cuda(tiny, scenes, tmp_path):
