@@ -237,8 +237,8 @@ class Distiller(nn.Module):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise InputError(
-                "the student's BatchNorm cannot train on a batch of one sample. Raise the batch size, or give the data "
-                "loader drop_last=True."
+                "the student's BatchNorm cannot train on a batch of one sample. Raise the batch size, accumulate fewer "
+                "pieces of a batch (--accumulate), or give the data loader drop_last=True."
             ) from error
 
     def _observed_for(
