@@ -18,6 +18,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 LAYERS = (6, 8, 12, 15, 18, 21)  # of YOLOv8: the last two C2f blocks of the backbone and all of the neck
 WEIGHTS: dict[str, float] = {"cwd": 1.0, "mgd": 2e-5}
 END = 0.1  # of the distillation's weight is left at the end of the run
+MOST_SEED = 2**31 - 1  # processes add to it, and NumPy's has 32 bits
 STRIDE = 32  # of a YOLO detector's coarsest map
 
 
@@ -29,7 +30,8 @@ class YoloSettings:
         epochs: rounds over the training images; 50 as published for sparse training and fine-tuning.
         batch: images at a time, however many processes share them.
         imgsz: to which an image's longer side is scaled, in pixels; a multiple of 32.
-        lr: AdamW's learning rate; None leaves optimiser and rate to ultralytics, which goes by classes and steps.
+        lr: AdamW's learning rate, at most 1; None leaves optimiser and rate to ultralytics, which goes by classes and
+            steps.
         workers: processes that load images; on a CPU always 0.
         seed: of all random numbers.
         precision: "fp16" and "bf16" compute the forward pass under autocast, on CUDA alone.
@@ -37,7 +39,7 @@ class YoloSettings:
             of ``batch`` takes a step for each, which a training of few images needs.
 
     Raises:
-        InputError: a number below 1, an image size that is no multiple of 32, another precision.
+        InputError: a number out of range, an image size that is no multiple of 32, another precision.
     """
 
     epochs: int = 50
@@ -51,14 +53,15 @@ class YoloSettings:
 
     def __post_init__(self) -> None:
         for name, value, least in (
-            ("epochs", self.epochs, 1), ("batch", self.batch, 2), ("seed", self.seed, 0),
-            ("nominal_batch", self.nominal_batch, 1),
+            ("epochs", self.epochs, 1), ("batch", self.batch, 2), ("nominal_batch", self.nominal_batch, 1),
         ):  # fmt: skip
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; wanted: at least {least}.")
         check_size(self.imgsz)
-        if self.lr is not None and not self.lr > 0:
-            raise InputError(f"lr is {self.lr}; wanted: above 0, or None for ultralytics' own choice.")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"seed is {self.seed}; wanted: 0 to {MOST_SEED}.")
+        if self.lr is not None and not 0 < self.lr <= 1:
+            raise InputError(f"lr is {self.lr}; wanted: above 0 and at most 1, or None for ultralytics' own choice.")
         if self.precision not in get_args(Precision):
             raise InputError(unknown("precision", self.precision, get_args(Precision)))
 

@@ -17,6 +17,7 @@ The trainers also serve a program that uses ultralytics already:
 """
 
 import io
+import json
 import logging
 import os
 import sys
@@ -43,9 +44,9 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab import processes, pruning
-from kdlab.data.images import open_image
-from kdlab.detection import STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
-from kdlab.distill import Distiller, Taps, Term
+from kdlab.data.images import Skipped, try_open
+from kdlab.detection import LAYERS, STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
+from kdlab.distill import Distiller, Taps, Term, weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError
 from kdlab.files import write_whole
@@ -69,11 +70,12 @@ try:
         mock.patch.object(torch, "save", torch.save),
         np.printoptions(),
     ):
+        from ultralytics.data.dataset import YOLODataset
         from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
         from ultralytics.engine.exporter import Exporter
         from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
         from ultralytics.nn.modules.block import C2f
-        from ultralytics.nn.modules.head import Detect
+        from ultralytics.nn.modules.head import Detect, v10Detect
         from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_load
         from ultralytics.utils import LOGGER
         from ultralytics.utils.torch_utils import unwrap_model
@@ -85,7 +87,7 @@ if processes.is_first():
     print(f"{__name__} uses ultralytics {TESTED}, which is under the AGPL-3.0: https://ultralytics.com/license")
 
 Model = str | Path | nn.Module
-LAST, BEST, RESULTS = "weights/last.pt", "weights/best.pt", "results.csv"
+LAST, BEST, RESULTS, RECIPE = "weights/last.pt", "weights/best.pt", "results.csv", "recipe.json"
 ONNX_TOLERANCE = 1e-3
 
 
@@ -110,7 +112,7 @@ def sparse_train(
         out: folder of the run; its weights are in ``weights/``.
         strength: of the penalty at the start, as published; it falls by epoch to a tenth.
         resume: go on with the run in ``out`` that was interrupted, after its last whole epoch, with any number of
-            processes.
+            processes; start where there is none, and return one that has ended. Everything else has to be as it was.
         device: "auto", or one device of torch.
 
     Raises:
@@ -118,7 +120,8 @@ def sparse_train(
             share equally.
     """
     check_weight("strength", strength)
-    return _train(SparseTrainer, {"strength": strength}, model, data, settings, out, resume, device)
+    recipe = {"step": "sparse-train", "strength": strength}
+    return _train(SparseTrainer, {"strength": strength}, recipe, model, data, settings, out, resume, device)
 
 
 def prune_yolo(
@@ -177,7 +180,14 @@ def plan_yolo(
         imgsz: of the image that ``plan.macs`` are counted for, and ``gflops`` are meant for.
     """
     check_size(imgsz)
+    if gflops is not None and not 0 < gflops < float("inf"):
+        raise InputError(f"gflops is {gflops}; wanted: above 0, such as 4.")
     dense = load_model(model)
+    if getattr(dense.model[-1], "one2one_cv2", None) is not None:
+        raise InputError(
+            f"the head of {_named(model)} is one of two branches, as YOLOv10's and YOLO26's are, which kdlab cannot "
+            "prune. Wanted: a detector such as YOLOv8's."
+        )
     macs = None if gflops is None else int(gflops * 1e9 / 2)
     return pruning.plan_pruning(
         dense, _example(dense, imgsz), keep=keep, parameters=parameters, macs=macs, at_least=at_least,
@@ -211,7 +221,7 @@ def fine_tune(
     device: str = "auto",
 ) -> YoloRun:
     """Train a detector, pruned or not, as it is. Arguments, result and errors are those of :func:`sparse_train`."""
-    return _train(Trainer, {}, model, data, settings, out, resume, device)
+    return _train(Trainer, {}, {"step": "fine-tune"}, model, data, settings, out, resume, device)
 
 
 def distil(
@@ -237,7 +247,8 @@ def distil(
             another size in the teacher.
     """
     options = {"teacher": load_model(teacher), "distillation": distillation}
-    return _train(DistillTrainer, options, student, data, settings, out, resume, device)
+    recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
+    return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
 def distil_by_ultralytics(
@@ -266,9 +277,11 @@ def distil_by_ultralytics(
     check_weight("weight", weight)
     if Path(teacher).suffix != ".pt":
         raise InputError(f"the teacher is {teacher}; wanted: weights, a .pt file, which ultralytics reads itself.")
-    check_classes("teacher", load_model(teacher), read_data(data)["names"])
+    network = load_model(teacher)
+    check_classes("teacher", network, read_data(data)["names"])
     its_own = {"distill_model": str(Path(teacher).resolve()), "dis": weight}
-    return _train(Trainer, {}, student, data, settings, out, resume, device, its_own)
+    recipe = {"step": "distill by ultralytics", "teacher": weights_hash(network)[:16], "weight": weight}
+    return _train(Trainer, {}, recipe, student, data, settings, out, resume, device, its_own)
 
 
 def evaluate(
@@ -316,15 +329,17 @@ def predict(
     imgsz: int = 640,
     confidence: float = 0.25,
     device: str = "auto",
+    skipped: list[Skipped] | None = None,
 ) -> pd.DataFrame:
     """A row for each object that is found: image, class, confidence, and its box in pixels of the image.
 
     Args:
         images: files; kdlab.data.images.find_images lists a folder's.
         confidence: the least that counts, 0 to 1.
+        skipped: takes the files that cannot be used, and why; without it the first of them is an error.
 
     Raises:
-        InputError: as for :func:`sparse_train`; a file that is no image.
+        InputError: as for :func:`sparse_train`; a file that is no image, where ``skipped`` is None.
     """
     check_size(imgsz)
     if not 0 <= confidence <= 1:
@@ -337,7 +352,13 @@ def predict(
         predictor = DetectionPredictor(overrides=overrides | {"save_dir": folder, "verbose": False})
         predictor.setup_model(deepcopy(detector), verbose=False)  # which it moves, freezes and fuses
         for path in progress(list(images), desc="predicting", unit="image"):
-            (result,) = predictor(source=open_image(path))
+            image = try_open(path)
+            if isinstance(image, Skipped):
+                if skipped is None:
+                    raise InputError(f"cannot use {image}")
+                skipped.append(image)
+                continue
+            (result,) = predictor(source=image)
             for box in result.boxes:
                 (left, top, right, bottom), label = box.xyxy[0].tolist(), int(box.cls)
                 rows.append((str(path), result.names[label], float(box.conf), left, top, right, bottom))
@@ -447,7 +468,8 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
         classes: of a YAML's detector, in place of the number in it.
 
     Raises:
-        InputError: no such file; nothing is downloaded; a file that holds no detector of ultralytics.
+        InputError: no such file; nothing is downloaded; a file that holds no detector of ultralytics, but nothing or a
+            model of another task.
     """
     loaded: Any
     if isinstance(model, nn.Module):
@@ -469,8 +491,10 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
             )
         checkpoint = _load_checkpoint(path)
         loaded = checkpoint.get("ema") or checkpoint.get("model")
-    if not isinstance(loaded, DetectionModel) or not isinstance(loaded.model[-1], Detect):
-        raise InputError(f"{_named(model)} is a {type(loaded).__name__}; wanted: a detector, such as YOLOv8's.")
+    # Models of other tasks (masks, poses, turned boxes) are subclasses of the detector, and their heads of its head.
+    if type(loaded) is not DetectionModel or type(loaded.model[-1]) not in (Detect, v10Detect):
+        head = f" with the head {type(loaded.model[-1]).__name__}" if isinstance(loaded, DetectionModel) else ""
+        raise InputError(f"{_named(model)} is a {type(loaded).__name__}{head}; wanted: a detector, such as YOLOv8's.")
     loaded.task = "detect"
     return loaded.float()
 
@@ -514,7 +538,10 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
         with _silent():
             return torch_safe_load(path, safe_only=True)[0]
     except Exception as error:
-        raise InputError(f"{path} holds no detector that can be loaded ({_first_line(error)}).") from error
+        raise InputError(
+            f"{path} holds no detector that can be loaded ({type(error).__name__}: {_first_line(error)}). Wanted: "
+            "weights as ultralytics and kdlab save them."
+        ) from error
 
 
 def read_data(data: str | Path, *splits: str) -> dict[str, Any]:
@@ -562,16 +589,33 @@ def _check_images(path: Path, split: str, places: str | list[str] | None) -> Non
         if not Path(place).exists():
             raise InputError(f"{path}: there is no {place}, where the {split} images should be. Correct the path.")
         if Path(place).is_file():
-            images += Path(place).read_text().split()
+            images += _listed(path, Path(place))
         else:
-            images += [str(file) for file in Path(place).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS]
+            images += [str(file) for file in Path(place).rglob("*") if _is_image(str(file))]
     if not images:
         raise InputError(f"{path}: there is not one image in {places}, for {split!r}. Correct the path.")
-    if not any(Path(label).is_file() for label in img2label_paths(images)):
+    if not any(Path(label).is_file() and Path(label).read_bytes().strip() for label in img2label_paths(images)):
         raise InputError(
             f"{path}: not one of the {len(images)} {split} images has labels; wanted: for images/x.png a file "
             "labels/x.txt with a line `class x y width height` for each object, in parts of the image."
         )
+
+
+def _listed(data: Path, file: Path) -> list[str]:
+    """The images of a list, one a line; what starts with ./ is in the list's own folder, as ultralytics has it."""
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    paths = [line.replace("./", f"{file.parent}/", 1) if line.startswith("./") else line for line in lines]
+    images = [path for path in paths if _is_image(path)]
+    if images and not any(Path(image).is_file() for image in images):
+        raise InputError(
+            f"{data}: not one of the {len(images)} images that {file} lists is there, such as {images[0]}. Wanted: "
+            "whole paths, or paths from the list's folder that start with ./"
+        )
+    return images
+
+
+def _is_image(path: str) -> bool:
+    return path.rpartition(".")[-1].lower() in IMG_FORMATS
 
 
 def _few(names: Mapping[int, str]) -> str:
@@ -603,10 +647,33 @@ def _silent() -> Iterator[None]:
     level = LOGGER.level
     LOGGER.setLevel(logging.ERROR)
     try:
-        with _without_downloads(), _alone():
+        with _without_downloads(), _alone(), _naming_what_is_dropped():
             yield
     finally:
         LOGGER.setLevel(level)
+
+
+@contextmanager
+def _naming_what_is_dropped() -> Iterator[None]:
+    """Say which images a data set goes without, which ultralytics tells its log alone."""
+    look = YOLODataset._load_or_scan_cache
+
+    def look_and_say(dataset: Any, *args: Any) -> Any:
+        found, known = look(dataset, *args)
+        *_, dropped, total = found["results"]
+        if dropped:
+            lines = [line for line in found["msgs"] if ": ignoring corrupt image/label: " in line]
+            reasons = [line.partition(": ")[2].removeprefix("\x1b[0m") for line in lines]  # "train: ", in colour or not
+            said = f"{dropped} of the {total} images of {dataset.img_path} cannot be used, such as"
+            said = "\n  ".join([said, *reasons[:3]])
+            if not found["labels"]:
+                raise InputError(f"{said}\nCorrect these files.")
+            if processes.is_first():
+                warnings.warn(f"{said}\nThey are left out.", stacklevel=2)
+        return found, known
+
+    with mock.patch.object(YOLODataset, "_load_or_scan_cache", look_and_say):
+        yield
 
 
 @contextmanager
@@ -856,7 +923,8 @@ def tapped_channels(
     """How many channels the layers put out, in the student and in the teacher.
 
     Raises:
-        InputError: a network does not have the layer, or the two maps have other sizes.
+        InputError: a network does not have the layer, or the two maps have other sizes; the default layers, which are
+            YOLOv8's blocks, are not the same blocks in both networks.
     """
     shapes: dict[int, list[torch.Size]] = {layer: [] for layer in layers}
     for who, model in (("student", student), ("teacher", teacher)):
@@ -872,6 +940,12 @@ def tapped_channels(
         for layer in layers:
             shapes[layer].append(taps[f"model.{layer}"].shape)
     for layer, (own, other) in shapes.items():
+        kinds = [type(model.model[layer]).__name__ for model in (student, teacher)]
+        if tuple(layers) == LAYERS and (kinds[0] != kinds[1] or kinds[0] in ("Concat", "Upsample")):
+            raise InputError(
+                f"layer {layer} is a {kinds[0]} in the student and a {kinds[1]} in the teacher; the default layers are "
+                "the blocks of YOLOv8. Choose layers of these networks, or other networks."
+            )
         if own[2:] != other[2:]:
             raise InputError(
                 f"for an image of {2 * STRIDE}x{2 * STRIDE} layer {layer} puts out {tuple(own)} in the student and "
@@ -997,6 +1071,7 @@ def _renew_classes(model: DetectionModel, classes: int) -> None:
 def _train(
     trainer_class: type[Trainer],
     options: Mapping[str, Any],
+    recipe: Mapping[str, Any],
     model: Model,
     data: str | Path,
     settings: YoloSettings,
@@ -1006,6 +1081,8 @@ def _train(
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> YoloRun:
     out, chosen, several = Path(out).resolve(), pick_device(device), processes.count()
+    if out.is_file():
+        raise InputError(f"out is {out}, which is a file; wanted: a folder for the run.")
     if settings.precision != "fp32" and chosen.type != "cuda":
         raise InputError(f"precision is {settings.precision!r} on {chosen}; wanted: 'fp32', or a CUDA device.")
     if settings.batch % several:
@@ -1021,16 +1098,24 @@ def _train(
         arguments |= {"optimizer": "AdamW", "lr0": settings.lr, "warmup_bias_lr": 0.0}  # as it is with its own choice
     places = {"data": described["yaml_file"], "device": _as_told(chosen), "workers": settings.workers}
     begun = processes.from_first((out / LAST).exists)
-    resume = resume and begun
-    if resume:
-        _check_resumable(out / LAST, arguments)
-        overrides = places | {"resume": str(out / LAST)}
-    elif begun:
+    if begun and not resume:
         raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        detector = load_model(model, classes=described["nc"])
+    recipe = {
+        **recipe, "model": weights_hash(detector)[:16], "data": Path(described["yaml_file"]).resolve().parent.name,
+        "classes": list(described["names"].values()), **asdict(settings),
+    }  # fmt: skip
+    del recipe["workers"]
+    resume = begun
+    if resume:
+        processes.from_first(lambda: _check_recipe(out, recipe))
+        if processes.from_first(lambda: finished(out) is not None):
+            return _run_in(out)
+        overrides = places | {"resume": str(out / LAST)}
     else:
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
-            detector = load_model(model, classes=described["nc"])
+        processes.from_first(lambda: write_whole(out / RECIPE, json.dumps(recipe, indent=2).encode()))
         silent = {"plots": False, "patience": 0, "exist_ok": True}
         overrides = places | arguments | silent | {"model": _named(model), "task": "detect", "mode": "train"}
     if several > 1:
@@ -1065,16 +1150,17 @@ def _has_ended(checkpoint: Mapping[str, Any]) -> bool:
     return checkpoint.get("optimizer") is None
 
 
-def _check_resumable(path: Path, arguments: Mapping[str, Any]) -> None:
-    checkpoint = _load_checkpoint(path)
-    if _has_ended(checkpoint):
-        raise InputError(f"the run of {path} has ended; there is nothing to resume. Train into another folder.")
-    had = checkpoint["train_args"]
-    changed = [f"{name} was {had[name]!r}, now {value!r}" for name, value in arguments.items() if had[name] != value]
-    if changed:
+def _check_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that is not the one that is asked for."""
+    if not (out / RECIPE).is_file():
+        raise InputError(f"{out} holds a run without {RECIPE}, which says what it is. Train into another folder.")
+    had, now = json.loads((out / RECIPE).read_bytes()), json.loads(json.dumps(recipe))
+    names = [name for name in {**had, **now} if had.get(name) != now.get(name)]
+    if names:
+        changed = "; ".join(f"{name} was {had.get(name)!r}, now {now.get(name)!r}" for name in names)
         raise InputError(
-            f"{path} belongs to a run with other settings: {'; '.join(changed)}. Resume with the same settings, or "
-            "train into another folder."
+            f"{out} holds a run with other settings: {changed}. Resume with the same settings, or train into another "
+            "folder."
         )
 
 

@@ -331,6 +331,14 @@ def test_a_teacher_of_the_other_task(roads, taught, classifier, tmp_path):
 
 
 @pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("words", [("--method", "mgd"), ("--method", "at"), ("--method", "cwd", "--layer", "features")])
+def test_a_teacher_without_the_layer_is_refused_before_the_data_is_read(student, tmp_path, words):
+    said = refused("distill", "nowhere", "--teacher", student.out, "--out", tmp_path / "o", *SEGMENTATION, *words)
+    assert "the teacher is a PSPNet" in said
+    assert "whose features are those of UPerNet" in said
+
+
+@pytest.mark.usefixtures("no_work")
 def test_a_teacher_of_other_classes(taught, tmp_path, monkeypatch):
     words = ("--teacher", taught.out, "--out", tmp_path / "o", *SEGMENTATION)
     data = grow(tmp_path / "more", lambda mask: mask * 2, train=2, val=1)
@@ -456,6 +464,15 @@ def test_evaluate_counts_each_class_but_no_pixel_to_ignore(one_sided, tmp_path):
     assert result["pixel_accuracy"] == pytest.approx(share)
     assert result["miou"] == pytest.approx(share / 3)
     assert result["mdice"] == pytest.approx(2 * share / (1 + share) / 3)
+
+    def edges(mask):
+        """A class only where the central square does not reach, at the left."""
+        mask[:], mask[:, 0] = 255, 1
+        return mask
+
+    plain = grow(tmp_path / "plain", edges, train=2, val=1)
+    nothing = json.loads(done("evaluate", plain, "--model", one_sided, "--device", "cpu", "--format", "json"))
+    assert nothing["miou"] is None  # and no NaN, which JSON does not have
 
     rows = {
         (row["measure"], row["class"]): float(row["value"]) for row in csv.DictReader(io.StringIO(done(*words, "csv")))

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +96,7 @@ def _evaluate_segmenter(args: argparse.Namespace, model: nn.Module, card: ModelC
 
     if args.format == "json":
         result = {"data": data.name, "split": args.split, "images": images, **metrics}
-        print(json.dumps(result | {"classes": by_class.to_dict("records")}, indent=2))
+        print(json.dumps(_without_nan(result | {"classes": by_class.to_dict("records")}), indent=2))
     elif args.format == "csv":
         overall = pd.DataFrame({"measure": metrics.keys(), "class": "", "value": metrics.values()})
         each = by_class.melt("class", var_name="measure")[overall.columns]
@@ -102,6 +104,18 @@ def _evaluate_segmenter(args: argparse.Namespace, model: nn.Module, card: ModelC
     else:
         _print_metrics(args, data, images, metrics)
         print(f"\n{by_class.rename(columns={'iou': 'IoU'}).to_string(index=False, float_format='{:.4f}'.format)}")
+
+
+def _without_nan(value: Any) -> Any:
+    """With null for a number that there is none of, such as the mean IoU over no pixels: JSON has no NaN."""
+    match value:
+        case dict():
+            return {name: _without_nan(one) for name, one in value.items()}
+        case list():
+            return [_without_nan(one) for one in value]
+        case float() if math.isnan(value):
+            return None
+    return value
 
 
 def _loader(args: argparse.Namespace, data: ImageSplits) -> DataLoader:

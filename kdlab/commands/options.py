@@ -192,21 +192,21 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_loading(parser: argparse.ArgumentParser, default: str, batch_size: object) -> None:
+def add_loading(parser: argparse.ArgumentParser, default: str, batch_size: object, note: str = "") -> None:
     parser.add_argument(
         "--batch-size", type=whole(1), default=batch_size, metavar="N", help=f"images at a time {default}"
     )
-    add_workers(parser)
+    add_workers(parser, note)
     add_device(parser)
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse.ArgumentParser, note: str = "") -> None:
     parser.add_argument(
         "--workers",
         type=whole(0),
         default=0,
         metavar="N",
-        help="processes that load images; 0 loads them in this one (default: %(default)s)",
+        help=f"processes that load images; 0 loads them in this one{note} (default: %(default)s)",
     )
 
 

@@ -90,6 +90,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     architecture = _architecture(args, segmentation.NARROW_STUDENT)
     check_out(args.out, args.resume)
     teacher, card = teacher_of(path, args.task)
+    distillation.check_teacher(teacher)
     size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)
     _start(args, data, device)

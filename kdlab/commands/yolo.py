@@ -14,15 +14,18 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_bounding_boxes
 
+from kdlab.commands.options import option
 from kdlab.commands.outputs import as_png, distinct_names, make_folder
-from kdlab.data.images import find_images, open_image, printable
+from kdlab.data.images import Skipped, find_images, open_image, printable
 from kdlab.detection import Distillation, YoloRun, YoloSettings
+from kdlab.errors import InputError
 from kdlab.files import write_whole
 
 with redirect_stdout(sys.stderr):  # its line about the licence is no result
     from kdlab import yolo
 
 BOXES = "_boxes.png"
+USED_BY = {"temperature": "cwd", "mask_ratio": "mgd"}
 
 
 def run_step(args: argparse.Namespace) -> int:
@@ -47,7 +50,13 @@ def _fine_tune(args: argparse.Namespace) -> None:
 
 
 def _distill(args: argparse.Namespace) -> None:
-    distillation = Distillation(args.method, args.layers, args.weight, args.temperature, args.mask_ratio)
+    numbers = {name: getattr(args, name) for name in USED_BY if getattr(args, name) is not None}
+    for name in numbers:
+        if USED_BY[name] != args.method:
+            raise InputError(
+                f"{option(name)} was given, which {args.method} has no use for, only {USED_BY[name]}. Leave it out."
+            )
+    distillation = Distillation(args.method, args.layers, args.weight, **numbers)
     run = yolo.distil(
         args.model, args.teacher, args.data, distillation, _settings(args), out=args.out, resume=args.resume,
         device=args.device,
@@ -92,15 +101,23 @@ def _predict(args: argparse.Namespace) -> None:
     paths, skipped = find_images(args.images)
     if args.out is not None:
         make_folder(args.out, args.images, "images with boxes")
+    unusable: list[Skipped] = []
     table = yolo.predict(
-        args.model, paths, imgsz=args.image_size, confidence=args.confidence, device=args.device
-    )  # fmt: skip
+        args.model, paths, imgsz=args.image_size, confidence=args.confidence, device=args.device, skipped=unusable
+    )
+    skipped += unusable
+    used = [path for path in paths if path not in {one.path for one in unusable}]
     if args.out is not None:
-        for path, name in distinct_names(paths).items():
+        for path, name in distinct_names(used).items():
             write_whole(args.out / f"{name}{BOXES}", as_png(_drawn(path, table[table["image"] == str(path)])))
     for one in skipped:
         print(f"kdlab: skipped {one}", file=sys.stderr)
-    _print_rows(args, table.assign(image=table["image"].map(printable)))
+    if not used:
+        raise InputError(f"not one of the {len(skipped)} files could be used.")
+    if table.empty and args.format == "table":
+        print(f"no objects above confidence {args.confidence:g} in {len(used)} images")
+    else:
+        _print_rows(args, table.assign(image=table["image"].map(printable)))
 
 
 def _drawn(path: Path, found: pd.DataFrame) -> Image.Image:

@@ -123,13 +123,9 @@ def _add_distill(add: Add) -> None:
     parser.add_argument(
         "--weight", type=float, metavar="X", help="at the start; 0 is no distillation (default: cwd 1, mgd 2e-5)"
     )
-    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of cwd (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, metavar="X", help="of cwd (default: 1)")
     parser.add_argument(
-        "--mask-ratio",
-        type=float,
-        default=0.65,
-        metavar="X",
-        help="of mgd: the share of positions that are masked (default: %(default)s)",
+        "--mask-ratio", type=float, metavar="X", help="of mgd: the share of positions that are masked (default: 0.65)"
     )
 
 
@@ -225,7 +221,7 @@ def _add_training(parser: argparse.ArgumentParser, epochs: int) -> None:
         "--lr",
         type=float,
         metavar="X",
-        help="AdamW's learning rate (default: ultralytics chooses optimiser and rate by classes and steps)",
+        help="AdamW's learning rate, at most 1 (default: ultralytics chooses optimiser and rate by classes and steps)",
     )
     add_seed(parser)
     add(
@@ -236,7 +232,7 @@ def _add_training(parser: argparse.ArgumentParser, epochs: int) -> None:
     )
     add("--resume", action="store_true", help="go on with the run in --out that was interrupted (default: off)")
     _add_size(parser)
-    add_loading(parser, f"(default: {BATCH})", BATCH)
+    add_loading(parser, f"(default: {BATCH})", BATCH, "; on a CPU always this one")
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> None:

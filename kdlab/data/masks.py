@@ -118,8 +118,8 @@ def load_segmentation(
 
     Raises:
         InputError: the set is not there, the layout is wrong, a mask is missing, is none, differs from its image in
-            size or has a value beyond the classes, or a setting is wrong. Images that cannot be decoded are no error:
-            they are in ``skipped``.
+            size or has a value beyond the classes, a split has no class at any pixel, or a setting is wrong. Images
+            that cannot be decoded are no error: they are in ``skipped``.
     """
     given_mean = None if mean is None else three_numbers("mean", mean)
     given_std = None if std is None else three_numbers("std", std)
@@ -149,6 +149,12 @@ def load_segmentation(
                 "Put images and their masks there."
             )
     names = found.classes or _names(seen, found)
+    for split, usable in pairs.items():
+        if all(found.numbers[value] == IGNORE for pair in usable for value in seen[pair].values):
+            raise InputError(
+                f"the masks of {split} of {printable(found.name)!r} have nothing but {IGNORE}, which means ignore. "
+                "Wanted: a class at some pixels at least."
+            )
     train_mean, train_std = _statistics([seen[pair].sums for pair in pairs["train"]], pixels=size * size)
     transform = ImageTransform(size, given_mean or train_mean, given_std or train_std)
     train, val = (MaskDataset(pairs[split], transform, found.numbers) for split in ("train", "val"))

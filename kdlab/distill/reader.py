@@ -70,8 +70,8 @@ def enough_samples() -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise InputError(
-            "BatchNorm cannot train on a batch of one sample. Raise the batch size, or give the data loader "
-            "drop_last=True."
+            "BatchNorm cannot train on a batch of one sample. Raise the batch size, accumulate fewer pieces of a batch "
+            "(--accumulate), or give the data loader drop_last=True."
         ) from error
 
 

@@ -83,7 +83,8 @@ def several(batch: Tensor, loss: str) -> None:
     if len(batch) < 2:
         raise InputError(
             f"{loss} compares the samples of a batch with each other and got {len(batch)}; wanted: at least 2. "
-            "Raise the batch size, or give the data loader drop_last=True."
+            "Raise the batch size, accumulate fewer pieces of a batch (--accumulate), or give the data loader "
+            "drop_last=True."
         )
 
 

@@ -59,7 +59,8 @@ class Segmenter(nn.Module):
         if len(images) == 1 and any(m.training for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
             raise InputError(
                 f"{type(self).__name__} averages each image to one position, where BatchNorm cannot train on a batch "
-                "of one image. Raise the batch size, or give the data loader drop_last=True."
+                "of one image. Raise the batch size, accumulate fewer pieces of a batch (--accumulate), or give the "
+                "data loader drop_last=True."
             )
         return self.backbone(images)
 

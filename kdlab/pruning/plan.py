@@ -172,9 +172,12 @@ class _Candidates:
         smallest, largest = cost(self.fewest), cost(len(self.order))
         assert target is not None
         if not smallest <= target <= largest:
+            said = [
+                f"{n:,}" + (f" ({2e-9 * n:.3g} GFLOPs)" if what == "macs" else "") for n in (target, smallest, largest)
+            ]
             raise InputError(
-                f"{what} is {target:,}; wanted: from {smallest:,}, the smallest possible with the channels that each "
-                f"layer has to keep, to {largest:,}, the model as it is."
+                f"{what} is {said[0]}; wanted: from {said[1]}, the smallest possible with the channels that each layer "
+                f"has to keep, to {said[2]}, the model as it is."
             )
         return bisect_right(range(self.fewest, len(self.order) + 1), target, key=cost) - 1 + self.fewest
 

@@ -85,14 +85,27 @@ class DenseDistillation:
         with torch.device("meta"):  # draws no random numbers
             self._loss(1, 1)  # refuses a temperature or a mask ratio that makes no sense
 
+    def check_teacher(self, teacher: nn.Module) -> None:
+        """Refuse a teacher that does not have the layer.
+
+        Raises:
+            InputError: with what would do.
+        """
+        if TEACHER_LAYERS[self.layer] not in dict(teacher.named_modules()):
+            raise InputError(
+                f"the teacher is a {type(teacher).__name__}, and {self.method} on {self.layer} wants one whose "
+                f"{self.layer} are those of UPerNet. Take a UPerNet, or a method on the logits: kd, hard or cwd."
+            )
+
     def distiller(self, student: nn.Module, teacher: nn.Module, size: int) -> Distiller:
         """The student and the teacher, joined; ``size`` is the images' height and width.
 
         The teacher's maps are averaged to the student's size: nothing is learnt on its side, so nothing can be gamed.
 
         Raises:
-            InputError: networks that know different numbers of classes.
+            InputError: networks that know different numbers of classes; a teacher without the layer.
         """
+        self.check_teacher(teacher)
         mine, its = (network.get_submodule(LOGITS) for network in (student, teacher))
         assert isinstance(mine, nn.Conv2d)
         assert isinstance(its, nn.Conv2d)
@@ -151,9 +164,14 @@ def teach(
     """Train the :class:`UPerNet` teacher; its best checkpoint is in ``out``.
 
     Args:
-        architecture: other arguments of UPerNet than its own, such as :data:`NARROW_TEACHER`.
+        architecture: other arguments of UPerNet than its own, such as :data:`NARROW_TEACHER`; no auxiliary head,
+            which the recipe does not train.
         monitor: which epoch is best: the one of highest "miou" or "mdice".
+
+    Raises:
+        InputError: an auxiliary head; what the networks, the data or the loop refuse.
     """
+    _check_architecture(architecture)
     torch.manual_seed(settings.seed)
     earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
     teacher = UPerNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
@@ -187,10 +205,15 @@ def distil(
     The teacher runs once over the training images where its outputs fit in memory, else at each step.
 
     Args:
-        architecture: other arguments of PSPNet than its own, such as :data:`NARROW_STUDENT`.
+        architecture: other arguments of PSPNet than its own, such as :data:`NARROW_STUDENT`; no auxiliary head,
+            which the recipe does not train.
         weights: of the student's backbone.
         monitor: which epoch is best: the one of highest "miou" or "mdice".
+
+    Raises:
+        InputError: an auxiliary head; what the networks, the data or the loop refuse.
     """
+    _check_architecture(architecture)
     torch.manual_seed(settings.seed)
     earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
     student = PSPNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
@@ -214,6 +237,14 @@ def measure(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: i
     loader = DataLoader(processes.own_share(dataset), batch_size, num_workers=workers)
     classes = model.get_submodule(LOGITS).out_channels
     return segmentation_metrics(model, loader, int(classes))[0]  # type: ignore[arg-type]
+
+
+def _check_architecture(architecture: dict[str, Any] | None) -> None:
+    if architecture and architecture.get("auxiliary"):
+        raise InputError(
+            "auxiliary=True was given, but this recipe trains no auxiliary head, which would only cost time. Leave it "
+            "out, or train the network with a loop of your own by forward_with_auxiliary."
+        )
 
 
 @torch.no_grad()

@@ -91,6 +91,15 @@ def test_no_class_appears_between_two_others(tmp_path):
             assert set(mask.unique().tolist()) <= {0, 9}
 
 
+def test_a_split_with_nothing_but_pixels_to_ignore_is_refused(tmp_path):
+    root = grow(tmp_path / "own")
+    for path in (root / "val" / "masks").iterdir():
+        mask_of((IGNORE,)).save(path)
+    for options in ({}, {"classes": ["a", "b", "c"]}):
+        with pytest.raises(InputError, match="the masks of val of 'own' have nothing but 255"):
+            load(root, **options)
+
+
 def test_pixels_to_ignore_stay_255_and_are_no_class(tmp_path):
     splits = load(grow(tmp_path / "own", values=(0, IGNORE, 1)))
     assert splits.classes == ("0", "1")

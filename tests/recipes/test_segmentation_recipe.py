@@ -1,6 +1,7 @@
 """The segmentation recipe: teach and distil on masks small enough to train on in a moment."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -361,6 +362,12 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, method):
     with pytest.raises(InputError, match="the student has 3 classes and the teacher 5; wanted: the same classes"):
         distilled(tmp_path / "student", teacher=a_teacher(classes=5), distillation=METHODS[method])
     assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("train", [teach, partial(distil, teacher=nn.Identity(), distillation=METHODS["kd"])])
+def test_an_auxiliary_head_that_nothing_would_train_is_refused(train, tmp_path):
+    with pytest.raises(InputError, match="auxiliary=True was given, but this recipe trains no auxiliary head"):
+        train(splits(), settings=QUICK, out=tmp_path / "run", architecture={"auxiliary": True})
 
 
 def test_the_published_backbone_is_not_put_into_a_narrow_one(tmp_path):

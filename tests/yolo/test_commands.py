@@ -57,6 +57,24 @@ def test_predict_writes_rows_and_images_with_boxes(trained, scenes, tmp_path):
     assert (tmp_path / "found" / drawn[0]).read_bytes() != (images / "00000.png").read_bytes()
 
 
+def test_predict_names_what_it_skips_and_says_where_it_found_nothing(trained, scenes, tmp_path):
+    images, cut = scenes / "images" / "test", tmp_path / "cut.png"
+    cut.write_bytes((images / "00000.png").read_bytes()[:500])
+    words = ("--model", trained.best, "--confidence", 1, *SMALL)
+    said = run("yolo", "predict", cut, images, "--out", tmp_path / "found", *words)
+    assert said.out == "no objects above confidence 1 in 3 images\n"
+    assert f"kdlab: skipped {cut}: damaged" in said.err
+    assert len(list((tmp_path / "found").iterdir())) == 3
+    assert json.loads(done("yolo", "predict", images, *words, "--format", "json")) == []
+    assert "not one of the 1 files could be used" in refused("yolo", "predict", cut, *words)
+
+
+def test_a_number_that_the_method_has_no_use_for_is_refused(trained, scenes, tmp_path):
+    words = ("yolo", "distill", scenes, "--model", trained.best, "--teacher", trained.best, "--out", tmp_path / "run")
+    assert "cwd has no use for, only mgd" in refused(*words, "--mask-ratio", 0.5, *SHORT)
+    assert "mgd has no use for, only cwd" in refused(*words, "--method", "mgd", "--temperature", 2, *SHORT)
+
+
 def test_what_cannot_be_used_is_one_message(scenes, trained, tmp_path):
     judged = ("yolo", "evaluate", scenes, "--model")
     assert "there are no weights yolov8n.pt" in refused(*judged, "yolov8n.pt")
@@ -79,6 +97,7 @@ def test_every_step_explains_itself(step):
 def test_the_options_say_what_the_library_does():
     assert yolo_options.LAYERS == detection.LAYERS
     assert set(yolo_options.METHODS) == set(detection.WEIGHTS)
+    assert (Distillation().temperature, Distillation().mask_ratio) == (1, 0.65)
     assert Distillation().start == 1
     assert Distillation("mgd").start == 2e-5
     assert YoloSettings().epochs == 50

@@ -10,9 +10,9 @@ import torch
 
 pytest.importorskip("ultralytics")
 
-from ultralytics.nn.tasks import ClassificationModel
+from ultralytics.nn.tasks import ClassificationModel, SegmentationModel
 
-from kdlab import InputError, pruning, yolo
+from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
 from kdlab.yolo import load_model
 
@@ -150,6 +150,18 @@ def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scene
     assert none.dtypes.iloc[2:].equals(table.dtypes.iloc[2:])
 
 
+def test_predict_skips_what_is_no_image_where_it_may(trained, scenes, tmp_path):
+    images, skipped = sorted((scenes / "images" / "test").glob("*.png")), []
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(images[0].read_bytes()[:500])
+    words = {"imgsz": 64, "confidence": 0.0, "device": "cpu"}
+    table = yolo.predict(trained.best, [cut, *images], skipped=skipped, **words)
+    assert table.equals(yolo.predict(trained.best, images, **words))
+    assert [one.path for one in skipped] == [cut]
+    with pytest.raises(InputError, match="cannot use .*cut.png"):
+        yolo.predict(trained.best, [cut, *images], **words)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -173,8 +185,13 @@ def test_weights_of_another_architecture_are_refused(scenes, settings, tmp_path)
     torch.save({"model": torch.nn.Linear(2, 2)}, other)
     with pytest.raises(InputError, match="other.pt"):
         yolo.fine_tune(other, scenes, settings, out=tmp_path / "run", device="cpu")
+    torch.save({"model": SegmentationModel("yolov8n-seg.yaml", verbose=False)}, other)
+    with pytest.raises(InputError, match="is a SegmentationModel with the head Segment; wanted: a detector"):
+        yolo.evaluate(other, scenes)
+    with pytest.raises(InputError, match="is a DetectionModel with the head Pose; wanted: a detector"):
+        load_model("yolov8n-pose.yaml")
     other.write_bytes(b"no weights")
-    with pytest.raises(InputError, match="holds no detector"):
+    with pytest.raises(InputError, match="holds no detector that can be loaded .* Wanted: weights as"):
         yolo.prune_yolo(other, tmp_path / "p.pt", keep=0.5)
 
 
@@ -236,6 +253,27 @@ def test_a_student_of_another_architecture_is_refused(trained, scenes, settings,
         )  # fmt: skip
 
 
+def test_the_default_layers_want_yolov8s_blocks():
+    networks = {name: load_model(f"{name}n.yaml") for name in ("yolov8", "yolo11")}
+    for pair, message in (
+        (("yolov8", "yolo11"), "layer 6 is a C2f in the student and a C3k2 in the teacher"),
+        (("yolo11", "yolo11"), "layer 12 is a Concat in the student and a Concat in the teacher"),
+    ):
+        with pytest.raises(InputError, match=message):
+            yolo.tapped_channels(*map(networks.get, pair), detection.LAYERS)
+    assert yolo.tapped_channels(networks["yolov8"], networks["yolo11"], [6]) == {6: (128, 128)}
+
+
+def test_what_pruning_cannot_work_on_or_toward_is_refused(trained):
+    with pytest.raises(InputError, match="head of yolo26n.yaml is one of two branches"):
+        yolo.plan_yolo("yolo26n.yaml", keep=0.5)
+    for gflops in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"gflops is {gflops}; wanted: above 0"):
+            yolo.plan_yolo(trained.best, gflops=gflops)
+    with pytest.raises(InputError, match=r"\(100 GFLOPs\); wanted: from .* GFLOPs\), the smallest .* GFLOPs\), the"):
+        yolo.plan_yolo(trained.best, gflops=100, imgsz=64)
+
+
 def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_path):
     def refused(message, data):
         with pytest.raises(InputError, match=message):
@@ -264,6 +302,50 @@ def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_pat
         yolo.evaluate(trained.best, copy, split="test")
 
 
+def test_a_split_may_be_a_list_of_images_in_a_folder_of_any_name(trained, scenes, tmp_path):
+    folder = tmp_path / "my scenes"
+    shutil.copytree(scenes, folder)
+    description = (folder / "data.yaml").read_text()
+    (folder / "data.yaml").write_text(description.replace("val: images/val", "val: val.txt"))
+    lines = [f"./images/val/{path.name}" for path in sorted((folder / "images" / "val").iterdir())]
+    for start in ("./", f"{folder}/"):
+        (folder / "val.txt").write_text("\n".join(line.replace("./", start) for line in lines))
+        listed = yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+        assert listed.equals(yolo.evaluate(trained.best, scenes, imgsz=64, device="cpu"))
+    (folder / "val.txt").write_text("\n".join(line.removeprefix("./") for line in lines))
+    with pytest.raises(InputError, match="not one of the 3 images that .*val.txt lists is there, such as images/val"):
+        yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+
+
+def test_images_that_cannot_be_used_are_named_and_without_one_that_can_there_is_no_result(trained, scenes, tmp_path):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes, folder, ignore=shutil.ignore_patterns("*.cache"))
+    (folder / "labels" / "val" / "00000.txt").write_text("17 0.5 0.5 0.1 0.1")
+    (folder / "images" / "val" / "00001.png").write_bytes(b"cut off")
+    for _ in ("looked at", "remembered"):
+        with pytest.warns(UserWarning, match="2 of the 3 images of .*val cannot be used") as said:
+            yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+        first = next(str(one.message) for one in said if "cannot be used" in str(one.message)).splitlines()[1]
+        assert first.startswith(f"  {folder}")
+        assert "Label class 17 exceeds" in first
+    (folder / "images" / "val" / "00002.png").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="(?s)3 of the 3 images of .* Label class 17 .*Correct these files"):
+        yolo.evaluate(trained.best, folder, imgsz=64, device="cpu")
+    (folder / "labels" / "train" / "00005.txt").write_text("17 0.5 0.5 0.1 0.1")
+    shutil.copytree(scenes / "images" / "val", folder / "images" / "val", dirs_exist_ok=True)
+    shutil.copytree(scenes / "labels" / "val", folder / "labels" / "val", dirs_exist_ok=True)
+    with pytest.warns(UserWarning, match="1 of the 6 images of .*train cannot be used"):
+        yolo.fine_tune(trained.best, folder, YoloSettings(1, 3, 64), out=tmp_path / "run", device="cpu")
+
+
+def test_labels_without_one_object_are_refused(trained, scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    for label in (tmp_path / "scenes" / "labels" / "val").iterdir():
+        label.write_text("\n")
+    with pytest.raises(InputError, match="not one of the 3 val images has labels"):
+        yolo.evaluate(trained.best, tmp_path / "scenes", imgsz=64, device="cpu")
+
+
 @pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize(
     ("wrong", "message"),
@@ -272,6 +354,9 @@ def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_pat
         ({"batch": 1}, "batch is 1"),
         ({"imgsz": 100}, "a multiple of 32"),
         ({"lr": 0.0}, "lr is 0"),
+        ({"lr": float("inf")}, "lr is inf; wanted: above 0 and at most 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**31}, "seed is 2147483648; wanted: 0 to 2147483647"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"nominal_batch": 0}, "nominal_batch is 0"),
     ],
@@ -294,6 +379,12 @@ def test_impossible_settings_are_refused(wrong, message):
 def test_impossible_distillations_are_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         Distillation(**wrong)
+
+
+def test_a_file_is_no_place_for_a_run(tiny, scenes, settings, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file, which is a file; wanted: a folder"):
+        yolo.fine_tune(tiny, scenes, settings, out=tmp_path / "file", device="cpu")
 
 
 def test_half_precision_wants_cuda(tiny, scenes, tmp_path):

@@ -1,7 +1,9 @@
 """Training through ultralytics' trainer: what is trained, saved, resumed and delivered."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -119,8 +121,27 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_
     assert yolo.finished(out).last == run.last
     assert yolo.finished(out).history.equals(run.history)
     assert yolo.finished(tmp_path / "nothing") is None
-    with pytest.raises(InputError, match="has ended"):
-        yolo.fine_tune(pruned, scenes, TWO, out=out, resume=True, device="cpu")
+    again = yolo.fine_tune(pruned, scenes, TWO, out=out, resume=True, device="cpu")
+    assert again.history.equals(run.history)
+
+
+def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes, settings, tmp_path):
+    out, detector = tmp_path / "run", load_model(pruned)
+    yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, device="cpu")
+    shutil.copytree(scenes, tmp_path / "other")
+
+    def refused(message, step, *words, model=detector, data=scenes, **options):
+        with pytest.raises(InputError, match=message):
+            step(model, *words, data, *options.pop("more", ()), settings, out=out, resume=True, device="cpu", **options)
+
+    refused("strength was 0.01, now 0.1", yolo.sparse_train, strength=0.1)
+    refused("model was '.*', now '", yolo.sparse_train, model=trained.best)
+    refused("data was 'scenes', now 'other'", yolo.sparse_train, data=tmp_path / "other")
+    refused("step was 'sparse-train', now 'fine-tune'; strength was 0.01, now None", yolo.fine_tune)
+    refused("step was 'sparse-train', now 'distill'", yolo.distil, trained.best, more=(Distillation(),))
+    assert (out / "recipe.json").exists()
+    (out / "recipe.json").unlink()
+    refused("without recipe.json", yolo.sparse_train)
 
 
 @pytest.mark.parametrize(("nominal_batch", "steps"), [(3, 2), (6, 1)])
@@ -240,8 +261,13 @@ def test_a_killed_distillation_goes_on_with_the_connectors_it_had(
     killed_while_saving.undo()
     saved = yolo._load_checkpoint(out / "weights" / "last.pt")["optimizer"]["learnt"]
     assert saved
-    with pytest.raises(InputError, match="other settings of the distillation"):
+    with pytest.raises(InputError, match=r"layers was \[15, 18\], now \[6, 8"):
         yolo.distil(pruned, teacher, scenes, Distillation("mgd"), TWO, out=out, resume=True, device="cpu")
+    with pytest.raises(InputError, match="teacher was '.*', now '"):
+        yolo.distil(pruned, pruned, scenes, mgd, TWO, out=out, resume=True, device="cpu")
+    foreign = SimpleNamespace(distillation=Distillation("mgd"), save_dir=out)
+    with pytest.raises(InputError, match="other settings of the distillation"):
+        DistillTrainer._load_checkpoint_state(foreign, yolo._load_checkpoint(out / "weights" / "last.pt"))
 
     restored, resume_training = [], DistillTrainer.resume_training
 
@@ -274,7 +300,7 @@ def test_a_killed_distillation_by_ultralytics_goes_on(pruned, teacher, scenes, k
     with pytest.raises(Killed):
         yolo.distil_by_ultralytics(*words, out=out, device="cpu")
     killed_while_saving.undo()
-    with pytest.raises(InputError, match="dis was 6.0, now 2.0"):
+    with pytest.raises(InputError, match="weight was 6.0, now 2.0"):
         yolo.distil_by_ultralytics(*words, out=out, weight=2.0, resume=True, device="cpu")
     run = yolo.distil_by_ultralytics(*words, out=out, resume=True, device="cpu")
     assert run.history["epoch"].tolist() == [1, 2]
