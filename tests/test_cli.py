@@ -197,6 +197,29 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_p
     assert "temperature was 2.0, now 3.0" in " ".join(run(*words[:-1], *other).err.split())
 
 
+@pytest.mark.usefixtures("no_work")
+def test_no_model_is_written_over(shapes, student, tmp_path):
+    for name in ("best", "last"):
+        kept = tmp_path / name / f"{name}.safetensors"
+        kept.parent.mkdir()
+        kept.write_bytes((student / kept.name).read_bytes())
+        words = ("distill", shapes, "--teacher", student, "--out", kept.parent, *TINY)
+        assert "holds a model, which would be written over, and no resume.safetensors" in refused(*words)
+        assert "holds a model" in refused(*words, "--resume")
+        assert "holds a model" in refused("teach", shapes, "--out", kept.parent, *SMALL)
+        for teacher in (kept, kept.parent):
+            words = ("distill", shapes, "--teacher", teacher, "--out", tmp_path / "." / name, *TINY)
+            assert "is where the teacher is" in refused(*words)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_finished_run_whose_model_is_gone(shapes, student, tmp_path):
+    for name in ("last.safetensors", "resume.safetensors"):
+        (tmp_path / name).write_bytes((student / name).read_bytes())
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path, *TINY, "--resume")
+    assert "holds a run whose best.safetensors is gone" in refused(*words)
+
+
 def test_a_loss_that_is_not_finite_is_a_message(shapes, student, tmp_path):
     words = (
         "distill",

@@ -29,13 +29,27 @@ def settings_of(args: argparse.Namespace, kind: type[Kind]) -> Kind:
     return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
 
 
-def check_out(out: Path, resume: bool) -> None:
-    """Refuse a folder that cannot take a new run."""
+def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:
+    """Refuse a folder that cannot take a new run, and one whose model the run would write over."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; wanted: a folder, new or to --resume in.")
+    models = [(out / name).resolve() for name in (BEST, LAST)]
+    for teacher in teachers:
+        if teacher.resolve() in (out.resolve(), *models):
+            raise InputError(f"--out {out} is where the teacher is, which would be written over. Name another folder.")
     if not resume and (out / RESUME).exists():
         raise InputError(
             f"--out {out} holds an earlier run. Go on with it (--resume), delete it, or name another folder."
+        )
+    if not (out / RESUME).exists() and any(model.exists() for model in models):
+        raise InputError(
+            f"--out {out} holds a model, which would be written over, and no {RESUME} to go on with. Name another "
+            "folder, or delete the model."
+        )
+    if (out / RESUME).exists() and not (out / BEST).exists():
+        raise InputError(
+            f"--out {out} holds a run whose {BEST} is gone, and training on need not make it again. Put it back, or "
+            "train anew in another folder."
         )
 
 

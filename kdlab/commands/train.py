@@ -58,7 +58,7 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
     distillation = Distillation(args.temperature, args.alpha)
     widths = tuple(chain.from_iterable(args.widths))
     StudentCNN(2, widths, args.drop_rate)  # refuses widths and a drop rate that make no sense
-    check_out(args.out, args.resume)
+    check_out(args.out, args.resume, [path])
     teacher, card = own_teacher(path, args.task)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
     if card is not None:  # the images as the teacher knows them, for both networks
@@ -88,7 +88,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     settings, device = settings_of(args, Settings), pick_device(args.device)
     distillation = dense_distillation(args)
     architecture = _architecture(args, segmentation.NARROW_STUDENT)
-    check_out(args.out, args.resume)
+    check_out(args.out, args.resume, [path])
     teacher, card = teacher_of(path, args.task)
     size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)

@@ -46,8 +46,8 @@ def distill_restorer(args: argparse.Namespace) -> int:
     """Distil a restorer of all weathers from a teacher of each, in two stages."""
     settings, device, plan = _settings(args), pick_device(args.device), _plan(args)
     architecture = _architecture(args)
-    check_out(args.out, args.resume)
     paths = _by_weather(args.teacher or [])
+    check_out(args.out, args.resume, list(paths.values()))
     data = load_restoration(args.data, args.crop)
     switch = plan.switch(settings.epochs)
     _check_weathers(paths, data, all_wanted=switch > 0)
