@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -195,6 +196,17 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_p
     assert same(weights(tmp_path / "alone"), weights(tmp_path / "resumed"))
     other = ("--out", tmp_path / "resumed", "--resume", "--temperature", 3)
     assert "temperature was 2.0, now 3.0" in " ".join(run(*words[:-1], *other).err.split())
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_is_not_gone_on_with_on_other_images(shapes, taught, student, tmp_path, split):
+    other = shutil.copytree(shapes, tmp_path / "shapes")
+    (other / split / "circle" / "1.png").rename(other / split / "circle" / "renamed.png")
+    size = len(list((other / split).glob("*/*.png")))
+    words = ("distill", other, "--teacher", taught.out, "--out", student, "--alpha", 0, "--epochs", 12, *TINY)
+    message = " ".join(run(*words, "--resume").err.split())
+    assert re.search(f"settings: {split} files was '{size} files, .{{8}}', now '{size} files, .{{8}}'. Resume", message)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kdlab.data.images import Skipped, few, files_under, folders_in, open_image, printable, try_open
-from kdlab.data.splits import ImageSplits
+from kdlab.data.splits import ImageSplits, known_by
 from kdlab.data.transforms import ImageTransform, central_square, three_numbers
 from kdlab.errors import InputError
 from kdlab.files import write_whole
@@ -95,10 +95,10 @@ def load_folders(
         labelled = [(path, label) for label, name in enumerate(classes) for path in usable[split, name]]
         return FolderDataset([path for path, _ in labelled], [label for _, label in labelled], transform)
 
-    val = dataset("val", still)
+    train, val = dataset("train", moving), dataset("val", still)
     has_test = ("test", classes[0]) in usable
     return ImageSplits(
-        train=dataset("train", moving),
+        train=train,
         val=val,
         test=dataset("test", still) if has_test else val,
         classes=tuple(classes),
@@ -109,6 +109,7 @@ def load_folders(
         deterministic=moving.deterministic,
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
         test_is_val=not has_test,
+        files={split: known_by(root, one.paths) for split, one in (("train", train), ("val", val))},
     )
 
 

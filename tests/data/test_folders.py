@@ -234,6 +234,17 @@ def test_odd_files_are_skipped_with_their_reason_and_the_rest_is_used(root):
     assert "cut short" in splits.skipped[1].reason
 
 
+def test_other_files_are_known_from_these(root, tmp_path):
+    first = load(root).files
+    assert first.keys() == {"train", "val"}
+    assert first["train"].startswith("4 files, ")
+    assert load(root.rename(tmp_path / "elsewhere")).files == first
+    (tmp_path / "elsewhere" / "val" / "cat" / "0.png").rename(tmp_path / "elsewhere" / "val" / "cat" / "00.png")
+    assert load(tmp_path / "elsewhere").files["val"] != first["val"]
+    picture(9, 77, 77).save(tmp_path / "elsewhere" / "train" / "cat" / "0.png")
+    assert load(tmp_path / "elsewhere").files["train"] != first["train"]
+
+
 def test_a_linked_class_folder_is_a_class_folder(root, tmp_path):
     (root / "train" / "dog").rename(tmp_path / "dogs elsewhere")
     (root / "train" / "dog").symlink_to(tmp_path / "dogs elsewhere")

@@ -449,8 +449,8 @@ def test_another_recipe_is_not_resumed_and_the_setting_is_named(tmp_path):
     before = contents(tmp_path)
     with pytest.raises(InputError, match=r"temperature was 4.0, now 2.0.*same settings.*another folder") as refused:
         train(out=tmp_path, card=card(temperature=2.0, widths=(8, 16), new=2), resume=True)
-    assert "old was 1, now None" in str(refused.value)
-    assert "new was None, now 2" in str(refused.value)
+    assert "old was 1, now not recorded" in str(refused.value)
+    assert "new was not recorded, now 2" in str(refused.value)
     assert "widths" not in str(refused.value)  # a tuple comes back from JSON as a list and is no change
     assert contents(tmp_path) == before
 
