@@ -444,6 +444,10 @@ def test_resuming_where_nothing_is_starts_from_the_beginning(tmp_path):
     assert same(bits(run), bits(train()))
 
 
+def test_the_largest_seed_of_torch_has_later_epochs():
+    assert len(train(epochs=3, seed=2**64 - 1).done.history) == 3
+
+
 def test_another_recipe_is_not_resumed_and_the_setting_is_named(tmp_path):
     train(epochs=1, out=tmp_path, card=card(temperature=4.0, widths=(8, 16), old=1))
     before = contents(tmp_path)
