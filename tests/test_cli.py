@@ -311,6 +311,8 @@ def test_impossible_settings_of_distill(shapes, student, tmp_path, options, mess
         (["--mean", "0.5", "0.5", "0.5", "pets/"], "'pets/' is not made of numbers between commas (and DATA stands"),
         (["--mean", ""], "argument --mean: '' is not made of numbers"),
         (["--device", "abacus"], "argument --device: invalid choice"),
+        (["--seed", str(2**63)], f"argument --seed: {2**63} is too large; wanted: at most {2**63 - 1}"),
+        (["--batch-size", "9" * 20], "argument --batch-size: 99999999999999999999 is too large"),
     ],
 )
 def test_words_that_are_no_settings(options, message):
@@ -550,6 +552,58 @@ def test_a_reader_that_goes_away_is_no_error(monkeypatch):
         assert main(["doctor"]) == 141
         print("and what comes after goes nowhere", flush=True)
     assert err.getvalue() == ""
+
+
+def test_a_full_disk_is_a_message_also_where_the_output_goes(monkeypatch):
+    monkeypatch.setattr(kdlab.doctor, "report", lambda: print("all is well") or 0)
+    err = io.StringIO()
+    with open("/dev/full", "w") as full, redirect_stdout(full), redirect_stderr(err):
+        assert main(["doctor"]) == 2
+        print("and what comes after goes nowhere", flush=True)
+    assert err.getvalue().startswith("kdlab: the disk is full.")
+
+
+def failing(monkeypatch, error: BaseException, cause: BaseException | None = None) -> SimpleNamespace:
+    """A command that fails with an error, while it handles another one."""
+
+    def fail():
+        try:
+            if cause is not None:
+                raise cause
+        finally:
+            raise error
+
+    monkeypatch.setattr(kdlab.doctor, "report", fail)
+    return run("doctor")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_too_little_memory_is_a_message(monkeypatch, error):
+    result = failing(monkeypatch, error)
+    assert result.status == 2
+    assert result.err.startswith("kdlab: out of memory (")
+    assert "a smaller --batch-size" in result.err
+
+
+def test_a_loading_process_that_ends_at_an_interrupt_is_the_interrupt(monkeypatch):
+    result = failing(monkeypatch, RuntimeError("DataLoader worker (pid 7) exited unexpectedly"), KeyboardInterrupt())
+    assert (result.status, result.err) == (130, "kdlab: interrupted.\n")
+
+
+def test_an_image_that_is_gone_is_one_line_from_a_loading_process_too(shapes, student, tmp_path):
+    root = shutil.copytree(shapes, tmp_path / "shapes")
+    words = ("evaluate", root, "--model", student, "--device", "cpu", "--workers", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdlab.commands.evaluate.check_split", lambda *_: (root / "val/circle/0.png").unlink())
+        result = run(*words)
+    assert result.err == f"kdlab: cannot use {root}/val/circle/0.png: no such file\n"
 
 
 def test_a_fault_of_our_own_is_not_passed_off_as_the_users(monkeypatch):
