@@ -19,6 +19,7 @@ from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors, write_whole
 from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
 
+HISTORY = "history.csv"
 Row = dict[str, float]  # of an epoch: what was measured, by name
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -37,8 +38,9 @@ def alone_in(out: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{out} cannot be written to ({error.strerror}). Choose another folder.") from error
     try:
-        for unfinished in out.glob("*.partial"):  # a run was killed while it wrote
-            unfinished.unlink()
+        for name in (BEST, LAST, RESUME, HISTORY):
+            for unfinished in out.glob(f"{name}.*.partial"):  # a run was killed while it wrote
+                unfinished.unlink()
         yield
     finally:
         lock.release()
@@ -59,7 +61,7 @@ def save(
     for name in [BEST, LAST] if is_best else [LAST]:
         student: Any = objective.student
         save_model(out / name, student, card)
-    write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    write_whole(out / HISTORY, pd.DataFrame(rows).to_csv(index=False).encode())
     state = optimizer.state_dict()
     tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}

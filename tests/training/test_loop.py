@@ -444,6 +444,13 @@ def test_resuming_where_nothing_is_starts_from_the_beginning(tmp_path):
     assert same(bits(run), bits(train()))
 
 
+def test_only_what_a_killed_run_left_half_written_is_deleted(tmp_path):
+    for name in ("best.safetensors.123.partial", "download.partial"):
+        (tmp_path / name).write_text("half")
+    train(epochs=1, out=tmp_path, card=card())
+    assert [path.name for path in tmp_path.glob("*.partial")] == ["download.partial"]
+
+
 def test_the_largest_seed_of_torch_has_later_epochs():
     assert len(train(epochs=3, seed=2**64 - 1).done.history) == 3
 
