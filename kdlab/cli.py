@@ -56,7 +56,7 @@ def _own_words(error: Exception) -> str:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether it came of Ctrl-C: while that ends the training, PyTorch notices that its loading processes have ended."""
+    """Whether it came of Ctrl-C: while that ends the training, PyTorch notices that loading processes have ended."""
     return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
 
 

@@ -1,11 +1,13 @@
 """The folder that a command writes images to, and their names in it."""
 
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from kdlab.data import Skipped
 from kdlab.errors import InputError
 
 
@@ -27,6 +29,12 @@ def make_folder(out: Path, given: Sequence[Path], what: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be made: {error.strerror}. Name another folder.") from error
+
+
+def say_skipped(skipped: Iterable[Skipped]) -> None:
+    """Name the files that could not be used, where they do not mix with the result."""
+    for one in skipped:
+        print(f"kdlab: skipped {one}", file=sys.stderr)
 
 
 def distinct_names(paths: list[Path]) -> dict[Path, str]:

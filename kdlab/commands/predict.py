@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.commands.inputs import task_of
+from kdlab.commands.outputs import say_skipped
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
@@ -51,8 +51,7 @@ def predict(args: argparse.Namespace) -> int:
     paths, skipped = find_images(args.images)
     rows, unusable = (predict_masks if segmenter else _predict_classes)(args, model.to(device), card, paths)
     skipped += unusable
-    for one in skipped:
-        print(f"kdlab: skipped {one}", file=sys.stderr)
+    say_skipped(skipped)
     if rows.empty:
         raise InputError(f"not one of the {len(skipped)} files could be used.")
     text = _formatted(rows, args.format)

@@ -13,6 +13,7 @@ from torch import nn
 from kdlab.commands.inputs import METRICS, names, task_of
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
+from kdlab.files import write_whole
 from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.checkpoints import BEST, LAST, RESUME
@@ -22,6 +23,7 @@ USES = {
     "segmentation": "predict IMAGES --model {out} --out MASKS",
     "restoration": "restore IMAGES --model {out} --out RESTORED",
 }
+SHOWN, SKIPPED = 20, "skipped.txt"
 Kind = TypeVar("Kind", bound=Settings)
 
 
@@ -90,14 +92,20 @@ def make_out(out: Path) -> None:
         raise InputError(f"--out {out} cannot be made: {error.strerror}. Name another folder.") from error
 
 
-def say_data(data: ImageSplits, kind: str, sizes: str) -> None:
-    """What the training will work on: ``kind`` is what the classes are, ``sizes`` the images' in words."""
+def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
+    """What the training will work on: ``kind`` is what the classes are, ``sizes`` the images' in words.
+
+    Of many files that cannot be used the whole list goes to ``out``.
+    """
     train, val = len(data.train), len(data.val)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     print(f"data: {data.name}, {train} training and {val} validation images {sizes}")
     print(f"{kind}: {names(data.classes)}")
     if data.skipped:
-        print(f"skipped: {len(data.skipped)} files that cannot be used, such as")
-        print(*(f"  {one}" for one in data.skipped[:3]), sep="\n")
+        print(f"skipped: {len(data.skipped)} files that cannot be used")
+        print(*(f"  {one}" for one in data.skipped[:SHOWN]), sep="\n")
+    if len(data.skipped) > SHOWN:
+        write_whole(out / SKIPPED, "".join(f"{one}\n" for one in data.skipped).encode())
+        print(f"  ... all of them in {out / SKIPPED}")
 
 
 def finish(args: argparse.Namespace, fit: Fit, judged_by: Sequence[str]) -> None:

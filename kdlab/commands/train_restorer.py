@@ -153,7 +153,7 @@ def _start(
     StratifiedBatches(train, args.batch_size)  # refuses a size that does not suit the weathers
     make_out(args.out)
     chosen = replace(data, train=train, val=val, classes=tuple(weathers))
-    say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)")
+    say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)
     print(f"network: MSBDN, {', '.join(f'{name} {value}' for name, value in architecture.items()) or 'as published'}")
     print(f"device: {device}", flush=True)
 

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdlab.data.images import Skipped, few, files_under, folders_in, open_image, printable, try_open
+from kdlab.data.images import Skipped, attempt, few, files_under, folders_in, open_image, printable, try_open
 from kdlab.data.splits import ImageSplits, known_by
 from kdlab.data.transforms import ImageTransform, central_square, three_numbers
 from kdlab.errors import InputError
@@ -123,6 +123,10 @@ def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Ski
     skipped: list[Skipped] = []
     empty: list[str] = []
     for split, names in classes.items():
+        loose = sorted(path for path in (root / split).iterdir() if path.is_file() and not path.name.startswith("."))
+        skipped += [
+            Skipped(path, "in no class's folder") for path in loose if attempt(path, lambda image: None) is None
+        ]
         for name in names:
             found, unreadable = files_under(root / split / name)
             files[split, name] = found

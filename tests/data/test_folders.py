@@ -228,9 +228,11 @@ def test_odd_files_are_skipped_with_their_reason_and_the_rest_is_used(root):
     Image.new("LA", (5, 5), (0, 0)).save(folder / "below" / "two words" / "grey.png")
     Image.new("CMYK", (5, 5)).save(folder / "print.jpg")
     (root / "train" / "readme.txt").write_text("about")
+    picture(1).save(root / "train" / "loose.png")
     splits = load(root)
     assert [path.name for path in splits.train.paths[:4]] == ["0.png", "1.png", "grey.png", "print.jpg"]
-    assert [one.path.name for one in splits.skipped] == ["Thumbs.db", "cut.png", "empty.jpg"]
+    assert [one.path.name for one in splits.skipped] == ["Thumbs.db", "cut.png", "empty.jpg", "loose.png"]
+    assert str(splits.skipped[3]).endswith("loose.png: in no class's folder")
     assert "cut short" in splits.skipped[1].reason
 
 
