@@ -239,6 +239,14 @@ def test_of_many_files_that_cannot_be_used_a_list_is_written(shapes, student, tm
 
 
 @pytest.mark.usefixtures("no_work")
+def test_a_cache_that_cannot_be_written_to(shapes, student, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLAB_CACHE", __file__)
+    with pytest.warns(UserWarning, match="is not remembered"):
+        result = run("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *TINY)
+    assert f"KDLAB_CACHE {__file__}/teacher cannot be made: Not a directory" in result.err
+
+
+@pytest.mark.usefixtures("no_work")
 def test_a_classifiers_student_has_one_teacher(shapes, student, tmp_path):
     for task in ("classification", "segmentation"):
         words = ("distill", shapes, "--task", task, "--teacher", student, "--teacher", student)
@@ -313,6 +321,7 @@ def no_work(monkeypatch):
         (["--teacher", "nowhere.pt"], "--teacher nowhere.pt does not exist"),
         (["--out", __file__], "test_cli.py is a file; wanted: a folder"),
         (["--out", f"{__file__}/below"], "cannot be made"),
+        (["--out", "/proc/self"], "--out /proc/self cannot be written to"),
     ],
 )
 def test_impossible_settings_of_distill(shapes, student, tmp_path, options, message):
@@ -516,6 +525,9 @@ def test_predict_refuses_what_cannot_be(shapes, student, tmp_path):
     words = ("predict", shapes / "test", "--model", student)
     assert "--top-k is 3, but the model knows only 2 classes" in refused(*words, "--top-k", 3)
     assert "is a folder; wanted: a file to write" in refused(*words, "--out", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdlab.commands.predict._predict_classes", None)  # before the images are predicted
+        assert "--out, /proc/self cannot be written to" in refused(*words, "--out", "/proc/self/classes.csv")
     assert "there is no file or folder nowhere" in refused("predict", "nowhere", "--model", student)
     (tmp_path / "a.txt").write_text("no image")
     assert "no usable image" in refused("predict", tmp_path / "a.txt", "--model", student)

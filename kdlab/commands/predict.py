@@ -15,7 +15,7 @@ from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
 from kdlab.errors import InputError
-from kdlab.files import write_whole
+from kdlab.files import check_writable, write_whole
 from kdlab.progress import progress
 from kdlab.training import ModelCard, load_model, pick_device
 
@@ -66,6 +66,8 @@ def predict(args: argparse.Namespace) -> int:
 def _check_class_options(args: argparse.Namespace, card: ModelCard) -> None:
     if args.out is not None and args.out.is_dir():
         raise InputError(f"--out {args.out} is a folder; wanted: a file to write.")
+    if args.out is not None:
+        check_writable(args.out.parent, "the folder of --out,")
     if args.top_k is not None and args.top_k > len(card.classes):
         raise InputError(f"--top-k is {args.top_k}, but the model knows only {len(card.classes)} classes.")
 

@@ -85,13 +85,6 @@ def teacher_of(path: Path, task: str) -> tuple[nn.Module, ModelCard]:
     return teacher, card
 
 
-def make_out(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror}. Name another folder.") from error
-
-
 def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
     """What the training will work on: ``kind`` is what the classes are, ``sizes`` the images' in words.
 

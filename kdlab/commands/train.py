@@ -11,11 +11,13 @@ from torch import nn
 
 from kdlab.commands.inputs import check_classes, load_data, load_masks, names
 from kdlab.commands.methods import dense_distillation, describe
-from kdlab.commands.runs import check_out, finish, make_out, own_teacher, say_data, settings_of, teacher_of
+from kdlab.commands.runs import check_out, finish, own_teacher, say_data, settings_of, teacher_of
 from kdlab.commands.train_restorer import distill_restorer, teach_restorer
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
+from kdlab.files import check_writable
 from kdlab.models import PSPNet, StudentCNN, UPerNet, densenet121
+from kdlab.paths import cache_dir
 from kdlab.recipes import response, segmentation
 from kdlab.recipes.response import Distillation
 from kdlab.recipes.settings import Settings
@@ -83,6 +85,8 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
         teacher = densenet121(len(data.classes), "none")
         load_weights(teacher, path)
     _start(args, data, device)
+    if data.deterministic:
+        check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print("teacher outputs:", "computed once and cached" if data.deterministic else "computed at each step (--augment)")
     fit = response.distil(
         data, teacher, distillation, settings, out=args.out, widths=widths, drop_rate=args.drop_rate,
@@ -101,6 +105,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)
     _start(args, data, device)
+    check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print(f"distillation: {describe(distillation)}")
     known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
     print(f"teacher: validation mIoU {known['miou']:.4f}, mDice {known['mdice']:.4f}", flush=True)
@@ -135,7 +140,7 @@ def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) ->
             f"--batch-size is {args.batch_size}; wanted: at least 2, since batch normalisation compares images, and at "
             f"most {train}, the number of training images."
         )
-    make_out(args.out)
+    check_writable(args.out, "--out")
     say_data(data, "classes", f"of {data.size}x{data.size} pixels", args.out)
     print(f"device: {device}", flush=True)
 

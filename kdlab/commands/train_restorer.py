@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kdlab.commands.inputs import load_restoration, names
-from kdlab.commands.runs import check_out, finish, make_out, say_data, settings_of, teacher_of
+from kdlab.commands.runs import check_out, finish, say_data, settings_of, teacher_of
 from kdlab.data import ImageSplits
 from kdlab.data.images import printable
 from kdlab.data.pairs import StratifiedBatches
@@ -151,7 +151,7 @@ def _start(
     """The last checks before the work, and what it will work on."""
     train, val = (pairs(split).only(weathers) for split in (data.train, data.val))
     StratifiedBatches(train, args.batch_size)  # refuses a size that does not suit the weathers
-    make_out(args.out)
+    check_writable(args.out, "--out")
     chosen = replace(data, train=train, val=val, classes=tuple(weathers))
     say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)
     print(f"network: MSBDN, {', '.join(f'{name} {value}' for name, value in architecture.items()) or 'as published'}")

@@ -124,9 +124,8 @@ def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Ski
     empty: list[str] = []
     for split, names in classes.items():
         loose = sorted(path for path in (root / split).iterdir() if path.is_file() and not path.name.startswith("."))
-        skipped += [
-            Skipped(path, "in no class's folder") for path in loose if attempt(path, lambda image: None) is None
-        ]
+        images = [path for path in loose if attempt(path, lambda image: None) is None]
+        skipped += [Skipped(path, "an image in no class's folder") for path in images]
         for name in names:
             found, unreadable = files_under(root / split / name)
             files[split, name] = found

@@ -232,7 +232,7 @@ def test_odd_files_are_skipped_with_their_reason_and_the_rest_is_used(root):
     splits = load(root)
     assert [path.name for path in splits.train.paths[:4]] == ["0.png", "1.png", "grey.png", "print.jpg"]
     assert [one.path.name for one in splits.skipped] == ["Thumbs.db", "cut.png", "empty.jpg", "loose.png"]
-    assert str(splits.skipped[3]).endswith("loose.png: in no class's folder")
+    assert str(splits.skipped[3]).endswith("loose.png: an image in no class's folder")
     assert "cut short" in splits.skipped[1].reason
 
 
