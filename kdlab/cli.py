@@ -11,6 +11,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 
 from kdlab import InputError, NonFiniteLossError
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter of a file's name
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # of images that it has read; they name no file
     try:
         settle_task(args)
         status = _run(args)

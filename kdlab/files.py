@@ -51,7 +51,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as safetensors ({error}): it is truncated, damaged or of another format. "
-            "Take another copy, or make it again."
+            "Take another copy, or delete it and make it again."
         ) from error
     try:
         return tensors, dict(json.loads(header["kdlab"]))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -494,6 +495,20 @@ def test_predict_needs_no_flags_and_names_what_it_skips(shapes, student, tmp_pat
     assert len(skipped) == 2
     assert f"kdlab: skipped {folder / 'cut.png'}: damaged" in result.err
     assert f"kdlab: skipped {folder / 'd.txt'}: not an image" in result.err
+
+
+def test_pillows_warnings_which_name_no_file_are_not_shown(shapes, student, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        done("predict", shapes / "test" / "square" / "0.png", "--model", student, "--device", "cpu")
+    assert [one for one in shown if issubclass(one.category, Image.DecompressionBombWarning)] == []
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="an Apple GPU")
+def test_an_apple_gpu_that_is_not_there_takes_one_line(student):
+    message = refused("evaluate", "digits", "--model", student, "--device", "mps")
+    assert message == "kdlab: device 'mps' cannot be used here (no Apple GPU). Try 'auto' or 'cpu'."
 
 
 def test_top_k_in_every_format(shapes, student, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -122,15 +123,16 @@ def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Ski
     files: dict[tuple[str, str], list[Path]] = {}
     skipped: list[Skipped] = []
     empty: list[str] = []
+    folders = [root / split / name for split, names in classes.items() for name in names]
     for split, names in classes.items():
         loose = sorted(path for path in (root / split).iterdir() if path.is_file() and not path.name.startswith("."))
         images = [path for path in loose if attempt(path, lambda image: None) is None]
         skipped += [Skipped(path, "an image in no class's folder") for path in images]
         for name in names:
-            found, unreadable = files_under(root / split / name)
+            found, left_out = files_under(root / split / name, folders)
             files[split, name] = found
-            skipped += unreadable
-            if not found and not unreadable:
+            skipped += left_out
+            if not found and not left_out:
                 empty.append(f"{split}/{name}")
     if empty:
         raise InputError(
@@ -157,8 +159,15 @@ def _classes(root: Path) -> dict[str, list[str]]:
             f"class folders found in {printable(root / 'train')}: {few(classes['train'], 10)}; wanted at least 2, "
             "because a classifier tells classes apart. Make one folder for each class."
         )
+    together = sorted(set().union(*classes.values()))
+    if len({unicodedata.normalize("NFC", name) for name in together}) < len(together):
+        alike = [name for name in together if unicodedata.normalize("NFC", name) != name]
+        raise InputError(
+            f"class folders of {printable(root)} look alike, but their letters are stored in two ways (Unicode NFC and "
+            f"NFD): {few(alike, 10)}. Give them the same name in every split, typed on one machine."
+        )
     uneven = []
-    for name in sorted(set().union(*classes.values())):
+    for name in together:
         having = [f"{split}/" for split, names in classes.items() if name in names]
         lacking = [f"{split}/" for split, names in classes.items() if name not in names]
         if lacking:

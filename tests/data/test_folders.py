@@ -236,6 +236,21 @@ def test_odd_files_are_skipped_with_their_reason_and_the_rest_is_used(root):
     assert "cut short" in splits.skipped[1].reason
 
 
+def test_a_link_to_another_class_labels_nothing(root):
+    (root / "train" / "cat" / "all").symlink_to("..")
+    (root / "train" / "cat" / "more").symlink_to("../../val/dog")
+    splits = load(root)
+    assert splits.train.targets == [0, 0, 1, 1]
+    assert [one.path.name for one in splits.skipped] == ["all", "more"]
+
+
+def test_names_that_only_look_alike(tmp_path):
+    root = grow(tmp_path / "pets", classes=("dog", "\u00e9"))
+    (root / "val" / "\u00e9").rename(root / "val" / "e\u0301")
+    with pytest.raises(InputError, match="look alike, but their letters are stored in two ways"):
+        load(root)
+
+
 def test_other_files_are_known_from_these(root, tmp_path):
     first = load(root).files
     assert first.keys() == {"train", "val"}
