@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 
 from kdlab.data import ImageSplits, load_cifar100
-from kdlab.files import write_whole
+from kdlab.files import check_writable, write_whole
 from kdlab.processes import is_first
 from kdlab.recipes import cifar100
 from kdlab.recipes.cifar100 import EPOCHS

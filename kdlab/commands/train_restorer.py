@@ -14,6 +14,7 @@ from kdlab.data import ImageSplits
 from kdlab.data.images import printable
 from kdlab.data.pairs import StratifiedBatches
 from kdlab.errors import InputError
+from kdlab.files import check_writable
 from kdlab.models import MSBDN
 from kdlab.recipes import restoration
 from kdlab.recipes.perceptual import feature_slices

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from kdlab.errors import InputError
 
 T = TypeVar("T")
+LEADS_OUT = "a link to a folder around or beside this one, not followed"
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,13 @@ def files_under(folder: Path, apart: Iterable[Path] = ()) -> tuple[list[Path], l
 
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         visited.add(os.path.realpath(parent))
-        shown = [name for name in folders if not name.startswith(".")]
-        out = {name for name in shown if os.path.islink(os.path.join(parent, name)) and leads_out(Path(parent, name))}
-        left_out += [
-            Skipped(Path(parent, name), "a link to a folder that is not a part of this one") for name in sorted(out)
-        ]
+        shown = sorted(name for name in folders if not name.startswith("."))
+        out = [name for name in shown if os.path.islink(os.path.join(parent, name)) and leads_out(Path(parent, name))]
+        left_out += [Skipped(Path(parent, name), LEADS_OUT) for name in out]
         # A link may point back up: what was seen is not entered again.
-        folders[:] = sorted(
+        folders[:] = [
             name for name in shown if name not in out and os.path.realpath(os.path.join(parent, name)) not in visited
-        )
+        ]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(files), left_out
 

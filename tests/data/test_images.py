@@ -304,7 +304,7 @@ def test_a_link_to_a_folder_around_or_apart_is_named_and_not_followed(tmp_path):
         link.symlink_to(target)
         files, left_out = files_under(tmp_path / "a", [tmp_path / "a", tmp_path / "b"])
         assert files == [tmp_path / "a" / "0.png"]
-        assert [str(one) for one in left_out] == [f"{link}: a link to a folder that is not a part of this one"]
+        assert [str(one) for one in left_out] == [f"{link}: a link to a folder around or beside this one, not followed"]
         link.unlink()
     (tmp_path / "a" / "up").symlink_to("..")
     assert [one.path.name for one in find_images([tmp_path / "a"])[1]] == ["up"]
