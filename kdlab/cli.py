@@ -5,9 +5,13 @@ The commands are in :mod:`kdlab.commands`, and in ``parsers`` there what each ca
 """
 
 import argparse
+import contextlib
+import errno
 import io
 import os
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 
 from kdlab import InputError, NonFiniteLossError
@@ -16,6 +20,7 @@ from kdlab.commands.parsers import build_parser
 from kdlab.commands.yolo_options import TRAINED
 
 WRONG, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
+NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # torch's words for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,21 +28,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter of a file's name
+    warnings.filterwarnings("ignore", module=r"PIL\b")  # of images that it has read; they name no file
     try:
         settle_task(args)
         status = _run(args)
         sys.stdout.flush()  # a reader that has gone away is noticed here, and not while Python shuts down
         return status
     except (InputError, NonFiniteLossError) as error:
-        return _fail(error, WRONG)
-    except KeyboardInterrupt:
-        resume = "" if args.command == "reproduce" else " with --resume"
-        hint = f". The same command{resume} goes on after the last whole epoch." if _trains(args) else "."
-        return _fail(f"interrupted{hint}", INTERRUPTED)
+        return _fail(_own_words(error), WRONG)
     except BrokenPipeError:
-        # What is still buffered has to go somewhere, or Python complains about it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return CLOSED_PIPE
+    except (KeyboardInterrupt, RuntimeError, OSError, MemoryError) as error:
+        if _interrupted(error):
+            resume = "" if args.command == "reproduce" else " with --resume"
+            hint = f". The same command{resume} goes on after the last whole epoch." if _trains(args) else "."
+            return _fail(f"interrupted{hint}", INTERRUPTED)
+        shortage = _shortage(error)
+        if shortage is None:
+            raise
+        _drop_output()
+        return _fail(shortage, WRONG)
+
+
+def _own_words(error: Exception) -> str:
+    """The message, without the traceback that PyTorch puts before it when the error comes from a loading process."""
+    text = str(error)
+    return text.rpartition(f"\n{InputError.__module__}.InputError: ")[2].strip() if text.startswith("Caught") else text
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether it came of Ctrl-C: while that ends the training, PyTorch notices that loading processes have ended."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
+
+
+def _shortage(error: BaseException) -> str | None:
+    """What the machine has run out of, and what to do; None for any other error."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" for {error.filename}" if error.filename else ""
+        return f"the disk is full{where}. What was saved before is untouched; make room, then run again."
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return (
+            f"out of memory ({reason}). What was saved before is untouched; run again with "
+            "a smaller --batch-size, smaller images or a narrower network."
+        )
+    return None
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, or Python complains about it at its end."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: object, status: int) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read as safetensors ({error}): it is truncated, damaged or of another format. "
-            "Take another copy, or make it again."
+            "Take another copy, or delete it and make it again."
         ) from error
     try:
         return tensors, dict(json.loads(header["kdlab"]))
@@ -58,6 +59,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(
             f"{path} is a safetensors file, but not one of kdlab's: its header says nothing of the model."
         ) from error
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Make the folder and see that files can be written in it, before the work whose result goes there.
+
+    Raises:
+        InputError: it cannot be made or written to; ``name`` is what the user knows it by, such as "--out".
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        what = "written to" if folder.is_dir() else "made"
+        raise InputError(f"{name} {folder} cannot be {what}: {error.strerror}. Name another folder.") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,9 +130,9 @@ def test_without_a_network_auto_starts_at_random_and_says_so(shapes, tmp_path, m
 
     monkeypatch.setattr(classification, "_imagenet_densenet121", offline)
     monkeypatch.setattr(response, "teach", no_training)
-    assert "random start, because the ImageNet weights could not be downloaded (no network)" in done(
-        "teach", shapes, "--out", tmp_path / "t", "--image-size", 32, *SMALL
-    )
+    text = done("teach", shapes, "--out", tmp_path / "t", "--image-size", 32, *SMALL)
+    before, _ = text.split("best epoch")
+    assert "random start, because the ImageNet weights could not be downloaded (no network)" in before
 
 
 def test_distill_makes_a_student_of_the_teachers_images(shapes, taught, tmp_path):
@@ -197,6 +199,69 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_p
     assert "temperature was 2.0, now 3.0" in " ".join(run(*words[:-1], *other).err.split())
 
 
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_is_not_gone_on_with_on_other_images(shapes, taught, student, tmp_path, split):
+    other = shutil.copytree(shapes, tmp_path / "shapes")
+    (other / split / "circle" / "1.png").rename(other / split / "circle" / "renamed.png")
+    size = len(list((other / split).glob("*/*.png")))
+    words = ("distill", other, "--teacher", taught.out, "--out", student, "--alpha", 0, "--epochs", 12, *TINY)
+    message = " ".join(run(*words, "--resume").err.split())
+    assert re.search(f"settings: {split} files was '{size} files, .{{8}}', now '{size} files, .{{8}}'. Resume", message)
+
+
+@pytest.mark.usefixtures("no_work")
+def test_no_model_is_written_over(shapes, student, tmp_path):
+    for name in ("best", "last"):
+        kept = tmp_path / name / f"{name}.safetensors"
+        kept.parent.mkdir()
+        kept.write_bytes((student / kept.name).read_bytes())
+        words = ("distill", shapes, "--teacher", student, "--out", kept.parent, *TINY)
+        assert "holds a model, which would be written over, and no resume.safetensors" in refused(*words)
+        assert "holds a model" in refused(*words, "--resume")
+        assert "holds a model" in refused("teach", shapes, "--out", kept.parent, *SMALL)
+        for teacher in (kept, kept.parent):
+            words = ("distill", shapes, "--teacher", teacher, "--out", tmp_path / "." / name, *TINY)
+            assert "is where the teacher is" in refused(*words)
+
+
+def test_of_many_files_that_cannot_be_used_a_list_is_written(shapes, student, tmp_path):
+    root = shutil.copytree(shapes, tmp_path / "shapes")
+    for index in range(22):
+        (root / "val" / "square" / f"{index:02}.txt").write_text("no image")
+    words = ("distill", root, "--teacher", student, "--out", tmp_path / "s", "--epochs", 1, *TINY)
+    text = done(*words)
+    listed = (tmp_path / "s" / "skipped.txt").read_text()
+    assert listed.count("\n") == 23
+    assert f"skipped: 23 files that cannot be used\n  {listed[:50]}" in text
+    assert "18.txt" in text
+    assert "19.txt" not in text
+    assert f"all of them in {tmp_path / 's' / 'skipped.txt'}" in text
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_cache_that_cannot_be_written_to(shapes, student, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLAB_CACHE", __file__)
+    with pytest.warns(UserWarning, match="is not remembered"):
+        result = run("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *TINY)
+    assert f"KDLAB_CACHE {__file__}/teacher cannot be made: Not a directory" in result.err
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_classifiers_student_has_one_teacher(shapes, student, tmp_path):
+    for task in ("classification", "segmentation"):
+        words = ("distill", shapes, "--task", task, "--teacher", student, "--teacher", student)
+        assert "--teacher was given 2 times; wanted: one" in refused(*words, "--out", tmp_path / "s")
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_finished_run_whose_model_is_gone(shapes, student, tmp_path):
+    for name in ("last.safetensors", "resume.safetensors"):
+        (tmp_path / name).write_bytes((student / name).read_bytes())
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path, *TINY, "--resume")
+    assert "holds a run whose best.safetensors is gone" in refused(*words)
+
+
 def test_a_loss_that_is_not_finite_is_a_message(shapes, student, tmp_path):
     words = (
         "distill",
@@ -257,11 +322,13 @@ def no_work(monkeypatch):
         (["--teacher", "nowhere.pt"], "--teacher nowhere.pt does not exist"),
         (["--out", __file__], "test_cli.py is a file; wanted: a folder"),
         (["--out", f"{__file__}/below"], "cannot be made"),
+        (["--out", "/proc/self"], "--out /proc/self cannot be written to"),
     ],
 )
 def test_impossible_settings_of_distill(shapes, student, tmp_path, options, message):
     out = tmp_path / "s"
-    assert message in refused("distill", shapes, "--teacher", student, "--out", out, *SMALL, *options)
+    teacher = () if "--teacher" in options else ("--teacher", student)
+    assert message in refused("distill", shapes, *teacher, "--out", out, *SMALL, *options)
     assert not out.exists()
 
 
@@ -276,6 +343,8 @@ def test_impossible_settings_of_distill(shapes, student, tmp_path, options, mess
         (["--mean", "0.5", "0.5", "0.5", "pets/"], "'pets/' is not made of numbers between commas (and DATA stands"),
         (["--mean", ""], "argument --mean: '' is not made of numbers"),
         (["--device", "abacus"], "argument --device: invalid choice"),
+        (["--seed", str(2**63)], f"argument --seed: {2**63} is too large; wanted: at most {2**63 - 1}"),
+        (["--batch-size", "9" * 20], "argument --batch-size: 99999999999999999999 is too large"),
     ],
 )
 def test_words_that_are_no_settings(options, message):
@@ -354,7 +423,7 @@ def test_the_digits_are_not_mirrored(tmp_path):
 
 
 def test_evaluate_agrees_with_what_training_has_measured(shapes, student):
-    measured = json.loads(done("evaluate", shapes, "--model", student, "--format", "json", "--device", "cpu"))
+    measured = json.loads(run("evaluate", shapes, "--model", student, "--format", "json", "--device", "cpu").out)
     recorded = load_model(student)[1].metrics
     assert measured["accuracy"] == recorded["accuracy"] == 1
     assert measured["cross_entropy"] == pytest.approx(recorded["loss"], rel=1e-4)
@@ -374,7 +443,7 @@ def one_sided(student, tmp_path_factory):
 
 def test_evaluate_counts_each_class_and_each_confusion(shapes, one_sided):
     words = ("evaluate", shapes, "--model", one_sided, "--split", "test", "--device", "cpu", "--format")
-    result = json.loads(done(*words, "json"))
+    result = json.loads(run(*words, "json").out)
     assert (result["split"], result["images"], result["accuracy"]) == ("test", 6, 0.5)
     assert result["calibration_error"] == pytest.approx(0.5)
     assert result["classes"] == [
@@ -383,16 +452,17 @@ def test_evaluate_counts_each_class_and_each_confusion(shapes, one_sided):
     ]
     assert result["confusions"] == [{"class": "circle", "predicted": "square", "images": 3}]
 
-    rows = list(csv.DictReader(io.StringIO(done(*words, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(run(*words, "csv").out)))
     values = {(row["measure"], row["class"], row["predicted"]): float(row["value"]) for row in rows}
     assert values["accuracy", "", ""] == 0.5
     assert values["cross_entropy", "", ""] == pytest.approx(result["cross_entropy"])
     assert values["accuracy", "circle", ""] == 0
     assert values["confusions", "circle", "square"] == 3
 
-    table = done(*words, "table")
-    assert table.startswith("shapes, test: 6 images\naccuracy          0.5000\n")
-    assert "most frequent confusions" in table
+    table = run(*words, "table")
+    assert table.out.startswith("shapes, test: 6 images\naccuracy          0.5000\n")
+    assert "most frequent confusions" in table.out
+    assert table.err.startswith(f"kdlab: skipped {shapes / 'train' / 'circle' / 'notes.txt'}: not an image")
 
 
 def test_evaluate_refuses_what_does_not_fit(shapes, student, tmp_path):
@@ -427,6 +497,20 @@ def test_predict_needs_no_flags_and_names_what_it_skips(shapes, student, tmp_pat
     assert f"kdlab: skipped {folder / 'd.txt'}: not an image" in result.err
 
 
+def test_pillows_warnings_which_name_no_file_are_not_shown(shapes, student, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        done("predict", shapes / "test" / "square" / "0.png", "--model", student, "--device", "cpu")
+    assert [one for one in shown if issubclass(one.category, Image.DecompressionBombWarning)] == []
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="an Apple GPU")
+def test_an_apple_gpu_that_is_not_there_takes_one_line(student):
+    message = refused("evaluate", "digits", "--model", student, "--device", "mps")
+    assert message == "kdlab: device 'mps' cannot be used here (no Apple GPU). Try 'auto' or 'cpu'."
+
+
 def test_top_k_in_every_format(shapes, student, tmp_path):
     image = shapes / "test" / "square" / "0.png"
     words = ("predict", image, "--model", student, "--top-k", 2, "--device", "cpu")
@@ -456,6 +540,9 @@ def test_predict_refuses_what_cannot_be(shapes, student, tmp_path):
     words = ("predict", shapes / "test", "--model", student)
     assert "--top-k is 3, but the model knows only 2 classes" in refused(*words, "--top-k", 3)
     assert "is a folder; wanted: a file to write" in refused(*words, "--out", tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdlab.commands.predict._predict_classes", None)  # before the images are predicted
+        assert "--out, /proc/self cannot be written to" in refused(*words, "--out", "/proc/self/classes.csv")
     assert "there is no file or folder nowhere" in refused("predict", "nowhere", "--model", student)
     (tmp_path / "a.txt").write_text("no image")
     assert "no usable image" in refused("predict", tmp_path / "a.txt", "--model", student)
@@ -515,6 +602,58 @@ def test_a_reader_that_goes_away_is_no_error(monkeypatch):
         assert main(["doctor"]) == 141
         print("and what comes after goes nowhere", flush=True)
     assert err.getvalue() == ""
+
+
+def test_a_full_disk_is_a_message_also_where_the_output_goes(monkeypatch):
+    monkeypatch.setattr(kdlab.doctor, "report", lambda: print("all is well") or 0)
+    err = io.StringIO()
+    with open("/dev/full", "w") as full, redirect_stdout(full), redirect_stderr(err):
+        assert main(["doctor"]) == 2
+        print("and what comes after goes nowhere", flush=True)
+    assert err.getvalue().startswith("kdlab: the disk is full.")
+
+
+def failing(monkeypatch, error: BaseException, cause: BaseException | None = None) -> SimpleNamespace:
+    """A command that fails with an error, while it handles another one."""
+
+    def fail():
+        try:
+            if cause is not None:
+                raise cause
+        finally:
+            raise error
+
+    monkeypatch.setattr(kdlab.doctor, "report", fail)
+    return run("doctor")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_too_little_memory_is_a_message(monkeypatch, error):
+    result = failing(monkeypatch, error)
+    assert result.status == 2
+    assert result.err.startswith("kdlab: out of memory (")
+    assert "a smaller --batch-size" in result.err
+
+
+def test_a_loading_process_that_ends_at_an_interrupt_is_the_interrupt(monkeypatch):
+    result = failing(monkeypatch, RuntimeError("DataLoader worker (pid 7) exited unexpectedly"), KeyboardInterrupt())
+    assert (result.status, result.err) == (130, "kdlab: interrupted.\n")
+
+
+def test_an_image_that_is_gone_is_one_line_from_a_loading_process_too(shapes, student, tmp_path):
+    root = shutil.copytree(shapes, tmp_path / "shapes")
+    words = ("evaluate", root, "--model", student, "--device", "cpu", "--workers", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdlab.commands.evaluate.check_split", lambda *_: (root / "val/circle/0.png").unlink())
+        result = run(*words)
+    assert result.err.splitlines()[1:] == [f"kdlab: cannot use {root}/val/circle/0.png: no such file"]
 
 
 def test_a_fault_of_our_own_is_not_passed_off_as_the_users(monkeypatch):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from kdlab.commands.evaluate_restorer import evaluate_restorer
 from kdlab.commands.inputs import METRICS, check_classes, check_split, load_data, load_masks, task_of
 from kdlab.commands.options import option
+from kdlab.commands.outputs import say_skipped
 from kdlab.data import ImageSplits
 from kdlab.data.masks import IGNORE
 from kdlab.errors import InputError
@@ -120,6 +121,7 @@ def _without_nan(value: Any) -> Any:
 
 def _loader(args: argparse.Namespace, data: ImageSplits) -> DataLoader:
     check_split(args, data)
+    say_skipped(data.skipped)
     return DataLoader(getattr(data, args.split), args.batch_size or BATCH_SIZE, num_workers=args.workers)
 
 

@@ -6,6 +6,7 @@ import json
 from torch import nn
 
 from kdlab.commands.inputs import check_split, load_restoration, names
+from kdlab.commands.outputs import say_skipped
 from kdlab.data.images import printable
 from kdlab.data.pairs import PairedImages
 from kdlab.errors import InputError
@@ -23,6 +24,7 @@ def evaluate_restorer(args: argparse.Namespace, model: nn.Module, card: ModelCar
         raise InputError(f"--per-image {args.per_image} is a folder; wanted: a file to write.")
     data = load_restoration(args.data, only_judged=args.split != "train")
     check_split(args, data)
+    say_skipped(data.skipped)
     split = pairs(getattr(data, args.split))
     whole = PairedImages(split.pairs, split.weathers)  # the training images would come in crops
     restorer = SelfEnsemble(model) if args.self_ensemble else model

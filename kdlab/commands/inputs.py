@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 from torch import nn
 
@@ -111,7 +112,7 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
 
 def check_classes(who: str, known: Sequence[str], data: ImageSplits) -> None:
     """Refuse data whose classes are not those that a model knows, in their order."""
-    if tuple(known) != data.classes:
+    if [normalize("NFC", name) for name in known] != [normalize("NFC", name) for name in data.classes]:
         raise InputError(
             f"the {who} knows {names(known)}; {data.name} has {names(data.classes)}: wanted the same classes in the "
             f"same order. Make the folders of the data fit, or train a {who} on this data."

@@ -182,10 +182,10 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
         )
 
 
-def add_seed(parser: argparse.ArgumentParser) -> None:
+def add_seed(parser: argparse.ArgumentParser, most: int = 2**63 - 1) -> None:
     parser.add_argument(
         "--seed",
-        type=whole(0),
+        type=whole(0, most),
         default=0,
         metavar="N",
         help="of all random numbers; on the CPU the same seed gives the same weights (default: %(default)s)",
@@ -230,10 +230,12 @@ def default_of(command: str, name: str) -> str:
 # --- values of options -----------------------------------------------------------------------------------------------
 
 
-def whole(least: int) -> Callable[[str], int]:
+def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and int(text) >= least):
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+        if int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text} is too large; wanted: at most {most}")
         return int(text)
 
     return parse

@@ -1,12 +1,15 @@
 """The folder that a command writes images to, and their names in it."""
 
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from kdlab.data import Skipped
 from kdlab.errors import InputError
+from kdlab.files import check_writable
 
 
 def make_folder(out: Path, given: Sequence[Path], what: str) -> None:
@@ -16,17 +19,20 @@ def make_folder(out: Path, given: Sequence[Path], what: str) -> None:
         given: the files and folders that the images come from.
 
     Raises:
-        InputError: it is a file, cannot be made, or is where the images are.
+        InputError: it is a file, cannot be made or written to, or is where the images are.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; wanted: a folder for the {what}.")
     place = out.resolve()
     if any(place.is_relative_to(path.resolve()) if path.is_dir() else place == path.resolve().parent for path in given):
         raise InputError(f"--out {out} is where the images are, and {what} are images too. Name another folder.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror}. Name another folder.") from error
+    check_writable(out, "--out")
+
+
+def say_skipped(skipped: Iterable[Skipped]) -> None:
+    """Name the files that could not be used, where they do not mix with the result."""
+    for one in skipped:
+        print(f"kdlab: skipped {one}", file=sys.stderr)
 
 
 def distinct_names(paths: list[Path]) -> dict[Path, str]:

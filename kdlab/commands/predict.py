@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.commands.inputs import task_of
+from kdlab.commands.outputs import say_skipped
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
 from kdlab.errors import InputError
-from kdlab.files import write_whole
+from kdlab.files import check_writable, write_whole
 from kdlab.progress import progress
 from kdlab.training import ModelCard, load_model, pick_device
 
@@ -51,8 +51,7 @@ def predict(args: argparse.Namespace) -> int:
     paths, skipped = find_images(args.images)
     rows, unusable = (predict_masks if segmenter else _predict_classes)(args, model.to(device), card, paths)
     skipped += unusable
-    for one in skipped:
-        print(f"kdlab: skipped {one}", file=sys.stderr)
+    say_skipped(skipped)
     if rows.empty:
         raise InputError(f"not one of the {len(skipped)} files could be used.")
     text = _formatted(rows, args.format)
@@ -67,6 +66,8 @@ def predict(args: argparse.Namespace) -> int:
 def _check_class_options(args: argparse.Namespace, card: ModelCard) -> None:
     if args.out is not None and args.out.is_dir():
         raise InputError(f"--out {args.out} is a folder; wanted: a file to write.")
+    if args.out is not None:
+        check_writable(args.out.parent, "the folder of --out,")
     if args.top_k is not None and args.top_k > len(card.classes):
         raise InputError(f"--top-k is {args.top_k}, but the model knows only {len(card.classes)} classes.")
 

@@ -6,9 +6,8 @@ import math
 import pandas as pd
 from torch import nn
 
-from kdlab.commands.runs import make_out
 from kdlab.data import ImageSplits, load_cifar100
-from kdlab.files import write_whole
+from kdlab.files import check_writable, write_whole
 from kdlab.processes import is_first
 from kdlab.recipes import cifar100
 from kdlab.recipes.cifar100 import EPOCHS
@@ -27,7 +26,7 @@ def reproduce(args: argparse.Namespace) -> int:
     data = load_cifar100(args.data)
     teacher = None if args.teacher is None else cifar100.load_teacher(args.teacher, pair.teacher, data)
     out = args.out / args.pair / f"{args.epochs}-epochs"
-    make_out(out)
+    check_writable(out, "--out")
     train, test = len(data.train), len(data.test)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     print(f"data: CIFAR-100, {train} training and {test} test images")
     print(f"device: {device}", flush=True)

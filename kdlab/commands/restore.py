@@ -1,7 +1,6 @@
 """``kdlab restore``."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
 from kdlab.commands.inputs import task_of
-from kdlab.commands.outputs import as_png, distinct_names, make_folder
+from kdlab.commands.outputs import as_png, distinct_names, make_folder, say_skipped
 from kdlab.commands.parsers import TILE
 from kdlab.data import Skipped
 from kdlab.data.images import find_images, printable, try_open
@@ -57,8 +56,7 @@ def restore_images(args: argparse.Namespace) -> int:
         if args.side_by_side:
             write_whole(args.out / f"{names[path]}{COMPARED}", as_png(_beside(image, clean)))
         restored += 1
-    for one in skipped:
-        print(f"kdlab: skipped {one}", file=sys.stderr)
+    say_skipped(skipped)
     if not restored:
         raise InputError(f"not one of the {len(skipped)} files could be used.")
     print(f"{restored} images restored, written to {printable(args.out)}")

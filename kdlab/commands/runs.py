@@ -13,6 +13,7 @@ from torch import nn
 from kdlab.commands.inputs import METRICS, names, task_of
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
+from kdlab.files import write_whole
 from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.checkpoints import BEST, LAST, RESUME
@@ -22,6 +23,7 @@ USES = {
     "segmentation": "predict IMAGES --model {out} --out MASKS",
     "restoration": "restore IMAGES --model {out} --out RESTORED",
 }
+SHOWN, SKIPPED = 20, "skipped.txt"
 Kind = TypeVar("Kind", bound=Settings)
 
 
@@ -29,13 +31,27 @@ def settings_of(args: argparse.Namespace, kind: type[Kind]) -> Kind:
     return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
 
 
-def check_out(out: Path, resume: bool) -> None:
-    """Refuse a folder that cannot take a new run."""
+def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:
+    """Refuse a folder that cannot take a new run, and one whose model the run would write over."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; wanted: a folder, new or to --resume in.")
+    models = [(out / name).resolve() for name in (BEST, LAST)]
+    for teacher in teachers:
+        if teacher.resolve() in (out.resolve(), *models):
+            raise InputError(f"--out {out} is where the teacher is, which would be written over. Name another folder.")
     if not resume and (out / RESUME).exists():
         raise InputError(
             f"--out {out} holds an earlier run. Go on with it (--resume), delete it, or name another folder."
+        )
+    if not (out / RESUME).exists() and any(model.exists() for model in models):
+        raise InputError(
+            f"--out {out} holds a model, which would be written over, and no {RESUME} to go on with. Name another "
+            "folder, or delete the model."
+        )
+    if (out / RESUME).exists() and not (out / BEST).exists():
+        raise InputError(
+            f"--out {out} holds a run whose {BEST} is gone, and training on need not make it again. Put it back, or "
+            "train anew in another folder."
         )
 
 
@@ -69,21 +85,20 @@ def teacher_of(path: Path, task: str) -> tuple[nn.Module, ModelCard]:
     return teacher, card
 
 
-def make_out(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror}. Name another folder.") from error
+def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
+    """What the training will work on: ``kind`` is what the classes are, ``sizes`` the images' in words.
 
-
-def say_data(data: ImageSplits, kind: str, sizes: str) -> None:
-    """What the training will work on: ``kind`` is what the classes are, ``sizes`` the images' in words."""
+    Of many files that cannot be used the whole list goes to ``out``.
+    """
     train, val = len(data.train), len(data.val)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     print(f"data: {data.name}, {train} training and {val} validation images {sizes}")
     print(f"{kind}: {names(data.classes)}")
     if data.skipped:
-        print(f"skipped: {len(data.skipped)} files that cannot be used, such as")
-        print(*(f"  {one}" for one in data.skipped[:3]), sep="\n")
+        print(f"skipped: {len(data.skipped)} files that cannot be used")
+        print(*(f"  {one}" for one in data.skipped[:SHOWN]), sep="\n")
+    if len(data.skipped) > SHOWN:
+        write_whole(out / SKIPPED, "".join(f"{one}\n" for one in data.skipped).encode())
+        print(f"  ... all of them in {out / SKIPPED}")
 
 
 def finish(args: argparse.Namespace, fit: Fit, judged_by: Sequence[str]) -> None:

@@ -1,24 +1,28 @@
 """``kdlab teach`` and ``kdlab distill``."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdlab.commands.inputs import check_classes, load_data, load_masks, names
 from kdlab.commands.methods import dense_distillation, describe
-from kdlab.commands.runs import check_out, finish, make_out, own_teacher, say_data, settings_of, teacher_of
+from kdlab.commands.runs import check_out, finish, own_teacher, say_data, settings_of, teacher_of
 from kdlab.commands.train_restorer import distill_restorer, teach_restorer
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
-from kdlab.models import StudentCNN, densenet121
+from kdlab.files import check_writable
+from kdlab.models import PSPNet, StudentCNN, UPerNet, densenet121
+from kdlab.paths import cache_dir
 from kdlab.recipes import response, segmentation
 from kdlab.recipes.response import Distillation
 from kdlab.recipes.settings import Settings
 from kdlab.training import load_model, load_weights, pick_device
+from kdlab.training.checkpoints import LAST, RESUME
 
 
 def teach(args: argparse.Namespace) -> int:
@@ -33,12 +37,13 @@ def teach(args: argparse.Namespace) -> int:
         architecture = _architecture(args, segmentation.NARROW_TEACHER)
         data = load_masks(args.data, size, mean, std)
         _start(args, data, device)
+        _say_weights(args, lambda: UPerNet(len(data.classes), **architecture or {}, weights=args.weights))
         fit = segmentation.teach(data, settings, architecture=architecture, monitor=args.monitor, **run)
     else:
         data = load_data(args.data, size, mean, std, args.augment)
         _start(args, data, device)
+        _say_weights(args, lambda: densenet121(len(data.classes), args.weights))
         fit = response.teach(data, settings, **run)
-    _say_weights(args.out)
     finish(args, fit, _judged_by(args))
     return 0
 
@@ -49,7 +54,12 @@ def distill(args: argparse.Namespace) -> int:
         return distill_restorer(args)
     if not args.teacher:
         raise InputError("--teacher is missing; wanted: what `kdlab teach` made.")
-    path = Path(args.teacher[-1])
+    if len(args.teacher) > 1:
+        raise InputError(
+            f"--teacher was given {len(args.teacher)} times; wanted: one. Several are for --task restoration, each of "
+            "a weather."
+        )
+    path = Path(args.teacher[0])
     return _distill_segmenter(args, path) if args.task == "segmentation" else _distill_classifier(args, path)
 
 
@@ -58,7 +68,7 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
     distillation = Distillation(args.temperature, args.alpha)
     widths = tuple(chain.from_iterable(args.widths))
     StudentCNN(2, widths, args.drop_rate)  # refuses widths and a drop rate that make no sense
-    check_out(args.out, args.resume)
+    check_out(args.out, args.resume, [path])
     teacher, card = own_teacher(path, args.task)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
     if card is not None:  # the images as the teacher knows them, for both networks
@@ -75,6 +85,8 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
         teacher = densenet121(len(data.classes), "none")
         load_weights(teacher, path)
     _start(args, data, device)
+    if data.deterministic:
+        check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print("teacher outputs:", "computed once and cached" if data.deterministic else "computed at each step (--augment)")
     fit = response.distil(
         data, teacher, distillation, settings, out=args.out, widths=widths, drop_rate=args.drop_rate,
@@ -88,20 +100,21 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     settings, device = settings_of(args, Settings), pick_device(args.device)
     distillation = dense_distillation(args)
     architecture = _architecture(args, segmentation.NARROW_STUDENT)
-    check_out(args.out, args.resume)
+    check_out(args.out, args.resume, [path])
     teacher, card = teacher_of(path, args.task)
     distillation.check_teacher(teacher)
     size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)
     _start(args, data, device)
+    check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print(f"distillation: {describe(distillation)}")
     known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
     print(f"teacher: validation mIoU {known['miou']:.4f}, mDice {known['mdice']:.4f}", flush=True)
+    _say_weights(args, lambda: PSPNet(len(data.classes), **architecture or {}, weights=args.weights))
     fit = segmentation.distil(
         data, teacher, distillation, settings, out=args.out, architecture=architecture, weights=args.weights,
         monitor=args.monitor, resume=args.resume, device=device,
     )  # fmt: skip
-    _say_weights(args.out)
     finish(args, fit, _judged_by(args))
     return 0
 
@@ -128,8 +141,8 @@ def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) ->
             f"--batch-size is {args.batch_size}; wanted: at least 2, since batch normalisation compares images, and at "
             f"most {train}, the number of training images."
         )
-    make_out(args.out)
-    say_data(data, "classes", f"of {data.size}x{data.size} pixels")
+    check_writable(args.out, "--out")
+    say_data(data, "classes", f"of {data.size}x{data.size} pixels", args.out)
     print(f"device: {device}", flush=True)
 
 
@@ -137,5 +150,8 @@ def _judged_by(args: argparse.Namespace) -> tuple[str, str]:
     return args.monitor if args.task == "segmentation" else "accuracy", "loss"
 
 
-def _say_weights(out: Path) -> None:
-    print(f"started from weights: {load_model(out)[1].weights}")
+def _say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:
+    """What the training starts from, before it takes hours: a download that fails leaves a random start."""
+    resumed = args.resume and (args.out / RESUME).exists()
+    used = load_model(args.out / LAST)[1].weights if resumed else build().weights_used
+    print(f"started from weights: {used}", flush=True)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from kdlab.commands.inputs import load_restoration, names
-from kdlab.commands.runs import check_out, finish, make_out, say_data, settings_of, teacher_of
+from kdlab.commands.runs import check_out, finish, say_data, settings_of, teacher_of
 from kdlab.data import ImageSplits
 from kdlab.data.images import printable
 from kdlab.data.pairs import StratifiedBatches
 from kdlab.errors import InputError
+from kdlab.files import check_writable
 from kdlab.models import MSBDN
 from kdlab.recipes import restoration
 from kdlab.recipes.perceptual import feature_slices
@@ -46,8 +47,8 @@ def distill_restorer(args: argparse.Namespace) -> int:
     """Distil a restorer of all weathers from a teacher of each, in two stages."""
     settings, device, plan = _settings(args), pick_device(args.device), _plan(args)
     architecture = _architecture(args)
-    check_out(args.out, args.resume)
     paths = _by_weather(args.teacher or [])
+    check_out(args.out, args.resume, list(paths.values()))
     data = load_restoration(args.data, args.crop)
     switch = plan.switch(settings.epochs)
     _check_weathers(paths, data, all_wanted=switch > 0)
@@ -151,9 +152,9 @@ def _start(
     """The last checks before the work, and what it will work on."""
     train, val = (pairs(split).only(weathers) for split in (data.train, data.val))
     StratifiedBatches(train, args.batch_size)  # refuses a size that does not suit the weathers
-    make_out(args.out)
+    check_writable(args.out, "--out")
     chosen = replace(data, train=train, val=val, classes=tuple(weathers))
-    say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)")
+    say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)
     print(f"network: MSBDN, {', '.join(f'{name} {value}' for name, value in architecture.items()) or 'as published'}")
     print(f"device: {device}", flush=True)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -15,8 +16,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdlab.data.images import Skipped, few, files_under, folders_in, open_image, printable, try_open
-from kdlab.data.splits import ImageSplits
+from kdlab.data.images import Skipped, attempt, few, files_under, folders_in, open_image, printable, try_open
+from kdlab.data.splits import ImageSplits, known_by
 from kdlab.data.transforms import ImageTransform, central_square, three_numbers
 from kdlab.errors import InputError
 from kdlab.files import write_whole
@@ -95,10 +96,10 @@ def load_folders(
         labelled = [(path, label) for label, name in enumerate(classes) for path in usable[split, name]]
         return FolderDataset([path for path, _ in labelled], [label for _, label in labelled], transform)
 
-    val = dataset("val", still)
+    train, val = dataset("train", moving), dataset("val", still)
     has_test = ("test", classes[0]) in usable
     return ImageSplits(
-        train=dataset("train", moving),
+        train=train,
         val=val,
         test=dataset("test", still) if has_test else val,
         classes=tuple(classes),
@@ -109,6 +110,7 @@ def load_folders(
         deterministic=moving.deterministic,
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
         test_is_val=not has_test,
+        files={split: known_by(root, one.paths) for split, one in (("train", train), ("val", val))},
     )
 
 
@@ -121,12 +123,16 @@ def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Ski
     files: dict[tuple[str, str], list[Path]] = {}
     skipped: list[Skipped] = []
     empty: list[str] = []
+    folders = [root / split / name for split, names in classes.items() for name in names]
     for split, names in classes.items():
+        loose = sorted(path for path in (root / split).iterdir() if path.is_file() and not path.name.startswith("."))
+        images = [path for path in loose if attempt(path, lambda image: None) is None]
+        skipped += [Skipped(path, "an image in no class's folder") for path in images]
         for name in names:
-            found, unreadable = files_under(root / split / name)
+            found, left_out = files_under(root / split / name, folders)
             files[split, name] = found
-            skipped += unreadable
-            if not found and not unreadable:
+            skipped += left_out
+            if not found and not left_out:
                 empty.append(f"{split}/{name}")
     if empty:
         raise InputError(
@@ -153,8 +159,15 @@ def _classes(root: Path) -> dict[str, list[str]]:
             f"class folders found in {printable(root / 'train')}: {few(classes['train'], 10)}; wanted at least 2, "
             "because a classifier tells classes apart. Make one folder for each class."
         )
+    together = sorted(set().union(*classes.values()))
+    if len({unicodedata.normalize("NFC", name) for name in together}) < len(together):
+        alike = [name for name in together if unicodedata.normalize("NFC", name) != name]
+        raise InputError(
+            f"class folders of {printable(root)} look alike, but their letters are stored in two ways (Unicode NFC and "
+            f"NFD): {few(alike, 10)}. Give them the same name in every split, typed on one machine."
+        )
     uneven = []
-    for name in sorted(set().union(*classes.values())):
+    for name in together:
         having = [f"{split}/" for split, names in classes.items() if name in names]
         lacking = [f"{split}/" for split, names in classes.items() if name not in names]
         if lacking:

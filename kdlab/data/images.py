@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from kdlab.errors import InputError
 
 T = TypeVar("T")
+LEADS_OUT = "a link to a folder around or beside this one, not followed"
 
 
 @dataclass(frozen=True)
@@ -109,25 +110,36 @@ def find_images(paths: Iterable[str | Path]) -> tuple[list[Path], list[Skipped]]
     return images, skipped
 
 
-def files_under(folder: Path) -> tuple[list[Path], list[Skipped]]:
-    """All files below ``folder`` but the hidden ones, sorted, links followed; and the folders that cannot be read."""
+def files_under(folder: Path, apart: Iterable[Path] = ()) -> tuple[list[Path], list[Skipped]]:
+    """All files below ``folder`` but the hidden ones, sorted; and the folders that cannot be read, or are left out.
+
+    Links are followed, but not to a folder that this one lies in, nor to or into one that is ``apart`` from it, such
+    as another class's.
+    """
     files: list[Path] = []
-    unreadable: list[Skipped] = []
+    left_out: list[Skipped] = []
     visited: set[str] = set()
 
     def refuse(error: OSError) -> None:
-        unreadable.append(Skipped(Path(error.filename), _reason(error)))
+        left_out.append(Skipped(Path(error.filename), _reason(error)))
+
+    def leads_out(link: Path) -> bool:
+        target, own = link.resolve(), folder.resolve()
+        others = [path.resolve() for path in apart if path != folder]
+        holds = any(place != target and place.is_relative_to(target) for place in (own, *others))
+        return holds or any(target.is_relative_to(other) for other in others)
 
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         visited.add(os.path.realpath(parent))
+        shown = sorted(name for name in folders if not name.startswith("."))
+        out = [name for name in shown if os.path.islink(os.path.join(parent, name)) and leads_out(Path(parent, name))]
+        left_out += [Skipped(Path(parent, name), LEADS_OUT) for name in out]
         # A link may point back up: what was seen is not entered again.
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) not in visited
-        )
+        folders[:] = [
+            name for name in shown if name not in out and os.path.realpath(os.path.join(parent, name)) not in visited
+        ]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(files), unreadable
+    return sorted(files), left_out
 
 
 def attempt(path: Path, use: Callable[[Image.Image], T]) -> T | Skipped:

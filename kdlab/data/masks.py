@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 
 from kdlab.data.images import Skipped, attempt, files_under, open_image, printable, try_open
 from kdlab.data.scenes import MEAN, SIZE, STD, load_scenes
-from kdlab.data.splits import ImageSplits
+from kdlab.data.splits import ImageSplits, known_by
 from kdlab.data.transforms import ImageTransform, central_square, three_numbers
 from kdlab.errors import InputError
 from kdlab.progress import progress
@@ -78,13 +79,17 @@ class MaskDataset(Dataset):
 
 
 class _Found(NamedTuple):
-    """What is on disk, before any of it is decoded. ``numbers`` is the class of each value that a mask may have."""
+    """What is on disk, before any of it is decoded. ``numbers`` is the class of each value that a mask may have.
+
+    ``root`` is the folder, where it is one's own.
+    """
 
     name: str
     pairs: dict[str, list[Pair]]
     numbers: dict[int, int]
     classes: tuple[str, ...] | None
     skipped: list[Skipped]
+    root: Path | None = None
 
 
 class _Seen(NamedTuple):
@@ -170,6 +175,9 @@ def load_segmentation(
         deterministic=True,
         skipped=tuple(found.skipped + undecodable),
         test_is_val="test" not in pairs,
+        files={}
+        if found.root is None
+        else {split: known_by(found.root, chain(*pairs[split])) for split in ("train", "val")},
     )
 
 
@@ -201,7 +209,7 @@ def _find_folder(root: Path, classes: Sequence[str] | None) -> _Found:
             skipped += odd
     highest = IGNORE - 1 if classes is None else len(classes) - 1
     numbers = {number: number for number in (*range(highest + 1), IGNORE)}
-    return _Found(root.name, pairs, numbers, None if classes is None else tuple(classes), skipped)
+    return _Found(root.name, pairs, numbers, None if classes is None else tuple(classes), skipped, root)
 
 
 def _folders_of(root: Path, split: str) -> Pair | None:

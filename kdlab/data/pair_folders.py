@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kdlab.data.images import Skipped, attempt, few, files_under, folders_in, printable
 from kdlab.data.pairs import Pair, PairedImages
-from kdlab.data.splits import ImageSplits
+from kdlab.data.splits import ImageSplits, known_by
 from kdlab.errors import InputError
 from kdlab.progress import progress
 
@@ -130,7 +130,12 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
         deterministic=False,
         skipped=tuple(problems[path] for path in sorted(problems)),
         test_is_val="test" not in pairs,
+        files={split: known_by(root, _files(pairs[split])) for split in ("train", "val")},
     )
+
+
+def _files(pairs: Sequence[Pair]) -> list[Path]:
+    return [file for pair in pairs for file in (pair.degraded, pair.clean) if isinstance(file, Path)]
 
 
 def find_pairs(folder: Path, weather: str) -> list[Pair]:

@@ -1,6 +1,10 @@
 """What every source of labelled images gives to training: three splits and what is known about them."""
 
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch.utils.data import Dataset
 
@@ -22,6 +26,7 @@ class ImageSplits:
         name: "digits", or the folder's name.
         deterministic: whether ``train`` yields the same tensor for the same index every time.
         skipped: the files that could not be used, with the reason.
+        files: of a folder, by split: how many files it has, and a hash of their names and sizes; empty for a named set.
     """
 
     train: Dataset
@@ -35,3 +40,10 @@ class ImageSplits:
     deterministic: bool
     skipped: tuple[Skipped, ...] = ()
     test_is_val: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def known_by(root: Path, paths: Iterable[Path]) -> str:
+    """The number of the files, and a hash of their names, from ``root``, and sizes."""
+    listed = sorted((os.fsencode(os.path.relpath(path, root)), path.stat().st_size) for path in paths)
+    return f"{len(listed)} files, {hashlib.sha256(repr(listed).encode()).hexdigest()[:8]}"

@@ -17,6 +17,7 @@ from kdlab.models import StudentCNN, densenet121
 from kdlab.recipes.settings import CPU, AfterEpoch, Settings, cached, fit_with, place, recipe_of
 from kdlab.training import Fit, ModelCard, Supervised, classification_metrics, load_model, predict_logits
 from kdlab.training.checkpoints import LAST, RESUME
+from kdlab.training.run_folder import check_recipe
 
 LOGITS = "classifier"  # the tap of the logits, in the teacher and in the student
 
@@ -84,12 +85,14 @@ def distil(
     torch.manual_seed(settings.seed)
     student = StudentCNN(len(data.classes), widths, drop_rate)
     objective = place(distillation.distiller(student, teacher), device, settings.channels_last)
-    train = data.train
-    if data.deterministic:
-        train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
     shape = {"widths": list(widths), "drop_rate": drop_rate}
     known = weights_hash(teacher)[:16]
     recipe = recipe_of(data, settings, task="distil", teacher=known, **asdict(distillation), **shape)
+    if resume:
+        check_recipe(out, recipe)  # before the teacher runs over all images
+    train = data.train
+    if data.deterministic:
+        train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
     return fit_with(
         settings, objective, train, data, out=out, recipe=recipe, measure=evaluate, resume=resume,
         after_epoch=after_epoch,

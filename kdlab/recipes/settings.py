@@ -81,7 +81,9 @@ def recipe_of(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, A
 
     How it is computed changes no more than its last digits, and may change when a run is gone on with.
     """
-    images = {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
+    images: dict[str, Any] = {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
+    if data.files:  # another folder may have the same name
+        images |= {"classes": list(data.classes)} | {f"{split} files": said for split, said in data.files.items()}
     learnt = {name: value for name, value in asdict(settings).items() if name not in HOW}
     recipe = {**what, **images, "augment": not data.deterministic, **learnt}
     if data.deterministic:

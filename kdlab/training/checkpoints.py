@@ -1,5 +1,6 @@
 """Trained models on disk: weights and a card that says what they are."""
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,6 +83,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         weights: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise whatever the bytes provoke
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        if isinstance(error, pickle.UnpicklingError):  # of which torch has a page to say
+            reason = "it holds Python objects beside tensors, or is damaged"
         raise InputError(
             f"{path} cannot be read as plain weights ({reason}). Wanted: a state_dict, saved as "
             "torch.save(model.state_dict(), path); a whole pickled model is refused, because reading it runs code."

@@ -24,7 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = "no Apple GPU" if name.startswith("mps") else str(error).splitlines()[0]
         raise InputError(f"device {name!r} cannot be used here ({reason}). Try 'auto' or 'cpu'.") from error
     return device
 

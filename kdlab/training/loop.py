@@ -185,6 +185,7 @@ def _compiled(student: Any) -> Iterator[None]:
 
 def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
     """Seed Python, NumPy, torch and, where it has a generator of its own, the loader."""
+    seed %= 2**64  # of the largest seeds the later epochs' would be more than torch takes
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -19,6 +19,7 @@ from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors, write_whole
 from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
 
+HISTORY = "history.csv"
 Row = dict[str, float]  # of an epoch: what was measured, by name
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -37,8 +38,9 @@ def alone_in(out: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{out} cannot be written to ({error.strerror}). Choose another folder.") from error
     try:
-        for unfinished in out.glob("*.partial"):  # a run was killed while it wrote
-            unfinished.unlink()
+        for name in (BEST, LAST, RESUME, HISTORY):
+            for unfinished in out.glob(f"{name}.*.partial"):  # a run was killed while it wrote
+                unfinished.unlink()
         yield
     finally:
         lock.release()
@@ -59,7 +61,7 @@ def save(
     for name in [BEST, LAST] if is_best else [LAST]:
         student: Any = objective.student
         save_model(out / name, student, card)
-    write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+    write_whole(out / HISTORY, pd.DataFrame(rows).to_csv(index=False).encode())
     state = optimizer.state_dict()
     tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
@@ -87,6 +89,12 @@ def load_saved(out: Path, resume: bool) -> Saved | None:
     return load_tensors(out / RESUME)
 
 
+def check_recipe(out: Path, recipe: dict[str, Any]) -> None:
+    """Refuse a folder with a run of another recipe: before the work that comes before the first step."""
+    if (out / RESUME).exists():
+        _check_recipe(out / RESUME, load_tensors(out / RESUME)[1], recipe)
+
+
 def restore(
     path: Path,
     saved: Saved,
@@ -97,20 +105,7 @@ def restore(
 ) -> list[Row]:
     """Put everything back as it was after the last whole epoch, and return the rows up to there."""
     tensors, meta = saved
-    if "recipe" not in meta:
-        raise InputError(f"{path} is not a file to resume from, but another one of kdlab's. Train into another folder.")
-    recipe = json.loads(json.dumps(card.recipe))  # as it comes back from the file
-    if meta["recipe"] != recipe:
-        names = sorted({*meta["recipe"], *recipe})
-        changed = [
-            f"{name} was {meta['recipe'].get(name)!r}, now {recipe.get(name)!r}"
-            for name in names
-            if meta["recipe"].get(name) != recipe.get(name)
-        ]
-        raise InputError(
-            f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
-            "Resume with the same settings, or train into another folder."
-        )
+    _check_recipe(path, meta, card.recipe)
     if (scheduler is None) != (meta["scheduler"] is None):
         had, has = ("without" if one is None else "with" for one in (meta["scheduler"], scheduler))
         raise InputError(f"{path} belongs to a run {had} a learning rate schedule, this one is {has}. Train it anew.")
@@ -141,3 +136,19 @@ def restore(
     if scheduler is not None:
         scheduler.load_state_dict(meta["scheduler"])
     return meta["rows"]
+
+
+def _check_recipe(path: Path, meta: dict[str, Any], recipe: dict[str, Any]) -> None:
+    if "recipe" not in meta:
+        raise InputError(f"{path} is not a file to resume from, but another one of kdlab's. Train into another folder.")
+    recipe = json.loads(json.dumps(recipe))  # as it comes back from the file
+    if meta["recipe"] != recipe:
+        was, now = (
+            {name: repr(one[name]) if name in one else "not recorded" for name in {*meta["recipe"], *recipe}}
+            for one in (meta["recipe"], recipe)
+        )
+        changed = [f"{name} was {was[name]}, now {now[name]}" for name in sorted(was) if was[name] != now[name]]
+        raise InputError(
+            f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
+            "Resume with the same settings, or train into another folder."
+        )

@@ -228,10 +228,38 @@ def test_odd_files_are_skipped_with_their_reason_and_the_rest_is_used(root):
     Image.new("LA", (5, 5), (0, 0)).save(folder / "below" / "two words" / "grey.png")
     Image.new("CMYK", (5, 5)).save(folder / "print.jpg")
     (root / "train" / "readme.txt").write_text("about")
+    picture(1).save(root / "train" / "loose.png")
     splits = load(root)
     assert [path.name for path in splits.train.paths[:4]] == ["0.png", "1.png", "grey.png", "print.jpg"]
-    assert [one.path.name for one in splits.skipped] == ["Thumbs.db", "cut.png", "empty.jpg"]
+    assert [one.path.name for one in splits.skipped] == ["Thumbs.db", "cut.png", "empty.jpg", "loose.png"]
+    assert str(splits.skipped[3]).endswith("loose.png: an image in no class's folder")
     assert "cut short" in splits.skipped[1].reason
+
+
+def test_a_link_to_another_class_labels_nothing(root):
+    (root / "train" / "cat" / "all").symlink_to("..")
+    (root / "train" / "cat" / "more").symlink_to("../../val/dog")
+    splits = load(root)
+    assert splits.train.targets == [0, 0, 1, 1]
+    assert [one.path.name for one in splits.skipped] == ["all", "more"]
+
+
+def test_names_that_only_look_alike(tmp_path):
+    root = grow(tmp_path / "pets", classes=("dog", "\u00e9"))
+    (root / "val" / "\u00e9").rename(root / "val" / "e\u0301")
+    with pytest.raises(InputError, match="look alike, but their letters are stored in two ways"):
+        load(root)
+
+
+def test_other_files_are_known_from_these(root, tmp_path):
+    first = load(root).files
+    assert first.keys() == {"train", "val"}
+    assert first["train"].startswith("4 files, ")
+    assert load(root.rename(tmp_path / "elsewhere")).files == first
+    (tmp_path / "elsewhere" / "val" / "cat" / "0.png").rename(tmp_path / "elsewhere" / "val" / "cat" / "00.png")
+    assert load(tmp_path / "elsewhere").files["val"] != first["val"]
+    picture(9, 77, 77).save(tmp_path / "elsewhere" / "train" / "cat" / "0.png")
+    assert load(tmp_path / "elsewhere").files["train"] != first["train"]
 
 
 def test_a_linked_class_folder_is_a_class_folder(root, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdlab.data.images import Skipped, find_images, open_image, printable, try_open
+from kdlab.data.images import Skipped, files_under, find_images, open_image, printable, try_open
 from kdlab.errors import InputError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -293,6 +293,21 @@ def test_links_are_followed_and_never_in_a_circle(tmp_path):
     (tmp_path / "photos" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos" / "up").symlink_to(tmp_path / "photos")
     assert find_images([tmp_path / "photos"])[0] == [tmp_path / "photos" / "link" / "a.png"]
+
+
+def test_a_link_to_a_folder_around_or_apart_is_named_and_not_followed(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        saved(noise(), tmp_path / name / "0.png")
+    for target in ("..", "../b"):
+        link = tmp_path / "a" / f"to {target}".replace("/", " ")
+        link.symlink_to(target)
+        files, left_out = files_under(tmp_path / "a", [tmp_path / "a", tmp_path / "b"])
+        assert files == [tmp_path / "a" / "0.png"]
+        assert [str(one) for one in left_out] == [f"{link}: a link to a folder around or beside this one, not followed"]
+        link.unlink()
+    (tmp_path / "a" / "up").symlink_to("..")
+    assert [one.path.name for one in find_images([tmp_path / "a"])[1]] == ["up"]
 
 
 def test_a_missing_path_is_named(tmp_path):

@@ -444,13 +444,24 @@ def test_resuming_where_nothing_is_starts_from_the_beginning(tmp_path):
     assert same(bits(run), bits(train()))
 
 
+def test_only_what_a_killed_run_left_half_written_is_deleted(tmp_path):
+    for name in ("best.safetensors.123.partial", "download.partial"):
+        (tmp_path / name).write_text("half")
+    train(epochs=1, out=tmp_path, card=card())
+    assert [path.name for path in tmp_path.glob("*.partial")] == ["download.partial"]
+
+
+def test_the_largest_seed_of_torch_has_later_epochs():
+    assert len(train(epochs=3, seed=2**64 - 1).done.history) == 3
+
+
 def test_another_recipe_is_not_resumed_and_the_setting_is_named(tmp_path):
     train(epochs=1, out=tmp_path, card=card(temperature=4.0, widths=(8, 16), old=1))
     before = contents(tmp_path)
     with pytest.raises(InputError, match=r"temperature was 4.0, now 2.0.*same settings.*another folder") as refused:
         train(out=tmp_path, card=card(temperature=2.0, widths=(8, 16), new=2), resume=True)
-    assert "old was 1, now None" in str(refused.value)
-    assert "new was None, now 2" in str(refused.value)
+    assert "old was 1, now not recorded" in str(refused.value)
+    assert "new was not recorded, now 2" in str(refused.value)
     assert "widths" not in str(refused.value)  # a tuple comes back from JSON as a list and is no change
     assert contents(tmp_path) == before
 
