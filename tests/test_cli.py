@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +21,8 @@ from PIL import Image, ImageDraw
 
 import kdlab.doctor
 from kdlab.cli import main
+from kdlab.commands.runs import check_out
+from kdlab.errors import InputError
 from kdlab.files import load_tensors
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response
@@ -208,6 +210,14 @@ def test_a_run_is_not_gone_on_with_on_other_images(shapes, taught, student, tmp_
     words = ("distill", other, "--teacher", taught.out, "--out", student, "--alpha", 0, "--epochs", 12, *TINY)
     message = " ".join(run(*words, "--resume").err.split())
     assert re.search(f"settings: {split} files was '{size} files, .{{8}}', now '{size} files, .{{8}}'. Resume", message)
+
+
+@pytest.mark.parametrize(("epochs", "resume", "goes_on"), [(1, True, True), (1, False, False), (2, True, False)])
+def test_a_run_that_was_killed_in_its_first_save_starts_anew(tmp_path, epochs, resume, goes_on):
+    (tmp_path / "best.safetensors").write_bytes(b"whole")
+    pd.DataFrame({"epoch": range(epochs), "loss": 1.0}).to_csv(tmp_path / "history.csv", index=False)
+    with nullcontext() if goes_on else pytest.raises(InputError, match="holds a model"):
+        check_out(tmp_path, resume)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -17,6 +17,7 @@ from kdlab.files import write_whole
 from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.checkpoints import BEST, LAST, RESUME
+from kdlab.training.run_folder import HISTORY
 
 USES = {
     "classification": "predict IMAGES --model {out}",
@@ -43,7 +44,7 @@ def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:
         raise InputError(
             f"--out {out} holds an earlier run. Go on with it (--resume), delete it, or name another folder."
         )
-    if not (out / RESUME).exists() and any(model.exists() for model in models):
+    if not (out / RESUME).exists() and any(model.exists() for model in models) and not (resume and _in_first_save(out)):
         raise InputError(
             f"--out {out} holds a model, which would be written over, and no {RESUME} to go on with. Name another "
             "folder, or delete the model."
@@ -53,6 +54,11 @@ def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:
             f"--out {out} holds a run whose {BEST} is gone, and training on need not make it again. Put it back, or "
             "train anew in another folder."
         )
+
+
+def _in_first_save(out: Path) -> bool:
+    """Whether a run was killed there while it saved its first epoch, the history before all else: it starts anew."""
+    return (out / HISTORY).is_file() and len((out / HISTORY).read_text().splitlines()) == 2
 
 
 def own_teacher(path: Path, task: str) -> tuple[nn.Module, ModelCard] | tuple[None, None]:

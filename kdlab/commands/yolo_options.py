@@ -223,7 +223,7 @@ def _add_training(parser: argparse.ArgumentParser, epochs: int) -> None:
         metavar="X",
         help="AdamW's learning rate, at most 1 (default: ultralytics chooses optimiser and rate by classes and steps)",
     )
-    add_seed(parser, most=2**32 - 1)  # as NumPy, which ultralytics seeds, can take
+    add_seed(parser, most=2**31 - 1)  # as YoloSettings has it
     add(
         "--precision",
         choices=("fp32", "fp16", "bf16"),

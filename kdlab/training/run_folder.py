@@ -55,13 +55,16 @@ def save(
     card: ModelCard,
     is_best: bool,
 ) -> None:
-    """All files of an epoch. ``resume`` comes last: a kill before it makes the epoch again, to the same bits."""
+    """All files of an epoch. The history comes first, so that a model in the folder is seen to be of this run.
+
+    ``resume`` comes last: a kill before it makes the epoch again, to the same bits.
+    """
     metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
     card = replace(card, metrics=metrics | {"epoch": rows[-1]["epoch"]})
+    write_whole(out / HISTORY, pd.DataFrame(rows).to_csv(index=False).encode())
     for name in [BEST, LAST] if is_best else [LAST]:
         student: Any = objective.student
         save_model(out / name, student, card)
-    write_whole(out / HISTORY, pd.DataFrame(rows).to_csv(index=False).encode())
     state = optimizer.state_dict()
     tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
