@@ -7,6 +7,7 @@ import pytest
 from cifar_files import write_cifar100
 from command_line import done, refused, run, same, weights
 
+from kdlab.commands.reproduce import with_earlier
 from kdlab.data import load_cifar100
 from kdlab.distill import Distiller
 from kdlab.models import StudentCNN, cifar_network
@@ -82,6 +83,16 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch):
         monkeypatch.setattr(network, "forward", None)  # a further step would fail
     assert done(*finished.command) == finished.text
     assert (finished.folder / "table.csv").read_bytes() == before
+
+
+def test_rows_of_other_methods_stay_in_the_table_unless_their_teacher_was_another(tmp_path):
+    table = tmp_path / "table.csv"
+    pd.DataFrame({"method": ["teacher", "kd", "at"], "last": [0.1 + 0.2, 0.5, 0.6]}).to_csv(table, index=False)
+    now = pd.DataFrame({"method": ["teacher", "at", "dkd"], "last": [0.1 + 0.2, 0.7, 0.8]})
+    both = with_earlier(table, now)
+    assert list(both["method"]) == ["teacher", "kd", "at", "dkd"]
+    assert list(both["last"]) == [0.1 + 0.2, 0.5, 0.7, 0.8]
+    assert list(with_earlier(table, now.assign(last=0.9))["method"]) == ["teacher", "at", "dkd"]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from pathlib import Path
 
 import pandas as pd
 from torch import nn
@@ -49,7 +50,7 @@ def reproduce(args: argparse.Namespace) -> int:
         last_epochs = [one.history["val_accuracy"].iloc[-1] for one in fits]
         rows.append(cifar100.row(args.pair, method, last_epochs, [one.best["val_accuracy"] for one in fits]))
         if is_first():
-            write_whole(out / TABLE, pd.DataFrame(rows).to_csv(index=False).encode())
+            write_whole(out / TABLE, with_earlier(out / TABLE, pd.DataFrame(rows)).to_csv(index=False).encode())
     _print_table(args, pd.DataFrame(rows))
     print(f"saved in {out}: {TABLE}, and each run in METHOD/seed-N")
     return 0
@@ -63,6 +64,18 @@ def _teacher_row(args: argparse.Namespace, teacher: nn.Module, data: ImageSplits
     accuracy = evaluate(teacher, data.test, workers=args.workers)["accuracy"]
     print(f"teacher: {PAIRS[args.pair].teacher}, test accuracy {accuracy:.2%}", flush=True)
     return cifar100.row(args.pair, "teacher", [accuracy], [math.nan])
+
+
+def with_earlier(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and those that earlier commands wrote of other methods; not of another teacher's students."""
+    if not path.exists():
+        return table
+    earlier = pd.read_csv(path)
+    teachers = pd.concat([rows[rows["method"] == "teacher"] for rows in (earlier, table)])
+    if teachers["last"].nunique() > 1:
+        return table
+    both = pd.concat([earlier[~earlier["method"].isin(table["method"])], table])
+    return both.sort_values("method", key=lambda method: method != "teacher", kind="stable")
 
 
 def _print_table(args: argparse.Namespace, table: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdlab.commands.inputs import load_restoration, names
 from kdlab.commands.runs import check_out, finish, say_data, settings_of, teacher_of
@@ -53,19 +54,22 @@ def distill_restorer(args: argparse.Namespace) -> int:
     switch = plan.switch(settings.epochs)
     _check_weathers(paths, data, all_wanted=switch > 0)
     teachers = _teachers(paths)
-    features = feature_slices(args.features)
+    contrasts = (plan.scr and switch > 0) or (plan.hcr and switch < settings.epochs)
+    features = feature_slices(args.features) if contrasts else nn.Identity()
     _start(args, data, data.classes, architecture, device)
     print(f"first stage: {_stage(1, switch)}, from the teachers' images and features")
     print(f"second stage: {_stage(switch + 1, settings.epochs)}, from the clean images")
     for name, path in paths.items():
         print(f"teacher of {printable(name)}: {printable(path)}, width {teachers[name].width}")
     print(f"weights: {', '.join(f'{name} {getattr(plan, name):g}' for name in WEIGHTS)}")
-    print(f"features of SCR and HCR: {features.weights_used}", flush=True)
+    print(f"features of SCR and HCR: {features.weights_used if contrasts else 'none, they have no weight'}", flush=True)
     _, fit = restoration.distil(
         data, teachers, plan, features, settings, out=args.out, architecture=architecture, resume=args.resume,
         device=device,
     )  # fmt: skip
     finish(args, fit, JUDGED_BY)
+    if fit.ended == "patience" and len(fit.history) <= switch < settings.epochs:
+        print(f"the second stage was not reached: --patience {settings.patience} ended the run in the first one")
     return 0
 
 

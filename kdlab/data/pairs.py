@@ -96,6 +96,9 @@ class StratifiedBatches(Sampler[list[int]]):
         batches: of an epoch, at least 1; None: as many as can be filled from the rarest weather without showing one of
             its images twice.
 
+    Attributes:
+        each: how many images of each weather a batch has.
+
     Raises:
         InputError: another batch size; a weather with fewer pairs than its part of a batch; no such pairs; no batches.
     """

@@ -333,6 +333,7 @@ class StageBatches(Sampler[list[int]]):
     def __init__(self, train: PairedImages, batch_size: int, paired: Sequence[int] | None, switch: int) -> None:
         self.first = StratifiedBatches(train, batch_size)
         self.second = StratifiedBatches(train, batch_size, paired, batches=len(self.first))
+        self.each = self.first.each
         self.switch = switch
         self.set_epoch(0)
 
@@ -368,8 +369,11 @@ def fit_restorer(
     steps = len(loader)
     schedule = LambdaLR(adam, lambda step: settings.rate(min(step // steps + 1, settings.epochs), base) / base)
 
+    warned = False
+
     def evaluate(student: nn.Module) -> dict[str, float]:
-        _warn_of_collapse(objective)
+        nonlocal warned
+        warned = warned or _warn_of_collapse(objective)
         return restoration_metrics(student, val)
 
     return fit(
@@ -415,16 +419,20 @@ def clean_images(images: Any, labels: Sequence[Tensor]) -> Tensor:
     return labels[0]
 
 
-def _warn_of_collapse(objective: nn.Module) -> None:
-    """Say so when a common space has become so small that its distances teach nothing."""
-    for name, module in objective.named_modules():
-        if isinstance(module, CKTLoss) and module.shrunk_to < COLLAPSED:
-            warnings.warn(
-                f"the common space of {name.removeprefix('losses.')} has collapsed: its projections are "
-                f"{module.shrunk_to:.1%} of what they were, so that CKT teaches nothing there. Try detach=True and a "
-                "reconstruction weight of 1.",
-                stacklevel=2,
-            )
+def _warn_of_collapse(objective: nn.Module) -> bool:
+    """Say so, and return True, when common spaces have become so small that their distances teach nothing."""
+    spaces = {name: module for name, module in objective.named_modules() if isinstance(module, CKTLoss)}
+    small = {name.removeprefix("losses."): one for name, one in spaces.items() if one.shrunk_to < COLLAPSED}
+    if not small:
+        return False
+    name, worst = min(small.items(), key=lambda item: item[1].shrunk_to)
+    warnings.warn(
+        f"{len(small)} of {len(spaces)} common spaces have collapsed, most of all that of {name}: its projections are "
+        f"{worst.shrunk_to:.1%} of what they were, so that CKT teaches nothing there. Try detach=True and a "
+        "reconstruction weight of 1 (--detach --reconstruction 1).",
+        stacklevel=2,
+    )
+    return True
 
 
 def _truth_of(weather: str) -> str:

@@ -29,6 +29,7 @@ from kdlab.models.weights import Weights
 from kdlab.recipes.settings import CPU, AfterEpoch, Settings, fit_with, place, recipe_of
 from kdlab.training import Fit, Supervised, load_model, segmentation_metrics
 from kdlab.training.checkpoints import LAST, RESUME
+from kdlab.training.run_folder import check_recipe
 
 LOGITS = "decode_head.conv_seg"
 STUDENT_LAYERS = {"logits": LOGITS, "features": "decode_head.pyramid"}
@@ -219,13 +220,15 @@ def distil(
     student = PSPNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
     used = earlier.weights if earlier else student.weights_used
     objective = place(distillation.distiller(student, teacher, data.size), device, settings.channels_last)
-    train = data.train
-    if data.deterministic and _bytes(teacher, objective, train) <= CACHE_BYTES:
-        train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
     recipe = recipe_of(
         data, settings, task="distil", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,
         monitor=monitor, architecture=student.architecture,
     )  # fmt: skip
+    if resume:
+        check_recipe(out, recipe)  # before the teacher runs over all images
+    train = data.train
+    if data.deterministic and _bytes(teacher, objective, train) <= CACHE_BYTES:
+        train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
     return fit_with(
         settings, objective, train, data, out=out, recipe=recipe, resume=resume, weights=used, after_epoch=after_epoch,
         optimizer=AdamW, measure=measure, monitor=monitor,

@@ -11,7 +11,7 @@ from kdlab.errors import InputError
 
 
 class Pieces(Sampler[list[int]]):
-    """This process's pieces of every batch. A stratum of the batch is in all pieces alike.
+    """This process's pieces of every batch. A stratum of the batch is in all pieces alike, or the batch is refused.
 
     Args:
         batches: a batch sampler, which draws the same batches in all processes.
@@ -30,7 +30,7 @@ class Pieces(Sampler[list[int]]):
             generator: the loader's.
 
         Raises:
-            InputError: a batch that cannot be divided into equal pieces.
+            InputError: a batch, or a stratum of it, that cannot be divided into equal pieces.
         """
         # A loader first draws a seed for its workers: these shall be the batches that the whole loader would yield.
         torch.empty((), dtype=torch.int64).random_(generator=generator)
@@ -41,6 +41,13 @@ class Pieces(Sampler[list[int]]):
             raise InputError(
                 f"a batch of {len(odd)} samples cannot be divided into {parts} equal pieces, {self.pieces} for each of "
                 f"{processes.count()} processes; wanted: a batch size that is a multiple of {parts}."
+            )
+        each = getattr(self.batches, "each", parts)  # of a sampler with strata: how many samples a batch has of each
+        if each % parts:
+            raise InputError(
+                f"a batch has {each} samples of each kind, which cannot be divided into {parts} equal pieces, "
+                f"{self.pieces} for each of {processes.count()} processes: a piece would lack one, or have more of it "
+                f"than the batch. Wanted: a batch size that has a multiple of {parts} of each kind."
             )
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Two-stage restoration: the terms of each stage, the published schedule, the switch, and what is refused."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -321,10 +322,20 @@ def test_a_collapsed_common_space_is_warned_of(data, teachers):
     space = next(module for module in d.modules() if isinstance(module, CKTLoss))
     space.first.fill_(1e6)
     card = ModelCard(d.student.architecture, WEATHERS, data.mean, data.std, data.size)
-    with pytest.warns(UserWarning, match=r"common space of ckt_haze_encoder_dense_2 has collapsed.*0\.0%.*detach"):
+    with pytest.warns(UserWarning, match="have collapsed") as warned:
         fit_restorer(
             d, StageBatches(data.train, 3, None, 1), data.train, data.val, replace(QUICK, epochs=2), out=None, card=card
         )  # fmt: skip
+    (said,) = [str(one.message) for one in warned if "collapsed" in str(one.message)]  # once, not in each epoch
+    assert re.match(r"\d+ of 12 .* ckt_haze_encoder_dense_2: .* 0\.0% .*--detach", said)
+
+
+def test_pieces_with_other_shares_of_the_weathers_are_refused(data, teachers):
+    four = replace(data, train=images(4, crop=32))
+    settings = replace(QUICK, epochs=2, batch_size=12, accumulate=3)
+    with pytest.raises(InputError, match="a batch has 4 samples of each kind, which cannot be divided into 3 equal"):
+        distil(four, teachers, PLAN, TwoMaps(), settings, architecture=TINY)
+    distil(four, teachers, PLAN, TwoMaps(), replace(settings, accumulate=2), architecture=TINY)
 
 
 def test_a_space_that_lives_is_not_warned_of(data, teachers):
