@@ -5,17 +5,22 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import ExifTags, Image
+
 from kdlab.data.images import Skipped, attempt, few, files_under, folders_in, printable
-from kdlab.data.pairs import Pair, PairedImages
+from kdlab.data.pairs import Pair, PairedImages, fit
 from kdlab.data.splits import ImageSplits, known_by
 from kdlab.errors import InputError
 from kdlab.progress import progress
 
 SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}  # and the names that each may have
+LEAST = {"val": 11, "test": 11}  # pixels of a side, which the window of SSIM wants where images are judged
+
+
+Size = tuple[int, int]  # width and height
 
 
 class Layout(NamedTuple):
@@ -99,7 +104,8 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
 
     Raises:
         InputError: another layout; a weather that is not in every split, or has no pairs; a degraded image without its
-            clean one; a list that is none, or names a file that is not there. Files that are no images are no error:
+            clean one, or of another size; one with a side of less than 11 pixels in a split that is judged; a list that
+            is none, or names a file that is not there. Files that are no images are no error:
             they are in ``skipped``.
     """
     if crop < 16:
@@ -111,9 +117,11 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
         split: {weather: find(place) for weather, place in places.items()}
         for split, places in _places(root, listed).items()
     }
-    problems = _problems([source for weathers in sources.values() for source in weathers.values()])
+    looks = _looks([source for weathers in sources.values() for source in weathers.values()])
     pairs: dict[str, list[Pair]] = {
-        split: [pair for weather, source in weathers.items() for pair in _pairs(source, weather, problems)]
+        split: [
+            pair for weather, source in weathers.items() for pair in _pairs(source, weather, looks, LEAST.get(split, 1))
+        ]
         for split, weathers in sources.items()
     }
     weathers = tuple(sources["train"])
@@ -128,7 +136,7 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
         size=crop,
         name=root.name,
         deterministic=False,
-        skipped=tuple(problems[path] for path in sorted(problems)),
+        skipped=tuple(look for _, look in sorted(looks.items()) if isinstance(look, Skipped)),
         test_is_val="test" not in pairs,
         files={split: known_by(root, _files(pairs[split])) for split in ("train", "val")},
     )
@@ -142,10 +150,10 @@ def find_pairs(folder: Path, weather: str) -> list[Pair]:
     """The pairs of one weather's folder, in one of the :data:`LAYOUTS`, in the order of the degraded files' names.
 
     Raises:
-        InputError: another layout, no pairs, or a degraded image without its clean one.
+        InputError: another layout, no pairs, or a degraded image without its clean one, or of another size.
     """
     source = _in_folder(folder)
-    return _pairs(source, weather, _problems([source]))
+    return _pairs(source, weather, _looks([source]))
 
 
 # --- the weathers of the splits --------------------------------------------------------------------------------------
@@ -284,38 +292,65 @@ def _name(path: Path) -> str:
 # --- the one look at every file --------------------------------------------------------------------------------------
 
 
-def _problems(sources: Sequence[_Source]) -> dict[Path, Skipped]:
-    """The files that do not start as an image does, and those that the sources have skipped."""
+def _looks(sources: Sequence[_Source]) -> dict[Path, Size | Skipped]:
+    """The size of every file, or why it is no image; and those that the sources have skipped."""
     matches = [match for source in sources for match in source.matches]
     files = dict.fromkeys(path for match in matches for path in (match.degraded, *match.clean))
-    looks = (attempt(path, lambda image: None) for path in progress(files, desc="listing pairs", unit="file"))
-    found = [problem for problem in looks if problem is not None]
-    return {one.path: one for one in chain(found, *(source.skipped for source in sources))}
+    looks = {path: attempt(path, _size) for path in progress(files, desc="listing pairs", unit="file")}
+    return looks | {one.path: one for source in sources for one in source.skipped}
 
 
-def _pairs(source: _Source, weather: str, problems: Mapping[Path, Skipped]) -> list[Pair]:
-    """The pairs whose degraded file is an image; each must have one clean image."""
-    pairs, alone = [], []
+def _size(image: Image.Image) -> Size:
+    """Width and height as they will be seen, from the head of the file alone."""
+    turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _pairs(source: _Source, weather: str, looks: Mapping[Path, Size | Skipped], least: int = 1) -> list[Pair]:
+    """The pairs whose degraded file is an image; each must have one clean image, which fits, and no side too short."""
+    pairs, alone, uneven, small = [], [], [], []
     for match in source.matches:
-        if match.degraded in problems:
+        size = looks[match.degraded]
+        if isinstance(size, Skipped):
             continue
-        clean = [path for path in match.clean if path not in problems]
+        clean = {path: look for path in match.clean if not isinstance(look := looks[path], Skipped)}
         if len(clean) == 1:
-            pairs.append(Pair(match.degraded, clean[0], weather, match.name, match.margin))
+            ((path, clean_size),) = clean.items()
+            pairs.append(Pair(match.degraded, path, weather, match.name, match.margin))
+            named = f"{printable(match.degraded)} is {_times(size)}"
+            if not fit(size, clean_size, match.margin):
+                uneven.append(f"{named} and {printable(path)} is {_times(clean_size)}")
+            if min(size) < least:
+                small.append(named)
         elif clean:
-            alone.append(f"{printable(match.name)} (two could be meant: {clean[0].name} and {clean[1].name})")
+            first, second = list(clean)[:2]
+            alone.append(f"{printable(match.name)} (two could be meant: {first.name} and {second.name})")
         else:
-            reasons = "".join(f"; {problems[path]}" for path in match.clean)
+            reasons = "".join(f"; {looks[path]}" for path in match.clean)
             alone.append(f"{printable(match.name)} (wanted: {printable(match.wanted)}{reasons})")
     if alone:
         raise InputError(
             f"{len(alone)} of the degraded images of {printable(source.place)} have no clean image of their own: "
             f"{few(alone)}. Put it there, or take the degraded image out."
         )
+    if uneven:
+        raise InputError(
+            f"{len(uneven)} of the pairs of {printable(source.place)} have two sizes: {few(uneven)}. "
+            "Wanted: one size; take another copy, or take the pair out."
+        )
+    if small:
+        raise InputError(
+            f"{len(small)} of the images of {printable(source.place)} are too small to be judged: {few(small)}. "
+            f"Wanted for SSIM: at least {least}x{least} pixels; take the pair out."
+        )
     if not pairs:
-        reasons = "".join(f"; {problems[match.degraded]}" for match in source.matches[:1])
+        reasons = "".join(f"; {looks[match.degraded]}" for match in source.matches[:1])
         raise InputError(
             f"{weather!r} has no usable image in {printable(source.place)} (files skipped: {len(source.matches)}"
             f"{reasons}). Put pairs there, or remove the weather from every split."
         )
     return pairs
+
+
+def _times(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
