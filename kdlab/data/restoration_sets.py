@@ -12,6 +12,7 @@ from kdlab.data.download import download
 from kdlab.data.images import printable
 from kdlab.data.manifest import MANIFEST, hashes, record
 from kdlab.data.pair_folders import LAYOUTS, find_pairs
+from kdlab.data.pair_folders import SPLITS as SPLIT_NAMES
 from kdlab.data.pairs import Pair
 from kdlab.data.two_halves import split_halves
 from kdlab.errors import InputError
@@ -126,8 +127,10 @@ def find(wanted: RestorationSet, data: Path) -> Found:
 def write_lists(root: Path, found: Mapping[str, Found]) -> list[Path]:
     """Write the pairs of each weather to ``root/meta/SPLIT/WEATHER.json``, as :func:`kdlab.data.load_pairs` reads them.
 
+    All other lists there are deleted: they would be read, too.
+
     Raises:
-        InputError: a list cannot be written.
+        InputError: a list cannot be written, or another one not deleted.
     """
     written = []
     for weather, one in found.items():
@@ -139,7 +142,21 @@ def write_lists(root: Path, found: Mapping[str, Found]) -> list[Path]:
             ]
             write_whole(path, json.dumps(rows, indent=0).encode())
             written.append(path)
+    _delete_others(root / LISTS, written)
     return written
+
+
+def _delete_others(lists: Path, written: Sequence[Path]) -> None:
+    try:
+        for folder in (lists / name for names in SPLIT_NAMES.values() for name in names):
+            for path in set(folder.glob("*.json")) - set(written):
+                path.unlink()
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # or it would be a split without weathers
+    except OSError as error:
+        raise InputError(
+            f"the old lists in {printable(lists)} cannot be deleted: {error.strerror}. Delete them by hand."
+        ) from error
 
 
 def joined(found: Iterable[Found]) -> Found:
