@@ -115,25 +115,22 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
     with _plain_errors(script):
         if args.sources and (len(args.names) != 1 or args.check):
             raise InputError("--from was given; wanted with it: one set, and no --check.")
-        by_name = {one.name: one for one in sets}
         found: dict[str, restoration_sets.Found] = {}
 
         def work(one: RestorationSet) -> str:
             found[one.name] = _verified(one, args) if args.check else _listed(one, args)
             return _report(one, found[one.name])
 
-        failed = _each(script, parser, args.names, by_name, work)
+        failed = _each(script, parser, args.names, {one.name: one for one in sets}, work)
         if args.lists is not None and not args.check:
             if missing := [name for name in args.names if name not in found]:
                 raise InputError(
                     f"no lists are written to {printable(args.lists)}, as these sets cannot be listed: "
                     f"{few(missing)}. Get them, or leave them out."
                 )
-            by_weather: dict[str, list[restoration_sets.Found]] = {}
-            for name, pairs in found.items():
-                by_weather.setdefault(by_name[name].weather, []).append(pairs)
-            together = {weather: restoration_sets.joined(some) for weather, some in by_weather.items()}
+            together = restoration_sets.joined(found.values())
             restoration_sets.write_lists(args.lists, together)
+            print(". ".join([f"{printable(args.lists)}: {_counts(together)} pairs", *together.left_out]))
     raise SystemExit(failed)
 
 
@@ -149,16 +146,19 @@ def _listed(wanted: RestorationSet, args: argparse.Namespace) -> restoration_set
     _take_in(wanted, args.data, args.sources)
     pairs = restoration_sets.find(wanted, args.data)
     if args.lists is None:
-        restoration_sets.write_lists(args.data / wanted.name, {wanted.weather: pairs})
+        restoration_sets.write_lists(args.data / wanted.name, pairs)
     return pairs
 
 
 def _report(wanted: RestorationSet, found: restoration_sets.Found) -> str:
-    counts = ", ".join(f"{len(pairs):,} {split}" for split, pairs in found.pairs.items())
-    report = ". ".join([f"{wanted.title}: {counts} pairs", *found.left_out, *found.odd])
+    report = ". ".join([f"{wanted.title}: {_counts(found)} pairs", *found.left_out, *found.odd])
     if found.odd:
         raise InputError(report)
     return report
+
+
+def _counts(found: restoration_sets.Found) -> str:
+    return ", ".join(f"{len(pairs):,} {split}" for split, pairs in found.pairs.items())
 
 
 def _take_in(wanted: RestorationSet, data: Path, sources: Sequence[str]) -> None:
