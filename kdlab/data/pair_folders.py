@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +89,7 @@ class _Source(NamedTuple):
     skipped: list[Skipped]
 
 
-def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
+def load_pairs(root: str | Path, crop: int = 224, *, only_judged: bool = False) -> ImageSplits:
     """Pairs on disk, by weather, as training, validation and test splits of :class:`PairedImages`.
 
     Either ``root/train/WEATHER/`` and ``root/val/WEATHER/``, perhaps ``root/test/WEATHER/``, each with its pairs in one
@@ -101,6 +102,7 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
 
     Args:
         crop: height and width of the training crops, at least 16; the other splits have whole images.
+        only_judged: whether only validation and test are read, one of which will do, and take the place of the others.
 
     Raises:
         InputError: another layout; a weather that is not in every split, or has no pairs; a degraded image without its
@@ -111,11 +113,11 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
     if crop < 16:
         raise InputError(f"crop is {crop}; wanted: at least 16 pixels.")
     root = Path(root).expanduser().resolve()
-    listed = (root / "meta" / "train").is_dir()
+    listed = any((root / "meta" / name).is_dir() for name in chain(*SPLITS.values()))
     find = partial(_in_list, root) if listed else _in_folder
     sources = {
         split: {weather: find(place) for weather, place in places.items()}
-        for split, places in _places(root, listed).items()
+        for split, places in _places(root, listed, only_judged).items()
     }
     looks = _looks([source for weathers in sources.values() for source in weathers.values()])
     pairs: dict[str, list[Pair]] = {
@@ -124,12 +126,13 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
         ]
         for split, weathers in sources.items()
     }
-    weathers = tuple(sources["train"])
-    val = PairedImages(pairs["val"], weathers)
+    weathers = tuple(next(iter(sources.values())))
+    judged = {split: PairedImages(found, weathers) for split, found in pairs.items() if split != "train"}
+    val = judged["val" if "val" in judged else "test"]
     return ImageSplits(
-        train=PairedImages(pairs["train"], weathers, crop),
+        train=val if only_judged else PairedImages(pairs["train"], weathers, crop),
         val=val,
-        test=PairedImages(pairs["test"], weathers) if "test" in pairs else val,
+        test=judged.get("test", val),
         classes=weathers,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
@@ -137,8 +140,9 @@ def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
         name=root.name,
         deterministic=False,
         skipped=tuple(look for _, look in sorted(looks.items()) if isinstance(look, Skipped)),
-        test_is_val="test" not in pairs,
-        files={split: known_by(root, _files(pairs[split])) for split in ("train", "val")},
+        test_is_val="test" not in judged,
+        val_is_test="val" not in judged,
+        files={split: known_by(root, _files(pairs[split])) for split in ("train", "val") if split in pairs},
     )
 
 
@@ -159,21 +163,28 @@ def find_pairs(folder: Path, weather: str) -> list[Pair]:
 # --- the weathers of the splits --------------------------------------------------------------------------------------
 
 
-def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
+def _places(root: Path, listed: bool, only_judged: bool) -> dict[str, dict[str, Path]]:
     """The folder or list of every weather in each split that there is, the same weathers in all of them."""
     if not root.is_dir():
         what = "a file, not a folder" if root.exists() else "no such folder"
         raise InputError(f"{printable(root)}: {what}. Give the folder that holds train/ and val/.")
     parent = root / "meta" if listed else root
-    folders = {split: next(filter(Path.is_dir, map(parent.joinpath, names)), None) for split, names in SPLITS.items()}
-    missing = [f"{split}/" for split in ("train", "val") if folders[split] is None]
-    if missing:
+    folders = {
+        split: folder
+        for split, names in SPLITS.items()
+        if (folder := next(filter(Path.is_dir, map(parent.joinpath, names)), None)) is not None
+    }
+    if only_judged:
+        folders.pop("train", None)
+    wanted = ("val", "test") if only_judged else ("train", "val")
+    missing = [f"{split}/" for split in wanted if split not in folders]
+    if len(missing) > (1 if only_judged else 0):
         raise InputError(
             f"{printable(parent)} has no {' and no '.join(missing)} in it; folders found: "
             f"{few([f'{name}/' for name in _folders_in(parent)])}.\n{WANTED.format(root=printable(root.name))}"
         )
     within = _lists_in if listed else _folders_in
-    places = {split: within(folder) for split, folder in folders.items() if folder is not None}
+    places = {split: within(folder) for split, folder in folders.items()}
     uneven = []
     for weather in sorted(set().union(*places.values())):
         lacking = [f"{split}/" for split, there in places.items() if weather not in there]
@@ -185,8 +196,9 @@ def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
             f"the splits of {printable(parent)} have different weathers: {few(uneven)}. "
             "Every split needs the same: add or rename those that differ."
         )
-    if not places["train"]:
-        raise InputError(f"no weather in {folders['train']}.\n{WANTED.format(root=printable(root.name))}")
+    first = next(iter(places))
+    if not places[first]:
+        raise InputError(f"no weather in {folders[first]}.\n{WANTED.format(root=printable(root.name))}")
     return places
 
 

@@ -299,6 +299,17 @@ def test_without_a_test_split_val_is_the_test(tmp_path):
     assert splits.test is splits.val
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_one_split_is_enough_to_judge_by(tmp_path, split):
+    splits = load_pairs(grow(tmp_path, splits=(split,)), only_judged=True)
+    assert_pairs_match(splits.val, 4)
+    assert splits.test is splits.val
+    assert (splits.test_is_val, splits.val_is_test) == (split == "val", split == "test")
+    (tmp_path / split).rename(tmp_path / "other")
+    with pytest.raises(InputError, match="has no val/ and no test/ in it"):
+        load_pairs(tmp_path, only_judged=True)
+
+
 def test_one_weather_is_enough(tmp_path):
     assert load(grow(tmp_path, ["rain"])).classes == ("rain",)
 
