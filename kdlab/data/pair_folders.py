@@ -94,9 +94,9 @@ def load_pairs(root: str | Path, crop: int = 224, *, only_judged: bool = False) 
 
     Either ``root/train/WEATHER/`` and ``root/val/WEATHER/``, perhaps ``root/test/WEATHER/``, each with its pairs in one
     of the :data:`LAYOUTS`, whatever the case of the folders' names; a degraded and a clean image may differ in format,
-    and several degraded images may have one clean image. Or ``root/meta/train/WEATHER.json`` and
-    ``root/meta/valid/WEATHER.json``, perhaps ``root/meta/test/WEATHER.json``, lists of ``[clean, degraded]`` with paths
-    from ``root``. The classes are the weathers, in alphabetical order.
+    several degraded images may have one clean image, and they may be in folders where the clean ones are in none. Or
+    ``root/meta/train/WEATHER.json`` and ``root/meta/valid/WEATHER.json``, perhaps ``root/meta/test/WEATHER.json``,
+    lists of ``[clean, degraded]`` with paths from ``root``. The classes are the weathers, in alphabetical order.
 
     Only the head of each file is read here: one that is cut short is found when it is used.
 
@@ -242,10 +242,11 @@ def _in_list(root: Path, file: Path) -> _Source:
 
 def _has_margin(degraded: Path, clean: Path) -> bool:
     """A list says nothing of margins, but the folders and names in it may be those of a set that has them."""
-    folders = (degraded.parent.name.lower(), clean.parent.name.lower())
+    folders, clean_folders = ([name.lower() for name in path.parts[:-1]] for path in (degraded, clean))
     return any(
         layout.margin
-        and folders == (layout.degraded.lower(), layout.clean.lower())
+        and layout.degraded.lower() in folders
+        and layout.clean.lower() in clean_folders
         and layout.clean_stem(degraded.stem) == clean.stem
         for layout in LAYOUTS
     )
@@ -284,11 +285,12 @@ def _by_layout(degraded: Path, clean: Path, layout: Layout) -> _Source:
     called: dict[Path, list[Path]] = {}
     for path in under[clean][0]:
         called.setdefault(path.parent / path.stem, []).append(path)
+    flat = degraded != clean and all(path.parent == clean for path in under[clean][0])  # for whatever parts, as in OTS
     matches = []
     for path in under[degraded][0]:
         if degraded != clean or re.fullmatch(layout.pattern, path.stem):
             inner = path.relative_to(degraded)
-            wanted = clean / inner.parent / layout.clean_stem(path.stem)
+            wanted = (clean if flat else clean / inner.parent) / layout.clean_stem(path.stem)
             matches.append(_Match(path, wanted, tuple(called.get(wanted, ())), _name(inner), layout.margin))
     skipped = [one for _, unreadable in under.values() for one in unreadable]
     if degraded == clean:

@@ -132,6 +132,16 @@ def test_folders_within_are_matched_within(tmp_path):
     assert [pair.name for pair in splits.val.pairs] == ["a/1", "b/1"]
 
 
+def test_parts_of_the_degraded_images_may_have_one_folder_of_clean_ones(tmp_path):
+    """As RESIDE OTS has them; in a list of them, too, the margin is cut."""
+    pairs = [("hazy/part1/0025_0.8_0.1.jpg", "clear/0025.jpg"), ("hazy/part2/0031_0.8_0.1.jpg", "clear/0031.jpg")]
+    for split in ("train", "val"):
+        lay_out(tmp_path / split / "haze", pairs, clean_size=(26, 24))
+    assert_pairs_match(load(tmp_path).val, 2)
+    write_lists(tmp_path, {"haze": [[f"train/haze/{clean}", f"train/haze/{hazy}"] for hazy, clean in pairs]})
+    assert_pairs_match(load(tmp_path).val, 2)
+
+
 def test_masks_and_clean_images_of_nothing_are_left_alone(tmp_path):
     grow(tmp_path, ["snow"], layout="Snow100K")
     draw(tmp_path / "train/snow/mask/b.jpg", 0)
