@@ -10,7 +10,8 @@
 
 All of these are behind a page, a form or a drive, and none states a licence: download them yourself, for research, and
 do not pass them on. What is on disk is then verified, counted and listed in data/NAME/meta/; pairs of the training
-that the test shares are left out, and where a set has no validation part, every tenth clean image makes it.
+whose clean image is the test's or the validation's, of any set that --lists joins, are left out, and where a set has no
+validation part, every tenth clean image makes it.
 
 No hash of these files is published. The hashes of the first copy are recorded, and --check compares with those: it
 finds what has changed since, and not what was wrong from the first.

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -416,6 +417,20 @@ def test_evaluate_on_the_built_in_weather(models):
     words = ("evaluate", "weather", "--model", models("all"), "--device", "cpu", "--weather", "snow")
     text = done(*words)
     assert text.startswith("weather, val: 2 images; the model was trained for haze, rain, snow\n")
+
+
+def test_evaluate_takes_a_set_that_has_nothing_but_a_test(outdoors, models, tmp_path, monkeypatch):
+    """SOTS by its name: its lists are in another folder than its files, and are of a test alone."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(outdoors / "test" / "haze", "data/sots/outdoor")
+    lists = Path("data/sots-outdoor/meta/test")
+    lists.mkdir(parents=True)
+    pair = [f"../sots/outdoor/{kind}/0.png" for kind in ("target", "input")]
+    (lists / "haze.json").write_text(json.dumps([pair]))
+    words = ("evaluate", "sots-outdoor", "--model", models("all"), "--device", "cpu")
+    assert done(*words, "--split", "test").startswith("sots-outdoor, test: 1 images")
+    assert "sots-outdoor has no val/. Use --split test" in refused(*words)
+    assert "has no train/ and no val/" in refused(*words, "--split", "train")
 
 
 def test_evaluate_refuses_what_does_not_fit(outdoors, haze, models, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from kdlab.data import catalogue
 from kdlab.data.manifest import MANIFEST
+from kdlab.data.pair_folders import load_pairs
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 MAKE = ("make_digits", "make_scenes", "make_weather")
@@ -108,14 +109,45 @@ def test_a_copy_of_another_size_is_told_and_listed_all_the_same(run, tmp_path):
     assert (tmp_path / "nh-haze/meta/valid/haze.json").exists()
 
 
-def test_one_set_that_fails_does_not_keep_the_others_away_and_lists_may_be_joined(run, tmp_path):
+def snow(data):
+    """CSD, much smaller than it is."""
+    for split, count in (("train", 10), ("test", 1)):
+        for number in range(count):
+            for level, kind in enumerate(("Snow", "Gt")):
+                path = data / "csd" / split / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                values = np.full((18, 20, 3), 100 + 2 * number + level + 50 * (split == "test"), np.uint8)
+                Image.fromarray(values).save(path)
+
+
+def test_one_set_that_fails_does_not_keep_the_others_away(run, tmp_path):
     haze(tmp_path, 55)
-    status, said = run("get_restoration", "csd", "nh-haze", "--data", tmp_path, "--lists", tmp_path / "both")
+    status, said = run("get_restoration", "csd", "nh-haze", "--data", tmp_path)
     assert status == 1
     assert "CSD is behind a page" in said
     assert "NH-HAZE: 50 train" in said
-    assert (tmp_path / "both/meta/train/haze.json").exists()
+    assert (tmp_path / "nh-haze/meta/train/haze.json").exists()
+
+
+def test_lists_may_be_joined_and_take_the_place_of_those_there(run, tmp_path):
+    haze(tmp_path)
+    snow(tmp_path)
+    words = ("--data", tmp_path, "--lists", tmp_path / "both")
+    run("get_restoration", "csd", "nh-haze", *words)
+    lists = {path.relative_to(tmp_path / "both/meta").as_posix() for path in (tmp_path / "both/meta").rglob("*.json")}
+    assert lists == {"train/haze.json", "train/snow.json", "valid/haze.json", "valid/snow.json", "test/snow.json"}
+    run("get_restoration", "nh-haze", *words)
+    assert load_pairs(tmp_path / "both").classes == ("haze",)
+    assert load_pairs(tmp_path / "both").test_is_val
     assert not (tmp_path / "nh-haze/meta").exists()
+
+
+def test_no_lists_are_joined_where_a_set_is_missing(run, tmp_path):
+    haze(tmp_path)
+    status, said = run("get_restoration", "csd", "nh-haze", "--data", tmp_path, "--lists", tmp_path / "both")
+    assert status == 1
+    assert f"no lists are written to {tmp_path / 'both'}, as these sets cannot be listed: csd." in said
+    assert not (tmp_path / "both").exists()
 
 
 @pytest.mark.parametrize(

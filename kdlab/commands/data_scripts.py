@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from kdlab.data import direct_sets, restoration_sets
 from kdlab.data.catalogue import DirectSet, RestorationSet
-from kdlab.data.images import printable
+from kdlab.data.images import few, printable
 from kdlab.data.manifest import differences, hashes
 from kdlab.errors import InputError, unknown
 
@@ -100,8 +100,8 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
         "--lists",
         type=Path,
         metavar="FOLDER",
-        help="write the lists of all named sets together to FOLDER/meta/, to train on them as one "
-        "(default: each set's in a folder of its name)",
+        help="write the lists of all named sets together to FOLDER/meta/, in the place of those there, to train on "
+        "them as one (default: each set's in a folder of its name)",
     )
     args = parser.parse_args()
     if args.list:
@@ -115,17 +115,22 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
     with _plain_errors(script):
         if args.sources and (len(args.names) != 1 or args.check):
             raise InputError("--from was given; wanted with it: one set, and no --check.")
-        found: dict[str, list[restoration_sets.Found]] = {}
+        found: dict[str, restoration_sets.Found] = {}
 
         def work(one: RestorationSet) -> str:
-            pairs = _verified(one, args) if args.check else _listed(one, args)
-            found.setdefault(one.weather, []).append(pairs)
-            return _report(one, pairs)
+            found[one.name] = _verified(one, args) if args.check else _listed(one, args)
+            return _report(one, found[one.name])
 
         failed = _each(script, parser, args.names, {one.name: one for one in sets}, work)
         if args.lists is not None and not args.check:
-            together = {weather: restoration_sets.joined(some) for weather, some in found.items()}
+            if missing := [name for name in args.names if name not in found]:
+                raise InputError(
+                    f"no lists are written to {printable(args.lists)}, as these sets cannot be listed: "
+                    f"{few(missing)}. Get them, or leave them out."
+                )
+            together = restoration_sets.joined(found.values())
             restoration_sets.write_lists(args.lists, together)
+            print(". ".join([f"{printable(args.lists)}: {_counts(together)} pairs", *together.left_out]))
     raise SystemExit(failed)
 
 
@@ -141,16 +146,19 @@ def _listed(wanted: RestorationSet, args: argparse.Namespace) -> restoration_set
     _take_in(wanted, args.data, args.sources)
     pairs = restoration_sets.find(wanted, args.data)
     if args.lists is None:
-        restoration_sets.write_lists(args.data / wanted.name, {wanted.weather: pairs})
+        restoration_sets.write_lists(args.data / wanted.name, pairs)
     return pairs
 
 
 def _report(wanted: RestorationSet, found: restoration_sets.Found) -> str:
-    counts = ", ".join(f"{len(pairs):,} {split}" for split, pairs in found.pairs.items())
-    report = ". ".join([f"{wanted.title}: {counts} pairs", *found.left_out, *found.odd])
+    report = ". ".join([f"{wanted.title}: {_counts(found)} pairs", *found.left_out, *found.odd])
     if found.odd:
         raise InputError(report)
     return report
+
+
+def _counts(found: restoration_sets.Found) -> str:
+    return ", ".join(f"{len(pairs):,} {split}" for split, pairs in found.pairs.items())
 
 
 def _take_in(wanted: RestorationSet, data: Path, sources: Sequence[str]) -> None:

@@ -94,7 +94,8 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
 
     Args:
         crop: of the training images; None: the data's own.
-        only_judged: whether the training images will do without the variants that take seconds to draw.
+        only_judged: whether only validation and test are wanted, one of which will do: the training images are these,
+            or without the variants that take seconds to draw.
 
     Raises:
         InputError: whatever :func:`load_pairs` and :func:`load_weather` refuse; a built-in set of another task.
@@ -106,7 +107,7 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
         )
     size = {} if crop is None else {"crop": crop}
     if source != WEATHER:
-        return load_pairs(locate(source, RESTORATION), **size)
+        return load_pairs(locate(source, RESTORATION), **size, only_judged=only_judged)
     return replace(load_weather(variants=1), name=WEATHER) if only_judged else load_weather(**size)
 
 
@@ -120,9 +121,13 @@ def check_classes(who: str, known: Sequence[str], data: ImageSplits) -> None:
 
 
 def check_split(args: argparse.Namespace, data: ImageSplits) -> None:
-    """Refuse --split test where there is none."""
+    """Refuse --split test or val where there is none."""
     if args.split == "test" and data.test_is_val:
         raise InputError(f"--split test was given, but {data.name} has no test/. Use --split val, or make a test/.")
+    if args.split == "val" and data.val_is_test:
+        raise InputError(
+            f"--split val was given or left, but {data.name} has no val/. Use --split test, or make a val/."
+        )
 
 
 def task_of(model: nn.Module) -> str:

@@ -1,11 +1,11 @@
-"""Public sets by their names: the folder that the scripts under data_scripts have put them into."""
+"""Public sets by their names: the folder that the scripts under data_scripts have put them, or their lists, into."""
 
 from pathlib import Path
 
 from kdlab.data.catalogue import DirectSet, RestorationSet
 from kdlab.data.direct_sets import class_folders
 from kdlab.data.images import printable
-from kdlab.data.restoration_sets import folder_of
+from kdlab.data.restoration_sets import LISTS, folder_of
 from kdlab.errors import InputError
 
 DATA = Path("data")  # where the scripts put everything, unless they are told another place
@@ -14,7 +14,7 @@ DATA = Path("data")  # where the scripts put everything, unless they are told an
 def locate(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSet, ...]) -> Path:
     """The folder of a set that is named, such as ``data/imagenette2-160`` of "imagenette-160"; any other path as it is.
 
-    A folder of that name in the working directory goes before the set.
+    A folder of that name in the working directory goes before the set, and a restoration set's lists before its files.
 
     Raises:
         InputError: the set has not been got yet.
@@ -27,7 +27,8 @@ def locate(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSe
     if isinstance(wanted, DirectSet):
         script, folder = "get_classification", class_folders(wanted, DATA)
     else:
-        script, folder = "get_restoration", folder_of(wanted, DATA)
+        script, listed = "get_restoration", DATA / wanted.name
+        folder = listed if (listed / LISTS).is_dir() else folder_of(wanted, DATA)
     if not folder.is_dir():
         raise InputError(
             f"{wanted.title} is not in {printable(folder)}. Get it with: python data_scripts/{script}.py {wanted.name}"

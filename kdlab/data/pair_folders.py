@@ -9,13 +9,19 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import ExifTags, Image
+
 from kdlab.data.images import Skipped, attempt, few, files_under, folders_in, printable
-from kdlab.data.pairs import Pair, PairedImages
+from kdlab.data.pairs import Pair, PairedImages, fit
 from kdlab.data.splits import ImageSplits, known_by
 from kdlab.errors import InputError
 from kdlab.progress import progress
 
 SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}  # and the names that each may have
+LEAST = {"val": 11, "test": 11}  # pixels of a side, which the window of SSIM wants where images are judged
+
+
+Size = tuple[int, int]  # width and height
 
 
 class Layout(NamedTuple):
@@ -83,54 +89,60 @@ class _Source(NamedTuple):
     skipped: list[Skipped]
 
 
-def load_pairs(root: str | Path, crop: int = 224) -> ImageSplits:
+def load_pairs(root: str | Path, crop: int = 224, *, only_judged: bool = False) -> ImageSplits:
     """Pairs on disk, by weather, as training, validation and test splits of :class:`PairedImages`.
 
     Either ``root/train/WEATHER/`` and ``root/val/WEATHER/``, perhaps ``root/test/WEATHER/``, each with its pairs in one
     of the :data:`LAYOUTS`, whatever the case of the folders' names; a degraded and a clean image may differ in format,
-    and several degraded images may have one clean image. Or ``root/meta/train/WEATHER.json`` and
-    ``root/meta/valid/WEATHER.json``, perhaps ``root/meta/test/WEATHER.json``, lists of ``[clean, degraded]`` with paths
-    from ``root``. The classes are the weathers, in alphabetical order.
+    several degraded images may have one clean image, and they may be in folders where the clean ones are in none. Or
+    ``root/meta/train/WEATHER.json`` and ``root/meta/valid/WEATHER.json``, perhaps ``root/meta/test/WEATHER.json``,
+    lists of ``[clean, degraded]`` with paths from ``root``. The classes are the weathers, in alphabetical order.
 
     Only the head of each file is read here: one that is cut short is found when it is used.
 
     Args:
         crop: height and width of the training crops, at least 16; the other splits have whole images.
+        only_judged: whether only validation and test are read, one of which will do, and take the place of the others.
 
     Raises:
         InputError: another layout; a weather that is not in every split, or has no pairs; a degraded image without its
-            clean one; a list that is none, or names a file that is not there. Files that are no images are no error:
+            clean one, or of another size; one with a side of less than 11 pixels in a split that is judged; a list that
+            is none, or names a file that is not there. Files that are no images are no error:
             they are in ``skipped``.
     """
     if crop < 16:
         raise InputError(f"crop is {crop}; wanted: at least 16 pixels.")
     root = Path(root).expanduser().resolve()
-    listed = (root / "meta" / "train").is_dir()
+    listed = any((root / "meta" / name).is_dir() for name in chain(*SPLITS.values()))
     find = partial(_in_list, root) if listed else _in_folder
     sources = {
         split: {weather: find(place) for weather, place in places.items()}
-        for split, places in _places(root, listed).items()
+        for split, places in _places(root, listed, only_judged).items()
     }
-    problems = _problems([source for weathers in sources.values() for source in weathers.values()])
+    looks = _looks([source for weathers in sources.values() for source in weathers.values()])
     pairs: dict[str, list[Pair]] = {
-        split: [pair for weather, source in weathers.items() for pair in _pairs(source, weather, problems)]
+        split: [
+            pair for weather, source in weathers.items() for pair in _pairs(source, weather, looks, LEAST.get(split, 1))
+        ]
         for split, weathers in sources.items()
     }
-    weathers = tuple(sources["train"])
-    val = PairedImages(pairs["val"], weathers)
+    weathers = tuple(next(iter(sources.values())))
+    judged = {split: PairedImages(found, weathers) for split, found in pairs.items() if split != "train"}
+    val = judged["val" if "val" in judged else "test"]
     return ImageSplits(
-        train=PairedImages(pairs["train"], weathers, crop),
+        train=val if only_judged else PairedImages(pairs["train"], weathers, crop),
         val=val,
-        test=PairedImages(pairs["test"], weathers) if "test" in pairs else val,
+        test=judged.get("test", val),
         classes=weathers,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         size=crop,
         name=root.name,
         deterministic=False,
-        skipped=tuple(problems[path] for path in sorted(problems)),
-        test_is_val="test" not in pairs,
-        files={split: known_by(root, _files(pairs[split])) for split in ("train", "val")},
+        skipped=tuple(look for _, look in sorted(looks.items()) if isinstance(look, Skipped)),
+        test_is_val="test" not in judged,
+        val_is_test="val" not in judged,
+        files={split: known_by(root, _files(pairs[split])) for split in ("train", "val") if split in pairs},
     )
 
 
@@ -142,30 +154,37 @@ def find_pairs(folder: Path, weather: str) -> list[Pair]:
     """The pairs of one weather's folder, in one of the :data:`LAYOUTS`, in the order of the degraded files' names.
 
     Raises:
-        InputError: another layout, no pairs, or a degraded image without its clean one.
+        InputError: another layout, no pairs, or a degraded image without its clean one, or of another size.
     """
     source = _in_folder(folder)
-    return _pairs(source, weather, _problems([source]))
+    return _pairs(source, weather, _looks([source]))
 
 
 # --- the weathers of the splits --------------------------------------------------------------------------------------
 
 
-def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
+def _places(root: Path, listed: bool, only_judged: bool) -> dict[str, dict[str, Path]]:
     """The folder or list of every weather in each split that there is, the same weathers in all of them."""
     if not root.is_dir():
         what = "a file, not a folder" if root.exists() else "no such folder"
         raise InputError(f"{printable(root)}: {what}. Give the folder that holds train/ and val/.")
     parent = root / "meta" if listed else root
-    folders = {split: next(filter(Path.is_dir, map(parent.joinpath, names)), None) for split, names in SPLITS.items()}
-    missing = [f"{split}/" for split in ("train", "val") if folders[split] is None]
-    if missing:
+    folders = {
+        split: folder
+        for split, names in SPLITS.items()
+        if (folder := next(filter(Path.is_dir, map(parent.joinpath, names)), None)) is not None
+    }
+    if only_judged:
+        folders.pop("train", None)
+    wanted = ("val", "test") if only_judged else ("train", "val")
+    missing = [f"{split}/" for split in wanted if split not in folders]
+    if len(missing) > (1 if only_judged else 0):
         raise InputError(
             f"{printable(parent)} has no {' and no '.join(missing)} in it; folders found: "
             f"{few([f'{name}/' for name in _folders_in(parent)])}.\n{WANTED.format(root=printable(root.name))}"
         )
     within = _lists_in if listed else _folders_in
-    places = {split: within(folder) for split, folder in folders.items() if folder is not None}
+    places = {split: within(folder) for split, folder in folders.items()}
     uneven = []
     for weather in sorted(set().union(*places.values())):
         lacking = [f"{split}/" for split, there in places.items() if weather not in there]
@@ -177,8 +196,9 @@ def _places(root: Path, listed: bool) -> dict[str, dict[str, Path]]:
             f"the splits of {printable(parent)} have different weathers: {few(uneven)}. "
             "Every split needs the same: add or rename those that differ."
         )
-    if not places["train"]:
-        raise InputError(f"no weather in {folders['train']}.\n{WANTED.format(root=printable(root.name))}")
+    first = next(iter(places))
+    if not places[first]:
+        raise InputError(f"no weather in {folders[first]}.\n{WANTED.format(root=printable(root.name))}")
     return places
 
 
@@ -222,10 +242,11 @@ def _in_list(root: Path, file: Path) -> _Source:
 
 def _has_margin(degraded: Path, clean: Path) -> bool:
     """A list says nothing of margins, but the folders and names in it may be those of a set that has them."""
-    folders = (degraded.parent.name.lower(), clean.parent.name.lower())
+    folders, clean_folders = ([name.lower() for name in path.parts[:-1]] for path in (degraded, clean))
     return any(
         layout.margin
-        and folders == (layout.degraded.lower(), layout.clean.lower())
+        and layout.degraded.lower() in folders
+        and layout.clean.lower() in clean_folders
         and layout.clean_stem(degraded.stem) == clean.stem
         for layout in LAYOUTS
     )
@@ -264,11 +285,12 @@ def _by_layout(degraded: Path, clean: Path, layout: Layout) -> _Source:
     called: dict[Path, list[Path]] = {}
     for path in under[clean][0]:
         called.setdefault(path.parent / path.stem, []).append(path)
+    flat = degraded != clean and all(path.parent == clean for path in under[clean][0])  # for whatever parts, as in OTS
     matches = []
     for path in under[degraded][0]:
         if degraded != clean or re.fullmatch(layout.pattern, path.stem):
             inner = path.relative_to(degraded)
-            wanted = clean / inner.parent / layout.clean_stem(path.stem)
+            wanted = (clean if flat else clean / inner.parent) / layout.clean_stem(path.stem)
             matches.append(_Match(path, wanted, tuple(called.get(wanted, ())), _name(inner), layout.margin))
     skipped = [one for _, unreadable in under.values() for one in unreadable]
     if degraded == clean:
@@ -284,38 +306,65 @@ def _name(path: Path) -> str:
 # --- the one look at every file --------------------------------------------------------------------------------------
 
 
-def _problems(sources: Sequence[_Source]) -> dict[Path, Skipped]:
-    """The files that do not start as an image does, and those that the sources have skipped."""
+def _looks(sources: Sequence[_Source]) -> dict[Path, Size | Skipped]:
+    """The size of every file, or why it is no image; and those that the sources have skipped."""
     matches = [match for source in sources for match in source.matches]
     files = dict.fromkeys(path for match in matches for path in (match.degraded, *match.clean))
-    looks = (attempt(path, lambda image: None) for path in progress(files, desc="listing pairs", unit="file"))
-    found = [problem for problem in looks if problem is not None]
-    return {one.path: one for one in chain(found, *(source.skipped for source in sources))}
+    looks = {path: attempt(path, _size) for path in progress(files, desc="listing pairs", unit="file")}
+    return looks | {one.path: one for source in sources for one in source.skipped}
 
 
-def _pairs(source: _Source, weather: str, problems: Mapping[Path, Skipped]) -> list[Pair]:
-    """The pairs whose degraded file is an image; each must have one clean image."""
-    pairs, alone = [], []
+def _size(image: Image.Image) -> Size:
+    """Width and height as they will be seen, from the head of the file alone."""
+    turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _pairs(source: _Source, weather: str, looks: Mapping[Path, Size | Skipped], least: int = 1) -> list[Pair]:
+    """The pairs whose degraded file is an image; each must have one clean image, which fits, and no side too short."""
+    pairs, alone, uneven, small = [], [], [], []
     for match in source.matches:
-        if match.degraded in problems:
+        size = looks[match.degraded]
+        if isinstance(size, Skipped):
             continue
-        clean = [path for path in match.clean if path not in problems]
+        clean = {path: look for path in match.clean if not isinstance(look := looks[path], Skipped)}
         if len(clean) == 1:
-            pairs.append(Pair(match.degraded, clean[0], weather, match.name, match.margin))
+            ((path, clean_size),) = clean.items()
+            pairs.append(Pair(match.degraded, path, weather, match.name, match.margin))
+            named = f"{printable(match.degraded)} is {_times(size)}"
+            if not fit(size, clean_size, match.margin):
+                uneven.append(f"{named} and {printable(path)} is {_times(clean_size)}")
+            if min(size) < least:
+                small.append(named)
         elif clean:
-            alone.append(f"{printable(match.name)} (two could be meant: {clean[0].name} and {clean[1].name})")
+            first, second = list(clean)[:2]
+            alone.append(f"{printable(match.name)} (two could be meant: {first.name} and {second.name})")
         else:
-            reasons = "".join(f"; {problems[path]}" for path in match.clean)
+            reasons = "".join(f"; {looks[path]}" for path in match.clean)
             alone.append(f"{printable(match.name)} (wanted: {printable(match.wanted)}{reasons})")
     if alone:
         raise InputError(
             f"{len(alone)} of the degraded images of {printable(source.place)} have no clean image of their own: "
             f"{few(alone)}. Put it there, or take the degraded image out."
         )
+    if uneven:
+        raise InputError(
+            f"{len(uneven)} of the pairs of {printable(source.place)} have two sizes: {few(uneven)}. "
+            "Wanted: one size; take another copy, or take the pair out."
+        )
+    if small:
+        raise InputError(
+            f"{len(small)} of the images of {printable(source.place)} are too small to be judged: {few(small)}. "
+            f"Wanted for SSIM: at least {least}x{least} pixels; take the pair out."
+        )
     if not pairs:
-        reasons = "".join(f"; {problems[match.degraded]}" for match in source.matches[:1])
+        reasons = "".join(f"; {looks[match.degraded]}" for match in source.matches[:1])
         raise InputError(
             f"{weather!r} has no usable image in {printable(source.place)} (files skipped: {len(source.matches)}"
             f"{reasons}). Put pairs there, or remove the weather from every split."
         )
     return pairs
+
+
+def _times(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

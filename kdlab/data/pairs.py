@@ -148,14 +148,18 @@ class StratifiedBatches(Sampler[list[int]]):
         return drawn
 
 
+def fit(degraded: Sequence[int], clean: Sequence[int], margin: bool) -> bool:
+    """Whether two images make a pair by their sizes: these are the same, or the clean one's margin can be cut."""
+    sides = zip(degraded, clean, strict=True)
+    return all(inner <= outer if margin else inner == outer for inner, outer in sides)
+
+
 def _same_size(pair: Pair) -> tuple[Tensor, Tensor]:
     degraded, clean = (_pixels(image) for image in (pair.degraded, pair.clean))
-    if pair.margin and all(outer >= inner for outer, inner in zip(clean.shape, degraded.shape, strict=True)):
-        clean = TF.center_crop(clean, list(degraded.shape[1:]))
-    if degraded.shape != clean.shape:
+    if not fit(degraded.shape, clean.shape, pair.margin):
         sizes = [f"{image.shape[2]}x{image.shape[1]}" for image in (degraded, clean)]
         raise InputError(f"{pair.name} is {sizes[0]} in {pair.weather} and {sizes[1]} clean; wanted: one size.")
-    return degraded, clean
+    return degraded, TF.center_crop(clean, list(degraded.shape[1:])) if pair.margin else clean
 
 
 def _pixels(image: Picture | Path) -> Tensor:

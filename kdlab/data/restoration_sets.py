@@ -12,6 +12,7 @@ from kdlab.data.download import download
 from kdlab.data.images import printable
 from kdlab.data.manifest import MANIFEST, hashes, record
 from kdlab.data.pair_folders import LAYOUTS, find_pairs
+from kdlab.data.pair_folders import SPLITS as SPLIT_NAMES
 from kdlab.data.pairs import Pair
 from kdlab.data.two_halves import split_halves
 from kdlab.errors import InputError
@@ -22,11 +23,15 @@ SPLITS = {"train": "train", "val": "valid", "test": "test"}  # and what they are
 
 
 class Found(NamedTuple):
-    """The pairs of each split, what was left out and why, and where the numbers are others than the known ones."""
+    """The pairs of each split, what was left out and why, and where the numbers are others than the known ones.
+
+    ``hashes`` has those of the files, the clean ones among them.
+    """
 
     pairs: dict[str, list[Pair]]
     left_out: list[str]
     odd: list[str]
+    hashes: dict[Path, str]
 
 
 def folder_of(wanted: RestorationSet, data: Path) -> Path:
@@ -90,8 +95,9 @@ def find(wanted: RestorationSet, data: Path) -> Found:
     """The pairs of a set that is on disk, without those that a comparison must not have.
 
     Where there is no "val", every tenth clean image of "train" makes it, with all that was made of it. Pairs of "train"
-    are left out whose clean image is known to be a scene of the test, or has the same bytes as one of the test. The
-    hashes of all files but the lists are recorded in a manifest in the set's folder.
+    are left out whose clean image is known to be a scene of the test, or has the same bytes as one of the test or of
+    "val", and pairs of "val" whose clean image has those of one of the test. The hashes of all files but the lists are
+    recorded in a manifest in the set's folder.
 
     Raises:
         InputError: a split is not there, or not in a layout that kdlab reads; a degraded image has no clean one.
@@ -99,7 +105,6 @@ def find(wanted: RestorationSet, data: Path) -> Found:
     root = folder_of(wanted, data)
     pairs: dict[str, list[Pair]] = {}
     odd: list[str] = []
-    left_out: list[str] = []
     for split, part in wanted.parts.items():
         place = root / part.folder
         if split == "val" and not place.is_dir():
@@ -114,45 +119,62 @@ def find(wanted: RestorationSet, data: Path) -> Found:
         pairs[split] = _one_each(found) if wanted.one_each else found
         if part.counts and len(pairs[split]) not in [count for count, _ in part.counts]:
             odd.append(_odd(split, part, len(pairs[split])))
-    known = record(root, skip=(LISTS,))
-    if "train" in pairs:
-        by_path = {root / name: value for name, value in known.items()}
-        pairs["train"], left_out = _without_the_tests(pairs, wanted, by_path)
-        if "val" not in pairs:
-            pairs["train"], pairs["val"] = _tenth(pairs["train"])
-    return Found(pairs, left_out, odd)
+    known = {root / name: value for name, value in record(root, skip=(LISTS,)).items()}
+    pairs, by_name = _without_named(pairs, wanted)
+    pairs, by_bytes = _apart(pairs, known)
+    if "train" in pairs and "val" not in pairs:
+        pairs["train"], pairs["val"] = _tenth(pairs["train"], known)
+    return Found(pairs, by_name + by_bytes, odd, known)
 
 
-def write_lists(root: Path, found: Mapping[str, Found]) -> list[Path]:
+def write_lists(root: Path, found: Found) -> list[Path]:
     """Write the pairs of each weather to ``root/meta/SPLIT/WEATHER.json``, as :func:`kdlab.data.load_pairs` reads them.
 
+    All other lists there are deleted: they would be read, too.
+
     Raises:
-        InputError: a list cannot be written.
+        InputError: a list cannot be written, or another one not deleted.
     """
     written = []
-    for weather, one in found.items():
-        for split, pairs in one.pairs.items():
+    for split, pairs in found.pairs.items():
+        for weather in sorted({pair.weather for pair in pairs}):
             path = root / LISTS / SPLITS[split] / f"{weather}.json"
             rows = [
                 [Path(os.path.relpath(str(image), root)).as_posix() for image in (pair.clean, pair.degraded)]
                 for pair in pairs
+                if pair.weather == weather
             ]
             write_whole(path, json.dumps(rows, indent=0).encode())
             written.append(path)
+    _delete_others(root / LISTS, written)
     return written
 
 
+def _delete_others(lists: Path, written: Sequence[Path]) -> None:
+    try:
+        for folder in (lists / name for names in SPLIT_NAMES.values() for name in names):
+            for path in set(folder.glob("*.json")) - set(written):
+                path.unlink()
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # or it would be a split without weathers
+    except OSError as error:
+        raise InputError(
+            f"the old lists in {printable(lists)} cannot be deleted: {error.strerror}. Delete them by hand."
+        ) from error
+
+
 def joined(found: Iterable[Found]) -> Found:
-    """Several sets of one weather as one."""
+    """Several sets as one, without what the validation or the test of one shares with another: that is ``left_out``."""
     pairs: dict[str, list[Pair]] = {}
-    left_out: list[str] = []
     odd: list[str] = []
+    known: dict[Path, str] = {}
     for one in found:
         for split, more in one.pairs.items():
             pairs.setdefault(split, []).extend(more)
-        left_out += one.left_out
         odd += one.odd
-    return Found(pairs, left_out, odd)
+        known |= one.hashes
+    pairs, left_out = _apart(pairs, known)
+    return Found(pairs, left_out, odd, known)
 
 
 # --- what is on disk --------------------------------------------------------------------------------------------------
@@ -191,29 +213,37 @@ def _odd(split: str, part: Part, count: int) -> str:
 # --- the traps --------------------------------------------------------------------------------------------------------
 
 
-def _without_the_tests(
-    pairs: Mapping[str, list[Pair]], wanted: RestorationSet, known: Mapping[Path, str]
-) -> tuple[list[Pair], list[str]]:
-    """Training pairs whose scene is not in the test, by name or by the bytes of the clean image; what was left out."""
-    train = pairs["train"]
-    named = [pair for pair in train if _clean(pair).stem not in wanted.shared]
-    tested = {known[_clean(pair)] for pair in pairs.get("test", [])}
-    kept = [pair for pair in named if known[_clean(pair)] not in tested]
-    reasons = []
-    if len(named) < len(train):
-        reasons.append(f"left out of train, being scenes of the test by their names: {len(train) - len(named):,}")
-    if len(kept) < len(named):
-        reasons.append(f"left out of train, having a clean image of the test: {len(named) - len(kept):,}")
-    return kept, reasons
+def _without_named(pairs: Mapping[str, list[Pair]], wanted: RestorationSet) -> tuple[dict[str, list[Pair]], list[str]]:
+    """The pairs, without those of "train" whose scene is one of the test by its name; what was left out."""
+    train = pairs.get("train", [])
+    kept = [pair for pair in train if _clean(pair).stem not in wanted.shared]
+    if len(kept) == len(train):
+        return dict(pairs), []
+    left_out = f"left out of train, being scenes of the test by their names: {len(train) - len(kept):,}"
+    return {**pairs, "train": kept}, [left_out]
 
 
-def _tenth(train: list[Pair]) -> tuple[list[Pair], list[Pair]]:
-    """The pairs of every tenth clean image apart, so that no scene is on both sides."""
-    scenes = sorted({_clean(pair) for pair in train})
+def _apart(pairs: Mapping[str, list[Pair]], known: Mapping[Path, str]) -> tuple[dict[str, list[Pair]], list[str]]:
+    """The pairs, without those of "train" with a clean image of "val" or "test", and of "val" with one of "test"."""
+    kept: dict[str, list[Pair]] = {}
+    left_out = []
+    judged: set[str] = set()
+    for split in ("test", "val", "train"):
+        kept[split] = [pair for pair in pairs.get(split, []) if known[_clean(pair)] not in judged]
+        if shared := len(pairs.get(split, [])) - len(kept[split]):
+            whose = " or ".join(other for other in ("test", "val") if other in pairs and other != split)
+            left_out.append(f"left out of {split}, having a clean image of the {whose}: {shared:,}")
+        judged |= {known[_clean(pair)] for pair in kept[split]}
+    return {split: kept[split] for split in pairs}, left_out
+
+
+def _tenth(train: list[Pair], known: Mapping[Path, str]) -> tuple[list[Pair], list[Pair]]:
+    """The pairs of every tenth clean image apart, so that no scene is on both sides, nor a copy of it."""
+    scenes = list(dict.fromkeys(known[path] for path in sorted({_clean(pair) for pair in train})))
     held_out = set(scenes[9::10] or scenes[-1:])
     return (
-        [pair for pair in train if pair.clean not in held_out],
-        [pair for pair in train if pair.clean in held_out],
+        [pair for pair in train if known[_clean(pair)] not in held_out],
+        [pair for pair in train if known[_clean(pair)] in held_out],
     )
 
 

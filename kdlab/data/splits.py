@@ -20,6 +20,7 @@ class ImageSplits:
 
     Attributes:
         test: the validation split where there is no test split of its own; `test_is_val` says so.
+        val: the test split where that is all there is, which only an evaluation takes; `val_is_test` says so.
         classes: their names, in the order of the labels.
         mean, std: what the images were normalised with, red, green, blue, for pixel values in 0 to 1.
         size: height and width of every image, in pixels.
@@ -40,6 +41,7 @@ class ImageSplits:
     deterministic: bool
     skipped: tuple[Skipped, ...] = ()
     test_is_val: bool = False
+    val_is_test: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
 
 

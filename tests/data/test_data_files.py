@@ -182,12 +182,16 @@ def test_a_margin_is_cut_in_a_listed_pair_of_reside_and_in_no_other(tmp_path):
         path = tmp_path / place
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size).save(path)
-    for split in ("train", "valid"):
-        (tmp_path / "meta" / split).mkdir(parents=True)
-        lists = {"haze": [["its/clear/1.png", "its/hazy/1_1.png"]], "rain": [["its/clear/1.png", "its/input/1.png"]]}
-        for name, pairs in lists.items():
-            (tmp_path / "meta" / split / f"{name}.json").write_text(json.dumps(pairs))
-    val = load_pairs(tmp_path).val
-    assert val[0][0].shape == val[0][1][0].shape == (3, 20, 24)
-    with pytest.raises(InputError, match="wanted: one size"):
-        val[1]
+
+    def listed(weather, degraded):
+        for split in ("train", "valid"):
+            (tmp_path / "meta" / split).mkdir(parents=True, exist_ok=True)
+            pairs = json.dumps([["its/clear/1.png", degraded]])
+            (tmp_path / "meta" / split / f"{weather}.json").write_text(pairs)
+
+    listed("haze", "its/hazy/1_1.png")
+    degraded, (clean, _) = load_pairs(tmp_path).val[0]
+    assert degraded.shape == clean.shape == (3, 20, 24)
+    listed("rain", "its/input/1.png")
+    with pytest.raises(InputError, match="input/1.png is 24x20 and .*clear/1.png is 44x30. Wanted: one size"):
+        load_pairs(tmp_path)

@@ -32,6 +32,13 @@ def test_a_name_is_the_folder_that_its_script_made(name, sets, folder):
     assert locate(name, sets) == Path(folder)
 
 
+def test_a_sets_lists_go_before_its_files():
+    for folder in ("sots/outdoor/hazy", "sots-outdoor/meta/test"):
+        Path("data", folder).mkdir(parents=True)
+    assert locate("sots-outdoor", RESTORATION) == Path("data/sots-outdoor")
+    assert locate("sots-outdoor-492", RESTORATION) == Path("data/sots/outdoor")
+
+
 def test_a_folder_of_that_name_goes_first_and_any_other_path_is_what_it_is(here):
     (here / "data" / "cifar10").mkdir(parents=True)
     (here / "cifar10").mkdir()

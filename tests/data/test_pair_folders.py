@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from kdlab import InputError
 from kdlab.data.pair_folders import LAYOUTS, load_pairs
@@ -132,6 +132,16 @@ def test_folders_within_are_matched_within(tmp_path):
     assert [pair.name for pair in splits.val.pairs] == ["a/1", "b/1"]
 
 
+def test_parts_of_the_degraded_images_may_have_one_folder_of_clean_ones(tmp_path):
+    """As RESIDE OTS has them; in a list of them, too, the margin is cut."""
+    pairs = [("hazy/part1/0025_0.8_0.1.jpg", "clear/0025.jpg"), ("hazy/part2/0031_0.8_0.1.jpg", "clear/0031.jpg")]
+    for split in ("train", "val"):
+        lay_out(tmp_path / split / "haze", pairs, clean_size=(26, 24))
+    assert_pairs_match(load(tmp_path).val, 2)
+    write_lists(tmp_path, {"haze": [[f"train/haze/{clean}", f"train/haze/{hazy}"] for hazy, clean in pairs]})
+    assert_pairs_match(load(tmp_path).val, 2)
+
+
 def test_masks_and_clean_images_of_nothing_are_left_alone(tmp_path):
     grow(tmp_path, ["snow"], layout="Snow100K")
     draw(tmp_path / "train/snow/mask/b.jpg", 0)
@@ -153,11 +163,35 @@ def test_resides_clean_images_have_a_margin_that_is_cut(tmp_path):
 @pytest.mark.parametrize(
     ("name", "clean_size"), [("Rain13K", (44, 30)), ("RESIDE indoor", (22, 30)), ("NH-HAZE2", (44, 30))]
 )
-def test_other_sizes_in_one_pair_are_refused_when_it_is_read(tmp_path, name, clean_size):
+def test_other_sizes_in_one_pair_are_refused_with_both_files(tmp_path, name, clean_size):
+    for split, size in (("train", (24, 20)), ("val", clean_size)):
+        lay_out(tmp_path / split / "some", ON_DISK[name], size=(24, 20), clean_size=(24, 20))
+        for _, clean in ON_DISK[name]:
+            draw(tmp_path / split / "some" / clean, 100, size)
+    degraded, clean = (tmp_path / "val" / "some" / file for file in sorted(ON_DISK[name])[0])
+    number = len(ON_DISK[name])
+    refuses(tmp_path, f"{number} of the pairs of {degraded.parent} have two sizes: {degraded} is 24x20 and {clean} is")
+
+
+def test_a_size_is_as_the_image_is_seen(tmp_path):
+    """One image of the pair was turned by the camera's note, the other one by whoever made the pair."""
     for split in ("train", "val"):
-        lay_out(tmp_path / split / "some", ON_DISK[name], size=(24, 20), clean_size=clean_size)
-    with pytest.raises(InputError, match=rf"1 is 24x20 in some and {clean_size[0]}x30 clean; wanted: one size"):
-        load(tmp_path).train[0]
+        lay_out(tmp_path / split / "haze", [("hazy/01_hazy.jpg", "GT/01_GT.jpg")])
+        noted = Image.Exif()
+        noted[ExifTags.Base.Orientation] = 6
+        Image.new("RGB", (20, 24)).save(tmp_path / split / "haze" / "hazy" / "01_hazy.jpg", exif=noted)
+    assert_pairs_match(load(tmp_path).val, 1)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_an_image_too_small_to_be_judged_is_named(root, split):
+    for image in ("train/rain/input/1.png", "train/rain/target/1.png"):
+        draw(root / image, 0, (9, 30))
+    assert len(load(root).train) == 4
+    folder = root / split / "rain"
+    for kind in ("input", "target"):
+        draw(folder / kind / "1.png", 0, (30, 10))
+    refuses(root, f"1 of the images of {folder / 'input'} are", folder / "input/1.png", "is 30x10", "at least 11x11")
 
 
 def test_the_examples_in_the_table_are_what_the_sets_have():
@@ -273,6 +307,17 @@ def test_without_a_test_split_val_is_the_test(tmp_path):
     splits = load(grow(tmp_path, splits=("train", "val")))
     assert splits.test_is_val
     assert splits.test is splits.val
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_one_split_is_enough_to_judge_by(tmp_path, split):
+    splits = load_pairs(grow(tmp_path, splits=(split,)), only_judged=True)
+    assert_pairs_match(splits.val, 4)
+    assert splits.test is splits.val
+    assert (splits.test_is_val, splits.val_is_test) == (split == "val", split == "test")
+    (tmp_path / split).rename(tmp_path / "other")
+    with pytest.raises(InputError, match="has no val/ and no test/ in it"):
+        load_pairs(tmp_path, only_judged=True)
 
 
 def test_one_weather_is_enough(tmp_path):

@@ -78,7 +78,7 @@ def test_all_that_was_made_of_a_clean_image_stays_on_one_side(tmp_path):
 def test_the_lists_are_what_load_pairs_reads(tmp_path):
     wanted = nh_haze(tmp_path)
     root = folder_of(wanted, tmp_path)
-    written = write_lists(root, {"haze": find(wanted, tmp_path)})
+    written = write_lists(root, find(wanted, tmp_path))
     assert [path.relative_to(root).as_posix() for path in written] == ["meta/train/haze.json", "meta/valid/haze.json"]
     assert json.loads(written[1].read_text()) == [["10_GT.png", "10_hazy.png"], ["20_GT.png", "20_hazy.png"]]
     splits = load_pairs(root, crop=16)
@@ -96,7 +96,7 @@ def test_several_sets_are_listed_together(tmp_path):
     for split in ("train", "test"):
         lay_out(data / "csd" / split, [(f"Snow/{n}.tif", f"Gt/{n}.tif") for n in range(10)])
     snow = find(sized("csd", train=10, test=10), data)
-    write_lists(three, {"haze": joined([haze, sots]), "snow": snow})
+    write_lists(three, joined([haze, sots, snow]))
     splits = load_pairs(three, crop=16)
     assert splits.classes == ("haze", "snow")
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [18 + 9, 2 + 1, 1 + 10]
@@ -115,7 +115,7 @@ def test_the_margin_of_reside_s_clean_images_is_cut_when_listed(tmp_path):
     for number in range(1, 11):
         draw(root / "train" / "clear" / f"{number}.png", number, (24, 22))
         draw(root / "train" / "hazy" / f"{number}_1.png", 100 + number, (20, 18))
-    write_lists(root, {"haze": find(sized("reside-its", train=10), tmp_path)})
+    write_lists(root, find(sized("reside-its", train=10), tmp_path))
     degraded, (clean, _) = load_pairs(root, crop=16).val[0]
     assert degraded.shape == clean.shape == (3, 18, 20)
 
@@ -165,6 +165,43 @@ def test_training_pairs_with_the_bytes_of_a_test_s_clean_image_are_left_out(tmp_
     found = find(sized("allweather", train=12), tmp_path)
     assert found.left_out == ["left out of train, having a clean image of the test: 1"]
     assert "3" not in names(found.pairs["train"] + found.pairs["val"])
+
+
+def test_training_pairs_with_a_clean_image_of_the_own_validation_are_left_out(tmp_path):
+    root = tmp_path / "reside-its"
+    for split in ("train", "val"):
+        lay_out(root / split, [(f"hazy/{n}_{k}.png", f"clear/{n}.png") for n in range(3) for k in (1, 2)])
+    (root / "train/clear/1.png").write_bytes((root / "val/clear/2.png").read_bytes())
+    found = find(sized("reside-its", train=6, val=6), tmp_path)
+    assert found.left_out == ["left out of train, having a clean image of the val: 2"]
+    assert names(found.pairs["train"]) == ["0_1", "0_2", "2_1", "2_2"]
+    assert len(found.pairs["val"]) == 6
+
+
+def test_copies_of_a_clean_image_stay_on_one_side(tmp_path):
+    """As AllWeather has them: a clean image for every degraded one."""
+    root = tmp_path / "allweather"
+    lay_out(root / "train", [(f"input/{n:02}.png", f"gt/{n:02}.png") for n in range(20)])
+    lay_out(root / "test", [("input/1.png", "gt/1.png")])
+    (root / "train/gt/15.png").write_bytes((root / "train/gt/09.png").read_bytes())
+    assert names(find(sized("allweather", train=20, test=1), tmp_path).pairs["val"]) == ["09", "15"]
+
+
+def test_what_one_set_judges_by_is_left_out_of_another_one_s_training(tmp_path):
+    """Even in another weather, as one student learns from all."""
+    rain, snow = tmp_path / "rain1400", tmp_path / "csd"
+    for split in ("train", "test"):
+        lay_out(rain / split, [(f"rainy_image/{n}_1.jpg", f"ground_truth/{n}.jpg") for n in range(10)])
+        lay_out(snow / split, [(f"Snow/{n:02}.tif", f"Gt/{n:02}.tif") for n in range(20)])
+    for own, theirs in (("04", "test/ground_truth/7"), ("05", "train/ground_truth/9"), ("09", "test/ground_truth/8")):
+        (snow / f"train/Gt/{own}.tif").write_bytes((rain / f"{theirs}.jpg").read_bytes())
+    sets = (sized("rain1400", train=10, test=10), sized("csd", train=20, test=20))
+    both = joined(find(one, tmp_path) for one in sets)
+    assert both.left_out == [
+        "left out of val, having a clean image of the test: 1",
+        "left out of train, having a clean image of the test or val: 2",
+    ]
+    assert {split: len(pairs) for split, pairs in both.pairs.items()} == {"train": 25, "val": 2, "test": 30}
 
 
 def test_sots_is_500_pairs_or_one_for_each_of_its_492_clean_images(tmp_path):
