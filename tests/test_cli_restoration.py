@@ -258,6 +258,7 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
         (["--warm-up", "250"], "warm_up is 250; wanted: from 0 to less than the 250 epochs"),
         (["--batch-size", "3"], "batch_size is 3; wanted: a multiple of 2"),
         (["--batch-size", "10"], "there are 4 images of haze and each batch of 10 wants 5. Make the batch smaller"),
+        (["--batch-size", "6", "--accumulate", "2"], "a batch has 3 samples of each kind, which cannot be divided"),
         (["--out", __file__], "test_cli_restoration.py is a file; wanted: a folder"),
         (["--out", f"{__file__}/below"], "cannot be made"),
         (["--alpha", "0.5"], "--alpha was given, which only classification has; the task is restoration."),
