@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 
+from kdlab import processes
 from kdlab.data.pairs import PairedImages, StratifiedBatches
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, From, Projector, Tap, Teacher, Term, Until, weights_hash
@@ -369,11 +370,12 @@ def fit_restorer(
     steps = len(loader)
     schedule = LambdaLR(adam, lambda step: settings.rate(min(step // steps + 1, settings.epochs), base) / base)
 
-    warned = False
+    warned = not processes.is_first()
 
     def evaluate(student: nn.Module) -> dict[str, float]:
         nonlocal warned
-        warned = warned or _warn_of_collapse(objective)
+        epoch = schedule.last_epoch // steps - 1  # the one that has just ended, in a resumed run, too
+        warned = warned or _warn_of_collapse(objective, epoch, settings.epochs)
         return restoration_metrics(student, val)
 
     return fit(
@@ -419,10 +421,11 @@ def clean_images(images: Any, labels: Sequence[Tensor]) -> Tensor:
     return labels[0]
 
 
-def _warn_of_collapse(objective: nn.Module) -> bool:
-    """Say so, and return True, when common spaces have become so small that their distances teach nothing."""
-    spaces = {name: module for name, module in objective.named_modules() if isinstance(module, CKTLoss)}
-    small = {name.removeprefix("losses."): one for name, one in spaces.items() if one.shrunk_to < COLLAPSED}
+def _warn_of_collapse(objective: Distiller | Supervised, epoch: int, epochs: int) -> bool:
+    """Say so, and return True, when common spaces in use have become so small that their distances teach nothing."""
+    used = [term for term in getattr(objective, "terms", ()) if term.weight_at(epoch, epochs)]
+    spaces = {term.name: term.loss for term in used if isinstance(term.loss, CKTLoss)}
+    small = {name: space for name, space in spaces.items() if space.shrunk_to < COLLAPSED}
     if not small:
         return False
     name, worst = min(small.items(), key=lambda item: item[1].shrunk_to)

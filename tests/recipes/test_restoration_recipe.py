@@ -330,6 +330,23 @@ def test_a_collapsed_common_space_is_warned_of(data, teachers):
     assert re.match(r"\d+ of 12 .* ckt_haze_encoder_dense_2: .* 0\.0% .*--detach", said)
 
 
+def test_a_space_that_the_second_stage_leaves_behind_is_not_warned_of(data, teachers, tmp_path):
+    def run(**options):
+        d = objective(teachers, epochs=2)
+        card = ModelCard(d.student.architecture, WEATHERS, data.mean, data.std, data.size)
+        space = next(module for module in d.modules() if isinstance(module, CKTLoss))
+        batches, settings = StageBatches(data.train, 3, None, 1), replace(QUICK, epochs=2)
+        return fit_restorer(
+            d, batches, data.train, data.val, settings, out=tmp_path / "run", card=card,
+            after_epoch=lambda row: space.first.fill_(1e6).any(), **options,
+        )  # fmt: skip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run().ended == "stopped"  # after the first stage, in which the space was alive
+        assert len(run(resume=True).history) == 2
+
+
 def test_pieces_with_other_shares_of_the_weathers_are_refused(data, teachers):
     four = replace(data, train=images(4, crop=32))
     settings = replace(QUICK, epochs=2, batch_size=12, accumulate=3)
