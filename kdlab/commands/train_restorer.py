@@ -69,8 +69,6 @@ def distill_restorer(args: argparse.Namespace) -> int:
         device=device,
     )  # fmt: skip
     finish(args, fit, JUDGED_BY)
-    if fit.ended == "patience" and len(fit.history) <= switch < settings.epochs:
-        print(f"the second stage was not reached: --patience {settings.patience} ended the run in the first one")
     return 0
 
 

@@ -303,6 +303,8 @@ def distil(
 ) -> tuple[nn.Module, Fit]:
     """Train the student in two stages. It ends with its last weights; the best, by PSNR, are in ``out``.
 
+    Patience counts in the second stage, where there is one, and does not end the run before.
+
     Args:
         teachers: by weather.
         features: see :meth:`TwoStage.objective`; ``weights_used`` says in words where its weights are from.
@@ -320,10 +322,11 @@ def distil(
         features=getattr(features, "weights_used", type(features).__name__), paired=paired and list(paired),
         **asdict(plan),
     )  # fmt: skip
-    batches = StageBatches(train, settings.batch_size, paired, plan.switch(settings.epochs))
+    switch = plan.switch(settings.epochs)
+    batches = StageBatches(train, settings.batch_size, paired, switch)
     done = fit_restorer(
         objective, batches, train, pairs(data.val), settings, out=out, card=card, resume=resume, device=device,
-        after_epoch=after_epoch,
+        patience_from=switch if switch < settings.epochs else 0, after_epoch=after_epoch,
     )  # fmt: skip
     return student, done
 
@@ -360,6 +363,7 @@ def fit_restorer(
     resume: bool = False,
     device: torch.device = CPU,
     freeze_from: int | None = None,
+    patience_from: int = 0,
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
     """Train as the settings say: Adam and their schedule, an epoch at a time."""
@@ -380,9 +384,9 @@ def fit_restorer(
 
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=adam, scheduler=schedule, evaluate=evaluate,
-        monitor="psnr", patience=settings.patience, out=out, card=card if out is not None else None, resume=resume,
-        seed=settings.seed, precision=settings.precision, max_norm=settings.max_norm, freeze_from=freeze_from,
-        compile=settings.compile, accumulate=settings.accumulate,
+        monitor="psnr", patience=settings.patience, patience_from=patience_from, out=out,
+        card=card if out is not None else None, resume=resume, seed=settings.seed, precision=settings.precision,
+        max_norm=settings.max_norm, freeze_from=freeze_from, compile=settings.compile, accumulate=settings.accumulate,
         after_epoch=after_epoch,
     )  # fmt: skip
 
