@@ -221,6 +221,14 @@ def test_without_a_first_stage_no_teacher_is_wanted(outdoors, tmp_path, asked):
     assert "first stage: none," in text
 
 
+@pytest.mark.parametrize("weights", [("--collation", 0, "--hcr", 0), ("--collation", 1, "--scr", 0)])
+def test_features_that_nothing_compares_are_not_built(outdoors, two, tmp_path, asked, monkeypatch, weights):
+    monkeypatch.setattr(train_restorer, "feature_slices", None)
+    text = done("distill", outdoors, *two, "--out", tmp_path / "s", *TASK, "--batch-size", 2, *weights)
+    assert len(asked) == 1
+    assert "features of SCR and HCR: none, they have no weight\n" in text
+
+
 def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
     assert set(restoration_options.FEATURES) == set(get_args(FeatureWeights))
     assert set(restoration_options.POSITIVES) == set(get_args(Positive))
@@ -422,8 +430,9 @@ def test_evaluate_on_the_built_in_weather(models):
 def test_evaluate_refuses_what_does_not_fit(outdoors, haze, models, tmp_path):
     words = ("evaluate", outdoors, "--model", haze.out)
     assert "there is no image in fog; there are: haze, rain." in refused(*words, "--weather", "fog")
-    said = "--batch-size was given, but the model is for restoration, which has no use for it"
-    assert said in refused(*words, "--batch-size", 2)
+    for option in ("--batch-size", "--workers"):
+        said = f"{option} was given, but the model is for restoration, which has no use for it"
+        assert said in refused(*words, option, 2)
     assert "is a folder; wanted: a file to write" in refused(*words, "--per-image", tmp_path)
     bare = grow(tmp_path / "bare", train=1, val=1)
     assert "bare has no test/" in refused("evaluate", bare, "--model", haze.out, "--split", "test")
