@@ -222,6 +222,14 @@ def test_without_a_first_stage_no_teacher_is_wanted(outdoors, tmp_path, asked):
     assert "first stage: none," in text
 
 
+@pytest.mark.parametrize("weights", [("--collation", 0, "--hcr", 0), ("--collation", 1, "--scr", 0)])
+def test_features_that_nothing_compares_are_not_built(outdoors, two, tmp_path, asked, monkeypatch, weights):
+    monkeypatch.setattr(train_restorer, "feature_slices", None)
+    text = done("distill", outdoors, *two, "--out", tmp_path / "s", *TASK, "--batch-size", 2, *weights)
+    assert len(asked) == 1
+    assert "features of SCR and HCR: none, they have no weight\n" in text
+
+
 def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
     assert set(restoration_options.FEATURES) == set(get_args(FeatureWeights))
     assert set(restoration_options.POSITIVES) == set(get_args(Positive))
@@ -259,6 +267,7 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
         (["--warm-up", "250"], "warm_up is 250; wanted: from 0 to less than the 250 epochs"),
         (["--batch-size", "3"], "batch_size is 3; wanted: a multiple of 2"),
         (["--batch-size", "10"], "there are 4 images of haze and each batch of 10 wants 5. Make the batch smaller"),
+        (["--batch-size", "6", "--accumulate", "2"], "a batch has 3 samples of each kind, which cannot be divided"),
         (["--out", __file__], "test_cli_restoration.py is a file; wanted: a folder"),
         (["--out", f"{__file__}/below"], "cannot be made"),
         (["--alpha", "0.5"], "--alpha was given, which only classification has; the task is restoration."),
@@ -436,8 +445,9 @@ def test_evaluate_takes_a_set_that_has_nothing_but_a_test(outdoors, models, tmp_
 def test_evaluate_refuses_what_does_not_fit(outdoors, haze, models, tmp_path):
     words = ("evaluate", outdoors, "--model", haze.out)
     assert "there is no image in fog; there are: haze, rain." in refused(*words, "--weather", "fog")
-    said = "--batch-size was given, but the model is for restoration, which has no use for it"
-    assert said in refused(*words, "--batch-size", 2)
+    for option in ("--batch-size", "--workers"):
+        said = f"{option} was given, but the model is for restoration, which has no use for it"
+        assert said in refused(*words, option, 2)
     assert "is a folder; wanted: a file to write" in refused(*words, "--per-image", tmp_path)
     bare = grow(tmp_path / "bare", train=1, val=1)
     assert "bare has no test/" in refused("evaluate", bare, "--model", haze.out, "--split", "test")

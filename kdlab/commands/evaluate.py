@@ -38,7 +38,7 @@ def evaluate(args: argparse.Namespace) -> int:
     model, card = load_model(args.model)
     model.to(device)
     task = task_of(model)
-    useless = ("batch_size",) if task == "restoration" else ("weather", "per_image", "self_ensemble")
+    useless = ("batch_size", "workers") if task == "restoration" else ("weather", "per_image", "self_ensemble")
     for name in useless:
         if getattr(args, name) is not None:
             raise InputError(
@@ -122,7 +122,7 @@ def _without_nan(value: Any) -> Any:
 def _loader(args: argparse.Namespace, data: ImageSplits) -> DataLoader:
     check_split(args, data)
     say_skipped(data.skipped)
-    return DataLoader(getattr(data, args.split), args.batch_size or BATCH_SIZE, num_workers=args.workers)
+    return DataLoader(getattr(data, args.split), args.batch_size or BATCH_SIZE, num_workers=args.workers or 0)
 
 
 def _counting(loader: Iterable, pixels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -206,7 +206,7 @@ def add_workers(parser: argparse.ArgumentParser, note: str = "") -> None:
         type=whole(0),
         default=0,
         metavar="N",
-        help=f"processes that load images; 0 loads them in this one{note} (default: %(default)s)",
+        help=f"processes that load images; 0 loads them in this one{note} (default: 0)",
     )
 
 

@@ -272,7 +272,8 @@ def _add_evaluate(add: Add) -> None:
     parser.add_argument(
         "--split", choices=("val", "test", "train"), default="val", help="which images (default: %(default)s)"
     )
-    add_loading(parser, "(default: 32); a restorer takes one", batch_size=None)
+    add_loading(parser, "(default: 32); a restorer takes one", batch_size=None, note="; not for a restorer")
+    parser.set_defaults(workers=None)  # a restorer's is refused, if it was given
     restorer = parser.add_argument_group("for a restorer")
     restorer.add_argument("--weather", metavar="W", help="only the images in this weather (default: all)")
     restorer.add_argument("--per-image", type=Path, metavar="FILE", help="write a CSV file with a row for each image")

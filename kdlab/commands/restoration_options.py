@@ -56,7 +56,12 @@ def add_two_stages(parser: argparse._ActionsContainer) -> None:
     """The plan of distill."""
     add = parser.add_argument
     for name, default, what in (
-        ("collation", "0.5", "the first stage's share of the epochs, from 0 (none) to 1 (no second stage)"),
+        (
+            "collation",
+            "0.5",
+            "the first stage's share of the epochs, from 0 (none) to 1 (no second stage); --patience counts in the "
+            "second one",
+        ),
         ("ckt", "1", "weight of the distance to the teachers in the common space"),
         ("reconstruction", "0.05, with --narrow 1", "weight of the way back from the common space, beside CKT"),
         ("scr", "0.1", "weight of the contrast in the first stage"),

@@ -16,6 +16,7 @@ from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model
+from kdlab.training.batches import check_divides
 from kdlab.training.checkpoints import BEST, LAST, RESUME
 from kdlab.training.run_folder import HISTORY
 
@@ -29,7 +30,10 @@ Kind = TypeVar("Kind", bound=Settings)
 
 
 def settings_of(args: argparse.Namespace, kind: type[Kind]) -> Kind:
-    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+    """The settings that the options say; a batch that the processes cannot divide is refused, before data is loaded."""
+    settings = kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+    check_divides(settings.batch_size, settings.accumulate)
+    return settings
 
 
 def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:

@@ -22,6 +22,7 @@ from kdlab.recipes.perceptual import feature_slices
 from kdlab.recipes.restoration import RestorationSettings, TwoStage, pairs
 from kdlab.recipes.weather import NARROW, TWO_STAGE
 from kdlab.training import pick_device
+from kdlab.training.batches import Pieces
 
 WARM_UP = 3  # epochs, as published
 WEIGHTS = ("image", "ckt", "reconstruction", "scr", "hcr")
@@ -68,8 +69,6 @@ def distill_restorer(args: argparse.Namespace) -> int:
         device=device,
     )  # fmt: skip
     finish(args, fit, JUDGED_BY)
-    if fit.ended == "patience" and len(fit.history) <= switch < settings.epochs:
-        print(f"the second stage was not reached: --patience {settings.patience} ended the run in the first one")
     return 0
 
 
@@ -155,7 +154,7 @@ def _start(
 ) -> None:
     """The last checks before the work, and what it will work on."""
     train, val = (pairs(split).only(weathers) for split in (data.train, data.val))
-    StratifiedBatches(train, args.batch_size)  # refuses a size that does not suit the weathers
+    Pieces(StratifiedBatches(train, args.batch_size), args.accumulate)  # refuses a size that does not suit the weathers
     check_writable(args.out, "--out")
     chosen = replace(data, train=train, val=val, classes=tuple(weathers))
     say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)

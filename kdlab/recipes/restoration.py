@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 
+from kdlab import processes
 from kdlab.data.pairs import PairedImages, StratifiedBatches
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, From, Projector, Tap, Teacher, Term, Until, weights_hash
@@ -302,6 +303,8 @@ def distil(
 ) -> tuple[nn.Module, Fit]:
     """Train the student in two stages. It ends with its last weights; the best, by PSNR, are in ``out``.
 
+    Patience counts in the second stage, where there is one, and does not end the run before.
+
     Args:
         teachers: by weather.
         features: see :meth:`TwoStage.objective`; ``weights_used`` says in words where its weights are from.
@@ -319,10 +322,11 @@ def distil(
         features=getattr(features, "weights_used", type(features).__name__), paired=paired and list(paired),
         **asdict(plan),
     )  # fmt: skip
-    batches = StageBatches(train, settings.batch_size, paired, plan.switch(settings.epochs))
+    switch = plan.switch(settings.epochs)
+    batches = StageBatches(train, settings.batch_size, paired, switch)
     done = fit_restorer(
         objective, batches, train, pairs(data.val), settings, out=out, card=card, resume=resume, device=device,
-        after_epoch=after_epoch,
+        patience_from=switch if switch < settings.epochs else 0, after_epoch=after_epoch,
     )  # fmt: skip
     return student, done
 
@@ -359,6 +363,7 @@ def fit_restorer(
     resume: bool = False,
     device: torch.device = CPU,
     freeze_from: int | None = None,
+    patience_from: int = 0,
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
     """Train as the settings say: Adam and their schedule, an epoch at a time."""
@@ -369,18 +374,19 @@ def fit_restorer(
     steps = len(loader)
     schedule = LambdaLR(adam, lambda step: settings.rate(min(step // steps + 1, settings.epochs), base) / base)
 
-    warned = False
+    warned = not processes.is_first()
 
     def evaluate(student: nn.Module) -> dict[str, float]:
         nonlocal warned
-        warned = warned or _warn_of_collapse(objective)
+        epoch = schedule.last_epoch // steps - 1  # the one that has just ended, in a resumed run, too
+        warned = warned or _warn_of_collapse(objective, epoch, settings.epochs)
         return restoration_metrics(student, val)
 
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=adam, scheduler=schedule, evaluate=evaluate,
-        monitor="psnr", patience=settings.patience, out=out, card=card if out is not None else None, resume=resume,
-        seed=settings.seed, precision=settings.precision, max_norm=settings.max_norm, freeze_from=freeze_from,
-        compile=settings.compile, accumulate=settings.accumulate,
+        monitor="psnr", patience=settings.patience, patience_from=patience_from, out=out,
+        card=card if out is not None else None, resume=resume, seed=settings.seed, precision=settings.precision,
+        max_norm=settings.max_norm, freeze_from=freeze_from, compile=settings.compile, accumulate=settings.accumulate,
         after_epoch=after_epoch,
     )  # fmt: skip
 
@@ -419,10 +425,11 @@ def clean_images(images: Any, labels: Sequence[Tensor]) -> Tensor:
     return labels[0]
 
 
-def _warn_of_collapse(objective: nn.Module) -> bool:
-    """Say so, and return True, when common spaces have become so small that their distances teach nothing."""
-    spaces = {name: module for name, module in objective.named_modules() if isinstance(module, CKTLoss)}
-    small = {name.removeprefix("losses."): one for name, one in spaces.items() if one.shrunk_to < COLLAPSED}
+def _warn_of_collapse(objective: Distiller | Supervised, epoch: int, epochs: int) -> bool:
+    """Say so, and return True, when common spaces in use have become so small that their distances teach nothing."""
+    used = [term for term in getattr(objective, "terms", ()) if term.weight_at(epoch, epochs)]
+    spaces = {term.name: term.loss for term in used if isinstance(term.loss, CKTLoss)}
+    small = {name: space for name, space in spaces.items() if space.shrunk_to < COLLAPSED}
     if not small:
         return False
     name, worst = min(small.items(), key=lambda item: item[1].shrunk_to)

@@ -16,9 +16,20 @@ class Pieces(Sampler[list[int]]):
     Args:
         batches: a batch sampler, which draws the same batches in all processes.
         pieces: how many this process makes of its part.
+
+    Raises:
+        InputError: a stratum of the batches that cannot be divided into equal pieces.
     """
 
     def __init__(self, batches: Iterable[list[int]], pieces: int) -> None:
+        parts = processes.count() * pieces
+        each = getattr(batches, "each", parts)  # of a sampler with strata: how many samples a batch has of each
+        if each % parts:
+            raise InputError(
+                f"a batch has {each} samples of each kind, which cannot be divided into {parts} equal pieces, "
+                f"{pieces} for each of {processes.count()} processes: a piece would lack one, or have more of it "
+                f"than the batch. Wanted: a batch size that has a multiple of {parts} of each kind."
+            )
         self.batches = batches
         self.pieces = pieces
         self.drawn: list[list[int]] = []
@@ -30,25 +41,13 @@ class Pieces(Sampler[list[int]]):
             generator: the loader's.
 
         Raises:
-            InputError: a batch, or a stratum of it, that cannot be divided into equal pieces.
+            InputError: a batch that cannot be divided into equal pieces.
         """
         # A loader first draws a seed for its workers: these shall be the batches that the whole loader would yield.
         torch.empty((), dtype=torch.int64).random_(generator=generator)
         self.drawn = list(self.batches)
-        parts = processes.count() * self.pieces
-        odd = next((batch for batch in self.drawn if len(batch) % parts), None)
-        if odd is not None:
-            raise InputError(
-                f"a batch of {len(odd)} samples cannot be divided into {parts} equal pieces, {self.pieces} for each of "
-                f"{processes.count()} processes; wanted: a batch size that is a multiple of {parts}."
-            )
-        each = getattr(self.batches, "each", parts)  # of a sampler with strata: how many samples a batch has of each
-        if each % parts:
-            raise InputError(
-                f"a batch has {each} samples of each kind, which cannot be divided into {parts} equal pieces, "
-                f"{self.pieces} for each of {processes.count()} processes: a piece would lack one, or have more of it "
-                f"than the batch. Wanted: a batch size that has a multiple of {parts} of each kind."
-            )
+        for size in {len(batch) for batch in self.drawn}:
+            check_divides(size, self.pieces)
 
     def __len__(self) -> int:
         return len(self.batches) * self.pieces  # type: ignore[arg-type]  # a batch sampler has a length
@@ -58,6 +57,20 @@ class Pieces(Sampler[list[int]]):
         for batch in self.drawn:
             for piece in range(first, first + self.pieces):
                 yield batch[piece::parts]
+
+
+def check_divides(size: int, pieces: int) -> None:
+    """Refuse a batch that all processes together cannot divide, each into so many pieces.
+
+    Raises:
+        InputError: with what can be divided.
+    """
+    parts = processes.count() * pieces
+    if size % parts:
+        raise InputError(
+            f"a batch of {size} samples cannot be divided into {parts} equal pieces, {pieces} for each of "
+            f"{processes.count()} processes; wanted: a batch size that is a multiple of {parts}."
+        )
 
 
 def in_pieces(loader: DataLoader, pieces: int) -> DataLoader:

@@ -51,6 +51,7 @@ def fit(
     evaluate: Callable[[nn.Module], Row],
     monitor: str = "accuracy",
     patience: int | None = None,
+    patience_from: int = 0,
     out: Path | None = None,
     card: ModelCard | None = None,
     resume: bool = False,
@@ -82,6 +83,7 @@ def fit(
         monitor: the one metric that says which epoch is best: the highest; for "loss", the lowest. Among epochs of
             equal metric the one of lower validation loss is the better.
         patience: end after so many epochs without a better one; None never does.
+        patience_from: the first epoch, counted from 0, that is counted for it.
         out: folder for ``best``, ``last`` (models with their ``card``), ``resume`` (everything else, too) and
             ``history.csv``. Without it nothing is saved.
         card: what to save with the model; wanted with ``out``.
@@ -127,7 +129,7 @@ def fit(
         if out is not None and card is not None and saved is not None:
             rows = restore(out / RESUME, saved, objective, optimizer, scheduler, card)
             _check_monitor(rows[-1], monitor)
-        ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience)
+        ended: Literal["epochs", "patience", "stopped", ""] = _ended(rows, epochs, monitor, patience, patience_from)
         start = len(rows)
         if compile:
             stack.enter_context(_compiled(student))
@@ -158,7 +160,7 @@ def fit(
                 row["seconds"] = time.perf_counter() - began
                 rows.append(row)
                 bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {validation[monitor]:.4g}")
-                ended = _ended(rows, epochs, monitor, patience)
+                ended = _ended(rows, epochs, monitor, patience, patience_from)
                 if after_epoch is not None and after_epoch(row) and not ended:
                     ended = "stopped"
                 if out is not None and card is not None and processes.is_first():
@@ -210,9 +212,11 @@ def _best(rows: Sequence[Row], monitor: str) -> int:
     return max(range(len(rows)), key=lambda index: _rank(rows[index], monitor))
 
 
-def _ended(rows: Sequence[Row], epochs: int, monitor: str, patience: int | None) -> Literal["epochs", "patience", ""]:
+def _ended(
+    rows: Sequence[Row], epochs: int, monitor: str, patience: int | None, patience_from: int
+) -> Literal["epochs", "patience", ""]:
     if len(rows) >= epochs:
         return "epochs"
-    if rows and patience is not None and len(rows) - 1 - _best(rows, monitor) >= patience:
+    if rows and patience is not None and len(rows) - max(_best(rows, monitor) + 1, patience_from) >= patience:
         return "patience"
     return ""

@@ -17,6 +17,7 @@ from kdlab.distill import Distiller
 from kdlab.files import load_tensors
 from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
 from kdlab.models import MSBDN
+from kdlab.recipes import restoration
 from kdlab.recipes.restoration import (
     RestorationSettings,
     StageBatches,
@@ -317,6 +318,14 @@ def test_the_second_stage_draws_only_what_has_a_clean_image():
         assert set(drawn) == allowed
 
 
+@pytest.mark.parametrize(("plan", "epochs"), [(PLAN, 3), (replace(PLAN, collation=1), 2)])
+def test_patience_does_not_end_a_run_before_its_second_stage(data, teachers, plan, epochs, monkeypatch):
+    quality = iter([4.0, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(restoration, "restoration_metrics", lambda *_: {"psnr": next(quality)})
+    _, done = distil(data, teachers, plan, TwoMaps(), replace(QUICK, patience=1), architecture=TINY)
+    assert (done.ended, len(done.history)) == ("patience", epochs)
+
+
 def test_a_collapsed_common_space_is_warned_of(data, teachers):
     d = objective(teachers, epochs=2)
     space = next(module for module in d.modules() if isinstance(module, CKTLoss))
@@ -328,6 +337,23 @@ def test_a_collapsed_common_space_is_warned_of(data, teachers):
         )  # fmt: skip
     (said,) = [str(one.message) for one in warned if "collapsed" in str(one.message)]  # once, not in each epoch
     assert re.match(r"\d+ of 12 .* ckt_haze_encoder_dense_2: .* 0\.0% .*--detach", said)
+
+
+def test_a_space_that_the_second_stage_leaves_behind_is_not_warned_of(data, teachers, tmp_path):
+    def run(**options):
+        d = objective(teachers, epochs=2)
+        card = ModelCard(d.student.architecture, WEATHERS, data.mean, data.std, data.size)
+        space = next(module for module in d.modules() if isinstance(module, CKTLoss))
+        batches, settings = StageBatches(data.train, 3, None, 1), replace(QUICK, epochs=2)
+        return fit_restorer(
+            d, batches, data.train, data.val, settings, out=tmp_path / "run", card=card,
+            after_epoch=lambda row: space.first.fill_(1e6).any(), **options,
+        )  # fmt: skip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run().ended == "stopped"  # after the first stage, in which the space was alive
+        assert len(run(resume=True).history) == 2
 
 
 def test_pieces_with_other_shares_of_the_weathers_are_refused(data, teachers):

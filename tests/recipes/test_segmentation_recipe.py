@@ -257,9 +257,10 @@ def earlier(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("change", "said"), OTHER.values(), ids=OTHER)
-def test_a_run_is_not_resumed_with_other_settings(earlier, change, said):
+def test_a_run_is_not_resumed_with_other_settings_nor_does_the_teacher_run(earlier, change, said, monkeypatch):
     if not earlier.exists():
         distilled(earlier, after_epoch=lambda row: True)
+    monkeypatch.setattr(segmentation, "_bytes", None)
     with pytest.raises(InputError, match=said) as refused:
         distilled(earlier, resume=True, **change)
     assert str(refused.value).count(" was ") == 1

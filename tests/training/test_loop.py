@@ -253,6 +253,14 @@ def test_patience_ends_it_after_so_many_epochs_without_a_better_one(tmp_path):
     assert (run.done.ended, run.done.best["epoch"]) == ("epochs", 6)
 
 
+def test_patience_counts_from_the_epoch_that_was_asked_for(tmp_path):
+    worse = {"accuracy": [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "loss": [1.0] * 6}
+    options = {"epochs": 6, "patience": 2, "patience_from": 3, "out": tmp_path, "card": card()}
+    first = train(build(scheduler=None), evaluate=scripted(**worse), **options)
+    again = train(build(scheduler=None), evaluate=never, resume=True, **options)
+    assert [(run.done.ended, len(run.done.history)) for run in (first, again)] == [("patience", 5)] * 2
+
+
 def test_all_epochs_without_patience():
     run = train(evaluate=scripted(accuracy=[0.9, 0.5, 0.5, 0.5], loss=[1.0] * 4))
     assert (run.done.ended, len(run.done.history)) == ("epochs", 4)

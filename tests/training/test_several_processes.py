@@ -11,7 +11,7 @@ import pytest
 import torch
 from cifar_files import write_cifar100
 from parallel_training import train
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 from weather_folder import grow
 
 from kdlab import InputError, processes
@@ -116,8 +116,8 @@ def test_the_published_comparison_on_two_processes(tmp_path, monkeypatch):
     assert table.method.tolist() == ["teacher", "crd"]
 
 
-def test_a_wrong_batch_is_refused_by_both(tmp_path):
-    words = ["teach", grow(tmp_path / "outdoors"), "--task", "restoration", "--device", "cpu", "--width", 2]
+def test_a_wrong_batch_is_refused_by_both_before_there_is_data(tmp_path):
+    words = ["teach", tmp_path / "nowhere", "--task", "restoration", "--device", "cpu", "--width", 2]
     options = ["--crop", 32, "--weather", "haze", "--batch-size", 1, "--epochs", 1, "--out", tmp_path / "out"]
     said = on_two("--no-python", Path(sys.executable).with_name("kdlab"), *words, *options)
     assert said.returncode != 0
@@ -153,6 +153,14 @@ def test_pieces_are_the_batch_and_hold_each_stratum_alike():
     pieces.draw()
     assert len(pieces) == 4
     assert list(pieces) == [[0, 10], [1, 11], [2, 12], [3, 13]]
+
+
+def test_a_stratum_that_cannot_be_divided_is_refused_before_a_batch_is_drawn():
+    batches = BatchSampler(range(12), 6, drop_last=False)
+    batches.each = 3
+    with pytest.raises(InputError, match="a batch has 3 samples of each kind, which cannot be divided into 2 equal"):
+        Pieces(batches, 2)
+    Pieces(batches, 3)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
