@@ -54,6 +54,7 @@ from kdlab.frames import with_room_for_frames
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
 from kdlab.training.loop import seed_everything
+from kdlab.training.run_folder import check_same
 
 TESTED = "8.4.190"
 GET_IT = f"{__name__} needs ultralytics {TESTED}; get it with: pip install kdlab[yolo]"
@@ -1108,8 +1109,7 @@ def _train(
         "classes": list(described["names"].values()), **asdict(settings),
     }  # fmt: skip
     del recipe["workers"]
-    resume = begun
-    if resume:
+    if begun:
         processes.from_first(lambda: _check_recipe(out, recipe))
         if processes.from_first(lambda: finished(out) is not None):
             return _run_in(out)
@@ -1124,7 +1124,7 @@ def _train(
         overrides["save_dir"] = str(out) if processes.is_first() else unread
         trainer = trainer_class(overrides=overrides, **options)
         trainer.last, trainer.best = out / LAST, out / BEST  # where all read
-        if not resume:
+        if not begun:
             trainer.model = trainer.get_model(weights=detector)
         with _progress(trainer):
             with_room_for_frames(trainer.train)()
@@ -1154,14 +1154,7 @@ def _check_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that is not the one that is asked for."""
     if not (out / RECIPE).is_file():
         raise InputError(f"{out} holds a run without {RECIPE}, which says what it is. Train into another folder.")
-    had, now = json.loads((out / RECIPE).read_bytes()), json.loads(json.dumps(recipe))
-    names = [name for name in {**had, **now} if had.get(name) != now.get(name)]
-    if names:
-        changed = "; ".join(f"{name} was {had.get(name)!r}, now {now.get(name)!r}" for name in names)
-        raise InputError(
-            f"{out} holds a run with other settings: {changed}. Resume with the same settings, or train into another "
-            "folder."
-        )
+    check_same(out, json.loads((out / RECIPE).read_bytes()), recipe)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_bounding_boxes
 
 from kdlab.commands.options import option
-from kdlab.commands.outputs import as_png, distinct_names, make_folder
+from kdlab.commands.outputs import as_png, distinct_names, make_folder, say_skipped
 from kdlab.data.images import Skipped, find_images, open_image, printable
 from kdlab.detection import Distillation, YoloRun, YoloSettings
 from kdlab.errors import InputError
@@ -110,8 +110,7 @@ def _predict(args: argparse.Namespace) -> None:
     if args.out is not None:
         for path, name in distinct_names(used).items():
             write_whole(args.out / f"{name}{BOXES}", as_png(_drawn(path, table[table["image"] == str(path)])))
-    for one in skipped:
-        print(f"kdlab: skipped {one}", file=sys.stderr)
+    say_skipped(skipped)
     if not used:
         raise InputError(f"not one of the {len(skipped)} files could be used.")
     if table.empty and args.format == "table":
