@@ -54,7 +54,6 @@ from kdlab.frames import with_room_for_frames
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
 from kdlab.training.loop import seed_everything
-from kdlab.training.run_folder import check_same
 
 TESTED = "8.4.190"
 GET_IT = f"{__name__} needs ultralytics {TESTED}; get it with: pip install kdlab[yolo]"
@@ -1154,7 +1153,14 @@ def _check_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that is not the one that is asked for."""
     if not (out / RECIPE).is_file():
         raise InputError(f"{out} holds a run without {RECIPE}, which says what it is. Train into another folder.")
-    check_same(out, json.loads((out / RECIPE).read_bytes()), recipe)
+    had, now = json.loads((out / RECIPE).read_bytes()), json.loads(json.dumps(recipe))
+    names = [name for name in {**had, **now} if had.get(name) != now.get(name)]
+    if names:
+        changed = "; ".join(f"{name} was {had.get(name)!r}, now {now.get(name)!r}" for name in names)
+        raise InputError(
+            f"{out} holds a run with other settings: {changed}. Resume with the same settings, or train into another "
+            "folder."
+        )
 
 
 @contextmanager

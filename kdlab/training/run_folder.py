@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -144,16 +144,11 @@ def restore(
 def _check_recipe(path: Path, meta: dict[str, Any], recipe: dict[str, Any]) -> None:
     if "recipe" not in meta:
         raise InputError(f"{path} is not a file to resume from, but another one of kdlab's. Train into another folder.")
-    check_same(path, meta["recipe"], recipe)
-
-
-def check_same(path: Path, had: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of another recipe than the one that is asked for, and name what differs."""
     recipe = json.loads(json.dumps(recipe))  # as it comes back from the file
-    if had != recipe:
+    if meta["recipe"] != recipe:
         was, now = (
-            {name: repr(one[name]) if name in one else "not recorded" for name in {*had, *recipe}}
-            for one in (had, recipe)
+            {name: repr(one[name]) if name in one else "not recorded" for name in {*meta["recipe"], *recipe}}
+            for one in (meta["recipe"], recipe)
         )
         changed = [f"{name} was {was[name]}, now {now[name]}" for name in sorted(was) if was[name] != now[name]]
         raise InputError(
