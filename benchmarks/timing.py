@@ -52,7 +52,9 @@ def seconds(run: Run, calls: int = 1) -> float:
     return with_room_for_frames(partial(timeit, run, number=calls))() / calls
 
 
-def interleave(variants: Mapping[str, Callable[[], Run]], repeats: int, calls: int = 1) -> dict[str, np.ndarray]:
+def interleave(
+    variants: Mapping[str, Callable[[], Run]], repeats: int, calls: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
     """Seconds a call of each variant, in the order A B A B ..., after one round that does not count.
 
     What else the machine does then slows all variants alike.
@@ -60,16 +62,16 @@ def interleave(variants: Mapping[str, Callable[[], Run]], repeats: int, calls: i
     Args:
         variants: by name, what prepares a run; only the run itself is timed.
         repeats: rounds that count.
-        calls: of a run in a row, for one so short that the clock would not see it.
+        calls: of a variant's run in a row, for one so short that the clock would not see it; otherwise 1.
     """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(1 + repeats):
         for name, prepare in variants.items():
-            times[name].append(seconds(prepare(), calls))
+            times[name].append(seconds(prepare(), (calls or {}).get(name, 1)))
     return {name: np.array(taken[1:]) for name, taken in times.items()}
 
 
-def take_turns(runs: Mapping[str, Run], repeats: int, calls: int = 1) -> dict[str, np.ndarray]:
+def take_turns(runs: Mapping[str, Run], repeats: int, calls: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
     """:func:`interleave` for runs that need no preparation."""
     return interleave({name: partial(lambda run: run, run) for name, run in runs.items()}, repeats, calls)
 

@@ -99,20 +99,22 @@ class CWDLoss(nn.Module):
 class _PositionKL(torch.autograd.Function):
     """The KL divergence over the last dimension, mean over the others, times T squared, in few passes over memory.
 
-    With each map's maximum taken off, log p = z / T - log Z and the largest p is 1 / Z. So KL is the mean gap of the
-    logits under p_teacher, plus a ratio of largest probabilities: no logarithm of a probability that can be 0.
+    With each map's maximum taken off, log p = z / T - log Z, Z the sum of exp(z / T). So KL is the mean gap of these
+    logits under p_teacher, plus the log of a ratio of sums: no logarithm of a probability that can be 0.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, T: float) -> Tensor:
-        room = student / T  # used again below: on a CPU a fresh large tensor costs as much as what is done to it
-        p_student = F.softmax(room, dim=-1)
-        p_teacher = F.softmax(torch.div(teacher, T, out=room), dim=-1)
-        gap = torch.sub(teacher, student, out=room)
-        gap -= teacher.amax(-1, keepdim=True) - student.amax(-1, keepdim=True)
-        kl = gap.mul_(p_teacher).sum(-1) / T + (p_teacher.amax(-1) / p_student.amax(-1)).log()
+        # In place: on a CPU a fresh large tensor costs as much as what is done to it.
+        exp_student, exp_teacher = (x - x.amax(-1, keepdim=True) for x in (student, teacher))
+        gap = exp_teacher - exp_student
+        exp_student.div_(T).exp_()
+        exp_teacher.div_(T).exp_()
+        z_student, z_teacher = (x.sum(-1, keepdim=True) for x in (exp_student, exp_teacher))
+        kl = gap.mul_(exp_teacher).sum(-1, keepdim=True) / (T * z_teacher) + (z_student / z_teacher).log()
         ctx.T, ctx.maps = T, kl.numel()
-        ctx.save_for_backward(student, teacher, p_student.sub_(p_teacher))
+        p_gap = exp_student.div_(z_student).addcdiv_(exp_teacher, z_teacher, value=-1)
+        ctx.save_for_backward(student, teacher, p_gap)
         return kl.clamp(min=0).mean() * T**2  # below 0 by rounding only
 
     @staticmethod

@@ -88,7 +88,7 @@ class ATLoss(nn.Module):
         """One map for each sample, (n, h*w), of l2 norm 1; 0 where all features are 0."""
         # The norm cancels the scale, so that the gradient may take it as a constant. The norm's floor is F.normalize's.
         flat = features.detach().flatten(1)
-        scale = torch.maximum(flat.amax(1), -flat.amin(1)).clamp(min=1e-30)[:, None, None, None]
+        scale = torch.maximum(flat.amax(1), -flat.amin(1)).clamp(min=1e-18)[:, None, None, None]
         activity = _Activity.apply(features, scale, self.power).flatten(1)
         norm = torch.linalg.vector_norm(activity, dim=1, keepdim=True)
         return activity / torch.maximum(norm, 1e-12 / scale[:, :, 0, 0].pow(self.power))
@@ -111,10 +111,11 @@ class _Activity(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         features, scale = ctx.saved_tensors
+        slope = grad[:, None] * (ctx.power / features.shape[1]) / scale
+        if ctx.power == 2:
+            return features * (slope / scale), None, None
         scaled = features / scale
-        if ctx.power != 2:
-            scaled = scaled.sign() * scaled.abs_().pow_(ctx.power - 1)
-        return scaled.mul_(grad[:, None] * (ctx.power / features.shape[1]) / scale), None, None
+        return scaled.sign().mul_(scaled.abs_().pow_(ctx.power - 1)).mul_(slope), None, None
 
 
 class ABLoss(nn.Module):

@@ -1,6 +1,7 @@
 """Losses on how a network relates things: the layers of one image, or the images of one batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +127,7 @@ class SPLoss(nn.Module):
         student, teacher = one_batch(*(x.flatten(1) if x.ndim > 1 else x for x in (student, teacher)))
         several(student, "SPLoss")
         with torch.autocast(student.device.type, enabled=False):
-            return F.mse_loss(_unit_rows(student @ student.mT), _unit_rows(teacher @ teacher.mT))
+            return F.mse_loss(_unit_rows(_Gram.apply(student)), _unit_rows(_Gram.apply(teacher)))
 
 
 class PKTLoss(nn.Module):
@@ -156,11 +157,12 @@ class PKTLoss(nn.Module):
         several(student, "PKTLoss")
         with torch.autocast(student.device.type, enabled=False):
             p_student, p_teacher = self._neighbours(student), self._neighbours(teacher)
-            return (p_teacher * ((p_teacher + self.EPS) / (p_student + self.EPS)).log()).mean()
+            # What divides is the teacher's, which needs no gradient.
+            return -(p_teacher * ((p_student + self.EPS) / (p_teacher + self.EPS)).log()).mean()
 
     def _neighbours(self, x: Tensor) -> Tensor:
         x = _unit_rows(x, self.EPS)
-        kernel = (x @ x.mT + 1) / 2
+        kernel = (_Gram.apply(x) + 1) / 2
         return kernel / kernel.sum(1, keepdim=True)
 
 
@@ -187,7 +189,22 @@ def _flow(first: Tensor, last: Tensor) -> Tensor:
     return first.flatten(2) @ last.flatten(2).to(first.dtype).mT / (h * w)
 
 
+class _Gram(torch.autograd.Function):
+    """All inner products of the rows, (n, n): ``x @ x.mT``, whose gradient autograd would make of two such products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (grad + grad.mT) @ x
+
+
 def _unit_rows(x: Tensor, eps: float = 0.0) -> Tensor:
     """Each row over its l2 norm plus eps. A row of zeros stays, without the gradient of 1 / eps that it would have."""
     norm = x.norm(dim=1, keepdim=True)
-    return torch.where(norm > 0, x / torch.where(norm > 0, norm + eps, 1), 0)
+    there = norm >= torch.finfo(x.dtype).tiny  # the inverse of a smaller one is infinite
+    return x * torch.where(there, 1 / torch.where(there, norm + eps, 1), 0)
