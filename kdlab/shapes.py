@@ -4,6 +4,8 @@ Letters: n batch, c channels, h w height and width, k classes, d embedding.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kdlab.errors import InputError
 
@@ -15,6 +17,7 @@ def check_shapes() -> None:
     """Check every annotated shape and type from here on: a wrong tensor is named at the call that it was passed to.
 
     Call it before anything else is imported from kdlab, because the checks are put in while a module is imported.
+    :func:`kdlab.training.fit` checks the first step of each epoch; the others repeat its calls.
 
     Raises:
         InputError: modules of kdlab have already been imported unchecked.
@@ -32,6 +35,21 @@ def check_shapes() -> None:
 
     install_import_hook("kdlab", "kdlab.shapes.checker")
     _on = True
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Leave the checks out where the same calls have just passed them: of many small layers they take a fifth of a step."""
+    from jaxtyping import config
+
+    if not _on or config.jaxtyping_disable:
+        yield
+        return
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 def checker(function):

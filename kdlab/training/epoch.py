@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from kdlab import processes
 from kdlab.errors import NonFiniteLossError
+from kdlab.shapes import unchecked
 from kdlab.training.device import to_device
 
 LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
@@ -58,7 +59,8 @@ class Epoch:
             step, rest = divmod(number, self.accumulate)
             if set_epoch is not None:
                 set_epoch(epoch + (number - 1) // self.accumulate / steps, epochs)
-            losses = self._backward(to_device(batch, device), device, last_piece=rest == 0)
+            with nullcontext() if number == 1 else unchecked():
+                losses = self._backward(to_device(batch, device), device, last_piece=rest == 0)
             names = list(losses)
             recent += [loss.detach() for loss in losses.values()]
             if rest:

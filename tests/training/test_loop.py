@@ -18,6 +18,7 @@ from kdlab.errors import NonFiniteLossError
 from kdlab.files import save_tensors
 from kdlab.models import StudentCNN
 from kdlab.training import ModelCard, Supervised, fit, load_model
+from kdlab.training.image_quality import luma
 
 IMAGES = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3
@@ -128,6 +129,45 @@ def test_the_scheduler_steps_with_the_optimiser():
         reference.scheduler.step()
     assert run.done.history["lr"].tolist() == rates[::STEPS]  # each epoch's first
     assert run.scheduler.get_last_lr() == reference.scheduler.get_last_lr()
+
+
+class Watched(Supervised):
+    """Notes for each step whether a shape is checked, and fails at the step that it is told."""
+
+    fails_at = None
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.checked = []
+
+    def forward(self, images, labels):
+        self.checked.append(shapes_are_checked())
+        if len(self.checked) == self.fails_at:
+            raise OSError("no more")
+        return super().forward(images, labels)
+
+
+def shapes_are_checked():
+    try:
+        luma(torch.rand(2, 3, 8))  # no batch: the weights of the channels meet the rows
+    except TypeError:
+        return True
+    except RuntimeError:
+        return False
+
+
+def test_shapes_are_checked_in_the_first_step_of_each_epoch_and_outside():
+    run = train(build(objective=Watched), epochs=2)
+    assert run.objective.checked == 2 * [True, *[False] * (STEPS - 1)]
+    assert shapes_are_checked()
+
+
+def test_shapes_are_checked_again_after_an_error():
+    run = build(objective=Watched)
+    run.objective.fails_at = 2
+    with pytest.raises(OSError, match="no more"):
+        train(run)
+    assert shapes_are_checked()
 
 
 def test_it_is_the_step_written_by_hand():
