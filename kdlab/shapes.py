@@ -39,7 +39,7 @@ def check_shapes() -> None:
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Leave the checks out where the same calls have just passed them: of many small layers they take a fifth of a step."""
+    """Leave the checks out where the same calls have just passed them: they can take a fifth of a step."""
     from jaxtyping import config
 
     if not _on or config.jaxtyping_disable:
