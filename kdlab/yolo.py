@@ -23,7 +23,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import copy, deepcopy
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -54,6 +54,7 @@ from kdlab.frames import with_room_for_frames
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
 from kdlab.training.loop import seed_everything
+from kdlab.training.run_folder import alone_in
 
 TESTED = "8.4.190"
 GET_IT = f"{__name__} needs ultralytics {TESTED}; get it with: pip install kdlab[yolo]"
@@ -1097,36 +1098,37 @@ def _train(
     if settings.lr is not None:
         arguments |= {"optimizer": "AdamW", "lr0": settings.lr, "warmup_bias_lr": 0.0}  # as it is with its own choice
     places = {"data": described["yaml_file"], "device": _as_told(chosen), "workers": settings.workers}
-    begun = processes.from_first((out / LAST).exists)
-    if begun and not resume:
-        raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        detector = load_model(model, classes=described["nc"])
-    recipe = {
-        **recipe, "model": weights_hash(detector)[:16], "data": Path(described["yaml_file"]).resolve().parent.name,
-        "classes": list(described["names"].values()), **asdict(settings),
-    }  # fmt: skip
-    del recipe["workers"]
-    if begun:
-        processes.from_first(lambda: _check_recipe(out, recipe))
-        if processes.from_first(lambda: finished(out) is not None):
-            return _run_in(out)
-        overrides = places | {"resume": str(out / LAST)}
-    else:
-        processes.from_first(lambda: write_whole(out / RECIPE, json.dumps(recipe, indent=2).encode()))
-        silent = {"plots": False, "patience": 0, "exist_ok": True}
-        overrides = places | arguments | silent | {"model": _named(model), "task": "detect", "mode": "train"}
-    if several > 1:
-        trainer_class = type(trainer_class.__name__, (_OneOfSeveral, trainer_class), {})
-    with _silent(), TemporaryDirectory() as unread:
-        overrides["save_dir"] = str(out) if processes.is_first() else unread
-        trainer = trainer_class(overrides=overrides, **options)
-        trainer.last, trainer.best = out / LAST, out / BEST  # where all read
-        if not begun:
-            trainer.model = trainer.get_model(weights=detector)
-        with _progress(trainer):
-            with_room_for_frames(trainer.train)()
+    with alone_in(out) if processes.is_first() else nullcontext():
+        begun = processes.from_first((out / LAST).exists)
+        if begun and not resume:
+            raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            detector = load_model(model, classes=described["nc"])
+        recipe = {
+            **recipe, "model": weights_hash(detector)[:16], "data": Path(described["yaml_file"]).resolve().parent.name,
+            "classes": list(described["names"].values()), **asdict(settings),
+        }  # fmt: skip
+        del recipe["workers"]
+        if begun:
+            processes.from_first(lambda: _check_recipe(out, recipe))
+            if processes.from_first(lambda: finished(out) is not None):
+                return _run_in(out)
+            overrides = places | {"resume": str(out / LAST)}
+        else:
+            processes.from_first(lambda: write_whole(out / RECIPE, json.dumps(recipe, indent=2).encode()))
+            silent = {"plots": False, "patience": 0, "exist_ok": True}
+            overrides = places | arguments | silent | {"model": _named(model), "task": "detect", "mode": "train"}
+        if several > 1:
+            trainer_class = type(trainer_class.__name__, (_OneOfSeveral, trainer_class), {})
+        with _silent(), TemporaryDirectory() as unread:
+            overrides["save_dir"] = str(out) if processes.is_first() else unread
+            trainer = trainer_class(overrides=overrides, **options)
+            trainer.last, trainer.best = out / LAST, out / BEST  # where all read
+            if not begun:
+                trainer.model = trainer.get_model(weights=detector)
+            with _progress(trainer):
+                with_room_for_frames(trainer.train)()
     return _run_in(out)
 
 

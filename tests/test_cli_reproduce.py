@@ -7,6 +7,7 @@ import pytest
 from cifar_files import write_cifar100
 from command_line import done, refused, run, same, weights
 
+from kdlab.commands import reproduce as reproduction
 from kdlab.commands.reproduce import with_earlier
 from kdlab.data import load_cifar100
 from kdlab.distill import Distiller
@@ -67,6 +68,18 @@ def test_what_is_printed_says_what_is_no_clean_number_and_what_is_no_reproductio
         "a trial of 2 epochs; the published rows are of 240",
     ):
         assert said in finished.text
+
+
+def test_a_loss_that_compares_images_says_that_each_process_sees_fewer(monkeypatch, capsys):
+    reproduction._warn_of_small_parts(["rkd", "kd"])
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(reproduction.processes, "count", lambda: 4)
+    reproduction._warn_of_small_parts(["kd", "crd"])
+    assert capsys.readouterr().out == ""
+    reproduction._warn_of_small_parts(["rkd", "kd"])
+    assert "rkd: compares the images of a batch with one another, and each of the 4 processes sees 16 of 64" in (
+        capsys.readouterr().out
+    )
 
 
 def test_the_seeds_are_different_runs_and_the_student_is_a_checkpoint_like_any_other(finished):

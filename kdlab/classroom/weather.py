@@ -139,7 +139,7 @@ def as_pixels(image: Image) -> Pixels:
 
 def psnr(image: Image, clean: Image) -> float:
     """On RGB, as :func:`kdlab.training.image_quality` has it, without the SSIM that takes longer."""
-    error = (image.clamp(0, 1) - clean.clamp(0, 1)).double().square().mean()
+    error = (image.clamp(0, 1) - clean.clamp(0, 1)).cpu().double().square().mean()
     return -10 * error.clamp(min=1e-10).log10().item()
 
 

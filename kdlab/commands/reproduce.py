@@ -2,14 +2,15 @@
 
 import argparse
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
 
+from kdlab import processes
 from kdlab.data import ImageSplits, load_cifar100
 from kdlab.files import check_writable, write_whole
-from kdlab.processes import is_first
 from kdlab.recipes import cifar100
 from kdlab.recipes.cifar100 import EPOCHS
 from kdlab.recipes.cifar100_table import PAIRS
@@ -31,6 +32,7 @@ def reproduce(args: argparse.Namespace) -> int:
     train, test = len(data.train), len(data.test)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     print(f"data: CIFAR-100, {train} training and {test} test images")
     print(f"device: {device}", flush=True)
+    _warn_of_small_parts(args.method)
     rows = []
     if set(args.method) != {"alone"}:
         if teacher is None:
@@ -49,11 +51,23 @@ def reproduce(args: argparse.Namespace) -> int:
             )
         last_epochs = [one.history["val_accuracy"].iloc[-1] for one in fits]
         rows.append(cifar100.row(args.pair, method, last_epochs, [one.best["val_accuracy"] for one in fits]))
-        if is_first():
+        if processes.is_first():
             write_whole(out / TABLE, with_earlier(out / TABLE, pd.DataFrame(rows)).to_csv(index=False).encode())
     _print_table(args, pd.DataFrame(rows))
     print(f"saved in {out}: {TABLE}, and each run in METHOD/seed-N")
     return 0
+
+
+def _warn_of_small_parts(methods: Iterable[str]) -> None:
+    """Say which losses see less of a batch here than where the published rows come from."""
+    relations = [method for method in cifar100.OF_A_BATCH if method in methods]
+    if relations and processes.count() > 1:
+        print(
+            f"{', '.join(relations)}: compares the images of a batch with one another, and each of the "
+            f"{processes.count()} processes sees {cifar100.BATCH_SIZE // processes.count()} of {cifar100.BATCH_SIZE}. "
+            "That is another loss than the published one; run it in one process.",
+            flush=True,
+        )
 
 
 def _settings(args: argparse.Namespace, seed: int = 0) -> Settings:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdlab import processes
 from kdlab.commands.inputs import check_classes, load_data, load_masks, names
 from kdlab.commands.methods import dense_distillation, describe
 from kdlab.commands.runs import check_out, finish, own_teacher, say_data, settings_of, teacher_of
@@ -141,6 +142,7 @@ def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) ->
             f"--batch-size is {args.batch_size}; wanted: at least 2, since batch normalisation compares images, and at "
             f"most {train}, the number of training images."
         )
+    processes.own_share(data.val)  # refuses now what it would refuse after the first epoch
     check_writable(args.out, "--out")
     say_data(data, "classes", f"of {data.size}x{data.size} pixels", args.out)
     print(f"device: {device}", flush=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -58,13 +58,9 @@ class ImageTransform:
         """Whether the same image gives the same tensor every time."""
         return not self.augment
 
-    def describe(self) -> dict[str, Any]:
-        """All settings in JSON's types, for a checkpoint or a fingerprint; `from_dict` reads them back."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "ImageTransform":
-        """The transform that `describe` described. Raises `InputError` for anything else."""
+        """The transform of these settings, by their names. Raises `InputError` for anything else."""
         try:
             triples = {name: three_numbers(name, settings[name]) for name in ("mean", "std")}
             return cls(**{**settings, **triples})

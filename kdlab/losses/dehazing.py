@@ -1,5 +1,7 @@
 """The losses of the dehazing networks: details of every size, colours as the eye sees them, and the teacher's map."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,6 +11,8 @@ from kdlab.errors import InputError
 from kdlab.losses.inputs import comparable
 
 Images = Float[Tensor, "n 3 h w"]
+_BELL = [math.exp(-(step**2) / 2) for step in range(-2, 3)]
+BLUR = [height / sum(_BELL) for height in _BELL]  # a row of the Gaussian of 5x5 and sigma 1
 
 
 class KTLoss(nn.Module):
@@ -54,16 +58,11 @@ class LaplacianLoss(nn.Module):
     for the whole.
     """
 
-    kernel: Tensor
-
     def __init__(self, levels: int = 5) -> None:
         super().__init__()
         if levels < 1:
             raise InputError(f"levels is {levels}; wanted: at least 1, such as 5.")
         self.levels = levels
-        steps = torch.arange(-2.0, 3.0, dtype=torch.float64)
-        row = (-(steps**2) / 2).exp()
-        self.register_buffer("kernel", row / row.sum(), persistent=False)
 
     def forward(self, student: Images, teacher: Images) -> Float[Tensor, ""]:
         mine, its = comparable(student, teacher, "n c h w")
@@ -82,7 +81,7 @@ class LaplacianLoss(nn.Module):
         return total
 
     def _blurred(self, images: Tensor) -> Tensor:
-        row = self.kernel.to(images).view(1, 1, 1, -1)
+        row = images.new_tensor(BLUR).view(1, 1, 1, -1)
         return F.conv2d(F.conv2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), row), row.transpose(2, 3))
 
     def extra_repr(self) -> str:

@@ -227,11 +227,12 @@ def ofd_margin(batchnorm: nn.Module) -> Float[Tensor, " c"]:
             f"ofd_margin got {batchnorm}; wanted: a batch norm with weight and bias, such as the one right before the "
             "teacher's tapped place."
         )
-    mean = bias.detach().double()
-    std = weight.detach().double().abs().clamp(min=1e-300)  # a weight of 0: the channel is always its bias
+    # On the CPU, since not every device has float64.
+    mean, std = (parameter.detach().cpu().double() for parameter in (bias, weight))
+    std = std.abs().clamp(min=1e-300)  # a weight of 0: the channel is always its bias
     negative = torch.special.ndtr(-mean / std)
     density = (-0.5 * (mean / std).square()).exp() / math.sqrt(2 * math.pi)
-    return torch.where(negative > 0.001, mean - std * density / negative, -3 * std).to(bias.dtype)
+    return torch.where(negative > 0.001, mean - std * density / negative, -3 * std).to(bias)
 
 
 class FTLoss(nn.Module):

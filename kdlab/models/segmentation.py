@@ -324,13 +324,21 @@ class PyramidPooling(nn.Module):
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(cells), _convolution(width, channels, 1)) for cells in POOL_SCALES
+            nn.Sequential(_Average(cells), _convolution(width, channels, 1)) for cells in POOL_SCALES
         )
         self.bottleneck = _convolution(width + len(POOL_SCALES) * channels, channels, 3)
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
         pooled = [_resized(branch(maps), maps) for branch in self.branches]
         return self.bottleneck(torch.cat([maps, *pooled], dim=1))
+
+
+class _Average(nn.AdaptiveAvgPool2d):
+    """On an Apple GPU, which averages over cells of one size alone, by way of the processor."""
+
+    def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c _ _"]:
+        on_processor = maps.cpu() if maps.device.type == "mps" else maps
+        return super().forward(on_processor).to(maps.device)
 
 
 def _convolution(before: int, after: int, kernel: int) -> nn.Sequential:

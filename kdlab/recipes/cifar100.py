@@ -45,6 +45,7 @@ EPOCHS, BATCH_SIZE, LR, MOMENTUM, WEIGHT_DECAY = 240, 64, 0.05, 0.9, 5e-4
 DROPS = (150, 180, 210)  # the epochs after which the learning rate falls to a tenth
 WARM_UP = 20  # epochs
 METHODS = ("alone", "kd", "dkd", "dist", "fitnet", "at", "vid", "sp", "pkt", "rkd", "crd")
+OF_A_BATCH = ("dist", "sp", "pkt", "rkd")  # these compare the images of a batch with one another
 NO_ROW = "no published row of these pairs is known here"
 NOT_HERE = {  # losses of the library
     "ab": "it trains on its loss alone first, on the maps before the ReLU, which is another schedule than this one",

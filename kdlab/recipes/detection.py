@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import nn
 
 from kdlab import pruning
@@ -56,9 +57,10 @@ PRETRAINED = "yolov8n.pt"
 def detection_scenes() -> Path:
     """The folder of the scenes as a YOLO data set, in kdlab's cache; they are written where they are not there yet."""
     folder = cached("yolo-scenes", {"samples": SAMPLES, "size": SIZE})
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        write_yolo_scenes(folder, SAMPLES, SIZE)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # one process writes, and others wait
+        if not folder.exists():
+            write_yolo_scenes(folder, SAMPLES, SIZE)
     return folder
 
 
@@ -235,7 +237,7 @@ def _at_random(seed: int, structure: dict[str, dict[str, Any]] | None = None) ->
     from kdlab import yolo
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return yolo.build_yolov8(WIDTH, NAMES, structure)
 
 

@@ -35,7 +35,8 @@ def feature_slices(weights: FeatureWeights = "auto", normalise: bool = True) -> 
     match weights:
         case "none":
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # always the same random start: a run can be repeated, and resumed
+                # Always the same random start: a run can be repeated, and resumed.
+                torch.default_generator.manual_seed(0)
                 return VGGSlices("none", normalise, WIDTH)
         case "imagenet":
             return VGGSlices("imagenet", normalise)

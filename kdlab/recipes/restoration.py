@@ -137,7 +137,8 @@ class TwoStage:
             would be left standing by "l1": for the sum of absolute errors, to do nothing is then a local best.
 
     Raises:
-        InputError: a weight below 0; a share outside 0 to 1; an unknown positive or pixel.
+        InputError: a weight below 0; a share outside 0 to 1; a first stage whose weights are all 0; an unknown
+            positive or pixel.
     """
 
     collation: float = 0.5
@@ -158,6 +159,11 @@ class TwoStage:
             check_weight(name, getattr(self, name))
         if not 0 <= self.collation <= 1:
             raise InputError(f"collation is {self.collation}; wanted: the first stage's share of the epochs, 0 to 1.")
+        if self.collation and not (self.image or self.ckt or self.scr):
+            raise InputError(
+                "image, ckt and scr are all 0: the first stage would have nothing to learn from. Give one of them a "
+                "weight, or leave the stage out with collation=0."
+            )
         if self.positive not in get_args(Positive):
             raise InputError(unknown("positive", str(self.positive), get_args(Positive)))
 

@@ -84,7 +84,8 @@ class Epoch:
             with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                 losses = self.parallel(*batch)
             total = losses["total"]
-            (total / self.accumulate if self.accumulate > 1 else total).backward()
+            if total.requires_grad:  # not while every weight is still, or again, 0
+                (total / self.accumulate if self.accumulate > 1 else total).backward()
         return losses
 
     def _step(self) -> None:

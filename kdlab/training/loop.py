@@ -69,7 +69,7 @@ def fit(
     ends in the same bits as one that was left alone (on the CPU). The student ends with its last weights, as the
     optimiser left them; the best ones are in ``out``.
 
-    Where torchrun has started several processes (:mod:`kdlab.training.processes`), each computes its part of every
+    Where torchrun has started several processes (:mod:`kdlab.processes`), each computes its part of every
     batch, and all take the same steps as one would with whole batches: exactly so where the objective is a mean over
     samples, and there is neither BatchNorm nor augmentation, of which each process has statistics and random numbers
     of its own. The first one saves and shows; a run may be resumed by another number of them.

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_still_images_repeat_and_augmented_ones_follow_the_seed():
 def test_a_transform_survives_json_and_pickle():
     transform = ImageTransform(16, (0.1, 0.2, 0.3), (1, 2, 3), augment=True)
     transform(picture())
-    assert ImageTransform.from_dict(json.loads(json.dumps(transform.describe()))) == transform
+    assert ImageTransform.from_dict(json.loads(json.dumps(asdict(transform)))) == transform
     assert pickle.loads(pickle.dumps(transform)) == transform
 
 

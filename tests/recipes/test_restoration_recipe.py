@@ -406,6 +406,7 @@ def test_data_without_pairs_is_refused(data, teachers):
     [
         (lambda: TwoStage(collation=1.5), "collation is 1.5"),
         (lambda: TwoStage(ckt=-1.0), "ckt is -1.0"),
+        (lambda: TwoStage(image=0.0, ckt=0.0, scr=0.0), "the first stage would have nothing to learn from"),
         (lambda: TwoStage(positive="truth"), "'truth'"),
         (lambda: TwoStage(pixel="l2"), "'l2'"),
         (lambda: RestorationSettings(epochs=3), "warm_up is 3"),

@@ -14,8 +14,10 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from kdlab import InputError
+from kdlab.distill import Distiller, From, Term
 from kdlab.errors import NonFiniteLossError
 from kdlab.files import save_tensors
+from kdlab.losses import HintLoss
 from kdlab.models import StudentCNN
 from kdlab.training import ModelCard, Supervised, fit, load_model
 from kdlab.training.image_quality import luma
@@ -168,6 +170,20 @@ def test_shapes_are_checked_again_after_an_error():
     with pytest.raises(OSError, match="no more"):
         train(run)
     assert shapes_are_checked()
+
+
+def test_a_step_at_which_every_weight_is_0_moves_nothing():
+    run = build(objective=later)
+    before = [p.clone() for p in run.objective.student.parameters()]
+    run = train(run, epochs=2)
+    assert run.done.history["total"][0] == 0 < run.done.history["total"][1]
+    assert not all(map(torch.equal, before, run.student.parameters()))
+
+
+def later(student, task):
+    """A hint that begins with the second epoch, and nothing before."""
+    term = Term("hint", HintLoss(), "classifier", "classifier", From(1.0, 1))
+    return Distiller(student, StudentCNN(3, (4, 4, 4, 4)), [term], task, task_weight=0.0)
 
 
 def test_it_is_the_step_written_by_hand():

@@ -172,7 +172,7 @@ def test_losses_and_metrics_are_of_the_images_of_both(two, scenes):
 
 def test_the_first_alone_writes_and_speaks(two):
     for run in ("tuned", "distilled", "sparse"):
-        assert files(two.out / run) == ["args.yaml", "best.pt", "last.pt", "recipe.json", "results.csv"]
+        assert files(two.out / run) == [".lock", "args.yaml", "best.pt", "last.pt", "recipe.json", "results.csv"]
     assert pd.read_csv(two.out / "distilled" / "results.csv")["epoch"].tolist() == [1, 2]
     assert two.said.stdout.count("best epoch: 1 of 1") == 1
     assert two.said.stderr.count("AGPL-3.0") == 1

@@ -1,7 +1,9 @@
 """Training through ultralytics' trainer: what is trained, saved, resumed and delivered."""
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,6 +125,24 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_
     assert yolo.finished(tmp_path / "nothing") is None
     again = yolo.fine_tune(pruned, scenes, TWO, out=out, resume=True, device="cpu")
     assert again.history.equals(run.history)
+
+
+def test_a_run_that_another_process_ended_while_this_one_waited_is_found_done(
+    pruned, scenes, settings, tmp_path, monkeypatch, trainers
+):
+    ours = partial(yolo.fine_tune, pruned, scenes, settings, out=tmp_path / "run", resume=True, device="cpu")
+    alone_in = yolo.alone_in
+
+    @contextmanager
+    def after_the_other(out):
+        monkeypatch.setattr(yolo, "alone_in", alone_in)
+        ours()
+        with alone_in(out):
+            yield
+
+    monkeypatch.setattr(yolo, "alone_in", after_the_other)
+    assert ours().history["epoch"].tolist() == [1]
+    assert len(trainers) == 1
 
 
 def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes, settings, tmp_path):
