@@ -91,8 +91,16 @@ SLIPS = {
     ),
     "alpha exchanged": (
         check.total_loss,
-        lambda s, t, y, T, a: (1 - a) * KDLoss(T)(s, t) + a * torch.nn.functional.cross_entropy(s, y),
+        lambda s, t, y, T, a: (1 - a) * KDLoss(T)(s, t) + a * F.cross_entropy(s, y),
         "exchanged",
+    ),
+    "the logits": (check.kd_loss, lambda s, t, T: F.mse_loss(s, t), "compares the logits themselves"),
+    "the labels alone": (check.total_loss, lambda s, t, y, T, a: F.cross_entropy(s, y), "the teacher has no part"),
+    "maps by numbers": (check.dense.cwd_loss, lambda s, t, T: F.mse_loss(s, t), "number by number"),
+    "right pixels": (
+        check.dense.mean_iou,
+        lambda said, mask, k: (said == mask).double().mean(),
+        "share of right pixels",
     ),
     "first of equals": (check.best_epoch, lambda history: int(history.val_accuracy.idxmax()) + 1, "equally accurate"),
     "lowest loss": (check.best_epoch, lambda history: int(history.epoch.iloc[-1]), "most accurate"),

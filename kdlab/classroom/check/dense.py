@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kdlab.classroom.check.grading import Answer, ask, say
@@ -54,6 +55,8 @@ def cwd_loss(answer: Answer) -> bool:
         want * c: "you summed over the channels; wanted: the mean over images and channels.",
         want * n: "you summed over the images; wanted: the mean over images and channels.",
         want / (h * w): "you took the mean over the positions too; wanted: their sum, which makes a KL divergence.",
+        F.mse_loss(student, teacher): "this compares the maps number by number; wanted: each channel's distribution "
+        "over the positions.",
         CWDLoss(T)(teacher, student): "this is KL(student ‖ teacher); wanted: KL(teacher ‖ student).",
         T**2 * by_channel.mean(): "your softmax is over the channels, pixel by pixel; wanted: over the positions.",
         T**2 * by_channel.sum() / n: "your softmax is over the channels; wanted: over the positions.",
@@ -117,6 +120,8 @@ def mean_iou(answer: Answer) -> bool:
         (2 * both / (truth + guess))[:4].mean(): "this is Dice; wanted: intersection over union.",
         (both / truth)[:3].mean(): "you divided by the truth alone; wanted: by the union.",
         both.sum() / truth.sum(): "this is the share of right pixels; wanted: the mean over the classes.",
+        (said == mask).double().mean(): "this is the share of right pixels, with those that have no class counted as "
+        "wrong; wanted: the mean over the classes, without them.",
     }
     problem = ask(answer, (said, mask, 5), want, known)
     if problem is not None and "not finite" in problem:

@@ -43,6 +43,7 @@ def kd_loss(answer: Answer) -> bool:
         want / T: "one factor T is missing: it is T squared.",
         want * 6: "you summed over the images; wanted: their mean.",
         want / 5: "you took the mean over images and classes; wanted: the sum over classes, then the mean over images.",
+        F.mse_loss(student, teacher): "this compares the logits themselves; wanted: the softened answers, by KL.",
         KDLoss(T)(teacher, student): "this is KL(student ‖ teacher); wanted: KL(teacher ‖ student).",
     }
     problem = ask(answer, (student, teacher, T), want, known)
@@ -62,6 +63,7 @@ def total_loss(answer: Answer) -> bool:
     known = {
         0.2 * kd + 0.8 * task: "alpha and 1 - alpha are exchanged: alpha belongs to the teacher.",
         kd + task: "the two losses are not weighted yet.",
+        task: "the teacher has no part in it yet.",
         0.8 * kd / 4 + 0.2 * task: "the T² is missing in the KD part.",
         0.8 * kd
         + 0.2 * F.cross_entropy(student / 2, labels): "the labels' cross-entropy takes the plain logits, T = 1.",
