@@ -87,6 +87,7 @@ class ATLoss(nn.Module):
     def _attention(self, features: Tensor) -> Tensor:
         """One map for each sample, (n, h*w), of l2 norm 1; 0 where all features are 0."""
         # The norm cancels the scale, so that the gradient may take it as a constant. The norm's floor is F.normalize's.
+        # The gradient divides by the scale twice; the floor makes 0 of a map of smaller numbers than this least scale.
         flat = features.detach().flatten(1)
         scale = torch.maximum(flat.amax(1), -flat.amin(1)).clamp(min=1e-18)[:, None, None, None]
         activity = _Activity.apply(features, scale, self.power).flatten(1)
