@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdlab.distill import Distiller, Indexed, Term
+from kdlab.distill import Distiller, Indexed, TeacherCache, Term
 from kdlab.losses import CRDLoss, KDLoss
 from kdlab.models import StudentCNN
 from kdlab.processes import joined_by_torchrun, own_place
@@ -72,5 +72,8 @@ if __name__ == "__main__":
         print("only the first one says this")
         objective, done = train(epochs, out, dies)
         remembers, _ = train(1, terms=(contrast(),))
+        data = TensorDataset(IMAGES[:23], LABELS[:23])
+        cache = TeacherCache.build(objective.teacher, ["classifier"], data, path=out / "teacher.safetensors")
         state = {"student": objective.student.state_dict(), "history": done.history.to_dict("list")}
-        torch.save(state | {"memory": remembers.losses["crd"].state_dict()}, out / f"{own_place()}.pt")
+        state |= {"memory": remembers.losses["crd"].state_dict(), "observed": cache.outputs["classifier"]}
+        torch.save(state, out / f"{own_place()}.pt")

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from cifar_files import write_cifar100
-from parallel_training import train
+from parallel_training import IMAGES, Net, train
 from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 from weather_folder import grow
 
@@ -60,7 +60,7 @@ def test_the_first_one_alone_speaks_and_saves(two):
     out, said = two
     assert said.stdout == "only the first one says this\n"
     assert sorted(path.name for path in out.iterdir() if path.suffix != ".pt") == [
-        ".lock", "best.safetensors", "history.csv", "last.safetensors", "resume.safetensors",
+        ".lock", "best.safetensors", "history.csv", "last.safetensors", "resume.safetensors", "teacher.safetensors",
     ]  # fmt: skip
 
 
@@ -70,6 +70,14 @@ def test_both_remember_the_samples_of_both(two):
         assert torch.equal(first[name], second[name])
         # A row that one of them had not moved would be the mean of a moved one and of the first one, which is longer.
         torch.testing.assert_close(first[name].norm(dim=1), torch.ones(24))
+
+
+def test_both_have_what_the_teacher_says_to_each_sample(two):
+    torch.manual_seed(0)
+    _, teacher = Net(), Net()  # as train makes them
+    for place in (0, 1):
+        observed = torch.load(two[0] / f"{place}.pt", weights_only=True)["observed"]
+        torch.testing.assert_close(observed, teacher(IMAGES[:23]).detach())
 
 
 def test_one_that_is_killed_ends_the_other_and_any_number_goes_on(tmp_path, alone):
