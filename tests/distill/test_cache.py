@@ -145,6 +145,17 @@ def test_a_changed_file_is_noticed(what, teacher, dataset, path, tmp_path):
         TeacherCache.build(teacher, TAPS, dataset, path=path)
 
 
+def test_of_a_data_set_with_files_another_transform_is_noticed(teacher, dataset, path, tmp_path):
+    file = tmp_path / "image.png"
+    file.write_bytes(b"one")
+    dataset.paths = [file] * 20
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+    brighter = TensorDataset(dataset.tensors[0] + 1, dataset.tensors[1])
+    brighter.paths = dataset.paths
+    with pytest.raises(InputError, match="made from other"):
+        TeacherCache.build(teacher, TAPS, brighter, path=path)
+
+
 class Augmented(Dataset):
     def __init__(self, start):
         self.start = start
