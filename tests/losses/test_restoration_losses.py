@@ -186,7 +186,7 @@ def test_the_features_run_in_half_precision_and_their_distances_do_not(contrast)
     loss.to(torch.bfloat16)
     try:
         sides = [image.detach().bfloat16() for image in images()]
-        value = loss(sides[:2], sides[2])
+        value = loss(sides[:2], sides[2].float())
         maps = [[part.float() for part in FEATURES(side)] for side in sides]
     finally:
         loss.to(torch.float64)  # the features are everyone's

@@ -99,6 +99,12 @@ def test_duplicates_do_not_blow_up_the_gradient(dtype, nudge):
     assert grad.norm() < 10 * usual.norm()
 
 
+def test_near_duplicates_whose_squared_distance_is_rounded_below_zero():
+    student = randn(33, 65, seed=1)
+    student[5:] = student[4] * (1 + 1e-10 * randn(28, 1, seed=2))
+    check_finite(RKDLoss(), student, randn(33, 65, seed=3))
+
+
 def test_duplicates_of_the_teacher_and_a_collapsed_student():
     teacher = randn(6, 4, seed=2)
     teacher[1] = teacher[0]
