@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors, write_whole
-from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
+from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, load_model, save_model
 
 HISTORY = "history.csv"
 Row = dict[str, float]  # of an epoch: what was measured, by name
@@ -90,6 +90,11 @@ def load_saved(out: Path, resume: bool) -> Saved | None:
     if not resume:
         raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
     return load_tensors(out / RESUME)
+
+
+def earlier_start(out: Path | None, resume: bool) -> str | None:
+    """What a run that goes on had started from, in words: it has no use for another start. None: it is a new one."""
+    return load_model(out / LAST)[1].weights if resume and out is not None and (out / RESUME).exists() else None
 
 
 def check_recipe(out: Path, recipe: dict[str, Any]) -> None:
