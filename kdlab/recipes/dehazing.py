@@ -22,7 +22,7 @@ from kdlab.losses import KTLoss, LabLoss, LaplacianLoss
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.models.dehazing import Dehazer
 from kdlab.models.weights import Weights
-from kdlab.recipes.restoration import TRUTH, RestorerSettings, ToClean, card_of, clean_images, fit_restorer, pairs
+from kdlab.recipes.restorer import TRUTH, RestorerSettings, ToClean, card_of, clean_images, fit_restorer, pairs
 from kdlab.recipes.settings import CPU, AfterEpoch
 from kdlab.training import Fit, Supervised
 from kdlab.training.run_folder import earlier_start

@@ -14,7 +14,7 @@ from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.models import KTDN, DehazingTeacher
 from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distil, teach
-from kdlab.recipes.restoration import pairs
+from kdlab.recipes.restorer import pairs
 from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.zoo import course_model
 from kdlab.training import Fit, ModelCard

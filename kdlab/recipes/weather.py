@@ -16,7 +16,8 @@ from kdlab.distill import weights_hash
 from kdlab.errors import InputError, unknown
 from kdlab.models import MSBDN
 from kdlab.recipes.perceptual import FeatureWeights, feature_slices
-from kdlab.recipes.restoration import PixelLoss, RestorationSettings, TwoStage, distil, pairs, teach
+from kdlab.recipes.restoration import RestorationSettings, TwoStage, distil, teach
+from kdlab.recipes.restorer import PixelLoss, pairs
 from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.zoo import course_model
 from kdlab.training import Fit, ModelCard

@@ -17,17 +17,9 @@ from kdlab.distill import Distiller
 from kdlab.files import load_tensors
 from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
 from kdlab.models import MSBDN
-from kdlab.recipes import restoration
-from kdlab.recipes.restoration import (
-    RestorationSettings,
-    StageBatches,
-    ToClean,
-    TwoStage,
-    distil,
-    fit_restorer,
-    learning_rate,
-    teach,
-)
+from kdlab.recipes import restorer
+from kdlab.recipes.restoration import RestorationSettings, StageBatches, TwoStage, distil, learning_rate, teach
+from kdlab.recipes.restorer import ToClean, fit_restorer
 from kdlab.training import ModelCard, Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
 
@@ -321,7 +313,7 @@ def test_the_second_stage_draws_only_what_has_a_clean_image():
 @pytest.mark.parametrize(("plan", "epochs"), [(PLAN, 3), (replace(PLAN, collation=1), 2)])
 def test_patience_does_not_end_a_run_before_its_second_stage(data, teachers, plan, epochs, monkeypatch):
     quality = iter([4.0, 3.0, 2.0, 1.0])
-    monkeypatch.setattr(restoration, "restoration_metrics", lambda *_: {"psnr": next(quality)})
+    monkeypatch.setattr(restorer, "restoration_metrics", lambda *_: {"psnr": next(quality)})
     _, done = distil(data, teachers, plan, TwoMaps(), replace(QUICK, patience=1), architecture=TINY)
     assert (done.ended, len(done.history)) == ("patience", epochs)
 
