@@ -13,7 +13,7 @@ from kdlab.losses import LabelledCrossEntropy
 from kdlab.models import cifar_network
 from kdlab.models.cifar import CIFARResNet
 from kdlab.recipes import loss_zoo
-from kdlab.recipes.cifar100 import METHODS, NOT_HERE, check_names, optimiser, row, schedule, terms
+from kdlab.recipes.cifar100 import METHODS, NOT_HERE, check_names, optimizer, row, schedule, terms
 from kdlab.recipes.cifar100_table import PAIRS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,7 +26,7 @@ WEIGHTS = {
 
 def rates(epochs, steps=2):
     """The learning rate at the first step of each epoch, counted from 1."""
-    sgd = optimiser([nn.Parameter(torch.zeros(1))])
+    sgd = optimizer([nn.Parameter(torch.zeros(1))])
     scheduler, seen = schedule(sgd, epochs, steps), {}
     for epoch in range(1, epochs + 1):
         seen[epoch] = sgd.param_groups[0]["lr"]
@@ -49,7 +49,7 @@ def test_a_trial_shrinks_the_schedule():
 
 
 def test_the_schedule_goes_on_after_it_was_json():
-    sgd = optimiser([nn.Parameter(torch.zeros(1))])
+    sgd = optimizer([nn.Parameter(torch.zeros(1))])
     scheduler = schedule(sgd, 240, 1)
     scheduler.load_state_dict(json.loads(json.dumps(scheduler.state_dict() | {"last_epoch": 149})))
     sgd.step()
@@ -58,7 +58,7 @@ def test_the_schedule_goes_on_after_it_was_json():
 
 
 def test_the_optimiser_is_the_published_one():
-    sgd = optimiser(nn.Linear(2, 2).parameters())
+    sgd = optimizer(nn.Linear(2, 2).parameters())
     assert isinstance(sgd, torch.optim.SGD)
     wanted = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "dampening": 0}
     assert sgd.param_groups[0].items() >= wanted.items()
