@@ -32,7 +32,7 @@ TEACHER_TAPS = tuple(TEACHER_LAYERS.values())
 TEACHER = Settings(epochs=5, lr=3e-3, one_cycle=True, batch_size=32)
 TEACHER_SCENES = 30_000  # the students' 2,000 first, all with their masks: of fewer it learns the scenes by heart
 
-# The weights were chosen on the validation split, see benchmarks/evidence/few_masks_tuning.csv.
+# The weights were chosen on the validation split, see benchmarks/evidence/few_masks_tuning.csv; hard labels' was not.
 METHODS: dict[str, DenseDistillation | None] = {
     "alone": None,
     "hard labels": DenseDistillation("hard", "logits", weight=1.0),
