@@ -133,8 +133,7 @@ def load_detector(path: Path) -> tuple[nn.Module, ModelCard]:
 
     tensors, meta = load_tensors(path)
     try:
-        fields: dict[str, Any] = meta["card"]
-        card = ModelCard(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
+        card = ModelCard.from_json(meta["card"])
         detector = yolo.build_yolov8(card.architecture["width"], card.classes, card.architecture["structure"])
         detector.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:

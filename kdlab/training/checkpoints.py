@@ -40,6 +40,11 @@ class ModelCard:
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "ModelCard":
+        """As it was before it was JSON, which has no tuples; KeyError or TypeError where the fields are others."""
+        return cls(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
+
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write a model and its card as one safetensors file, whole or not at all."""
@@ -57,8 +62,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     if "card" not in meta:
         raise InputError(f"{path} holds no model but other tensors of kdlab's; wanted: a checkpoint such as {BEST}.")
     try:
-        fields: dict[str, Any] = meta["card"]
-        card = ModelCard(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
+        card = ModelCard.from_json(meta["card"])
         model = build_model(card.architecture)
     except (KeyError, TypeError, InputError) as error:  # written by another version of kdlab, or damaged
         raise InputError(
