@@ -51,6 +51,7 @@ from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.frames import with_room_for_frames
+from kdlab.modes import evaluating
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
 from kdlab.training.loop import seed_everything
@@ -934,10 +935,8 @@ def tapped_channels(
             if not 0 <= layer <= last:
                 raise InputError(f"the {who} has no layer {layer} to distil; wanted: 0 to {last}.")
         image = torch.zeros(1, model.yaml.get("channels", 3), 2 * STRIDE, 2 * STRIDE, device=_device(model))
-        training = model.training
-        with torch.no_grad(), Taps(model, [f"model.{layer}" for layer in layers]) as taps:
-            model.eval()(image)
-        model.train(training)
+        with torch.no_grad(), evaluating(model), Taps(model, [f"model.{layer}" for layer in layers]) as taps:
+            model(image)
         for layer in layers:
             shapes[layer].append(taps[f"model.{layer}"].shape)
     for layer, (own, other) in shapes.items():
