@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
-from kdlab.errors import InputError
+from kdlab.errors import InputError, first_line
 from kdlab.files import load_tensors, save_tensors, write_whole
 from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
 
@@ -127,9 +127,8 @@ def restore(
         objective.load_state_dict(weights)
         optimizer.load_state_dict({"state": state, "param_groups": meta["optimizer"]["param_groups"]})
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} does not fit this model or optimiser ({reason}). Train into another folder."
+            f"{path} does not fit this model or optimiser ({first_line(error)}). Train into another folder."
         ) from error
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
