@@ -30,8 +30,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.replace(partial, folder)
     except OSError as error:
         raise InputError(
-            f"{printable(folder)} could not be written: {why(error)}. Nothing is left of it; make room or choose another "
-            "place, then run again."
+            f"{printable(folder)} could not be written: {why(error)}. Nothing is left of it; make room or choose "
+            "another place, then run again."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
