@@ -33,8 +33,8 @@ class ModelCard:
 
     architecture: dict[str, Any]
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     size: int
     weights: str = "none: a random start"
     recipe: dict[str, Any] = field(default_factory=dict)
