@@ -107,7 +107,9 @@ def asked(monkeypatch):
     def recipe(*arguments, out, **options):
         calls.append(SimpleNamespace(arguments=arguments, **options))
         model = PSPNet(3, width=8, blocks=(1, 1, 1, 1), channels=4)
-        save_model(out / "best.safetensors", model, ModelCard(model.architecture, ("a", "b", "c"), (0,), (1,), 32))
+        save_model(
+            out / "best.safetensors", model, ModelCard(model.architecture, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, 32)
+        )
         return Fit(pd.DataFrame([{}]), {"epoch": 1, "val_miou": 0.25, "val_mdice": 0.75, "val_loss": 1.0}, "epochs")
 
     monkeypatch.setattr(segmentation, "teach", recipe)
