@@ -122,14 +122,22 @@ class Distiller(nn.Module):
         Raises:
             InputError: there are several.
         """
-        if len(self.teachers) > 1:
-            raise InputError(f"there are several teachers: {', '.join(self.teachers)}. Take one from `teachers`.")
-        return next(iter(self.teachers.values())).model
+        return self.teachers[self._only_name].model
 
     @property
     def teacher_taps(self) -> tuple[Tap, ...]:
-        """What is read of the only teacher."""
-        return self._teacher_readers[next(iter(self.teachers))].taps
+        """What is read of the only teacher.
+
+        Raises:
+            InputError: there are several.
+        """
+        return self._teacher_readers[self._only_name].taps
+
+    @property
+    def _only_name(self) -> str:
+        if len(self.teachers) > 1:
+            raise InputError(f"there are several teachers: {', '.join(self.teachers)}. Take one from `teachers`.")
+        return next(iter(self.teachers))
 
     def set_epoch(self, epoch: float, epochs: int) -> None:
         """Say where the run is, for weights that have a schedule; :func:`kdlab.training.fit` does it at each step.

@@ -351,7 +351,9 @@ def test_what_cannot_be_built_is_refused(build, said, shapes_unchecked):
 def test_a_saved_model_is_built_and_filled_again(build, auxiliary, tmp_path):
     model = build(5, auxiliary=auxiliary)
     model(images())  # statistics other than those of a new model
-    save_model(tmp_path / "m.safetensors", model, ModelCard(model.architecture, tuple("abcde"), (0.5,), (0.5,), 32))
+    save_model(
+        tmp_path / "m.safetensors", model, ModelCard(model.architecture, tuple("abcde"), (0.5,) * 3, (0.5,) * 3, 32)
+    )
     again, card = load_model(tmp_path / "m.safetensors")
     assert card.architecture == again.architecture == model.architecture
     assert repr(again) == repr(model)
