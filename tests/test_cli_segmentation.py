@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from command_line import done, refused, run, same, weights
+from command_line import done, refused, run
 from PIL import Image
+from states import same, weights
 from torchvision.transforms.v2 import functional as transforms
 
 from kdlab.commands import parsers
