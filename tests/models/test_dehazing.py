@@ -1,7 +1,5 @@
 """The dehazing networks: the published sizes, part by part, and images of every size."""
 
-import socket
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -305,18 +303,6 @@ def test_what_cannot_be_built_is_named(build, sentence, shapes_unchecked):
 
 
 # --- the encoders' weights -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty torch cache on a machine without a network."""
-
-    def nobody(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return tmp_path / "hub" / "checkpoints"
 
 
 def test_offline_auto_takes_a_random_start_and_imagenet_is_refused(cache):
