@@ -461,7 +461,7 @@ def test_a_kept_run_is_loaded_the_second_time(monkeypatch):
     again, loaded = few("kd", keep=True)
     assert same(first.state_dict(), again.state_dict())
     assert loaded.history.equals(done.history)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         few("kd", keep=True, seed=1)
 
 
