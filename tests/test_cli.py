@@ -18,12 +18,12 @@ import pytest
 import torch
 from command_line import done, refused, run
 from PIL import Image, ImageDraw
+from states import same, weights
 
 import kdlab.doctor
 from kdlab.cli import main
 from kdlab.commands.runs import check_out
 from kdlab.errors import InputError
-from kdlab.files import load_tensors
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response
 from kdlab.training import ModelCard, load_model, save_model
@@ -88,14 +88,6 @@ def plain(taught, tmp_path_factory):
     weights = {f"module.{name}": value for name, value in load_model(taught.out)[0].state_dict().items()}
     torch.save({"state_dict": weights, "epoch": 7}, folder / "teacher.pth")
     return folder / "teacher.pth"
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(out / "last.safetensors")[0]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from cifar_files import write_cifar100
-from command_line import done, refused, run, same, weights
+from command_line import done, refused, run
+from states import same, weights
 
 from kdlab.commands import reproduce as reproduction
 from kdlab.commands.reproduce import with_earlier

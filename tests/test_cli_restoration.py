@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command_line import done, refused, run, same, weights
+from command_line import done, refused, run
 from PIL import Image
+from states import same, weights
 from torchvision.transforms.v2 import functional as transforms
 from weather_folder import drawn, grow, hazy, rainy
 

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from command_line import done, refused, run, same, weights
+from command_line import done, refused, run
 from PIL import Image
+from states import same, weights
 from torchvision.transforms.v2 import functional as transforms
 
 from kdlab.commands import segmentation_options
@@ -420,8 +421,8 @@ def test_masks_with_little_in_them_train_to_finite_numbers(tmp_path, change):
     done("teach", data, "--out", tmp_path / "t", *words)
     done("distill", data, "--teacher", tmp_path / "t", "--out", tmp_path / "s", *words)
     for out in (tmp_path / "t", tmp_path / "s"):
-        rows = list(csv.DictReader((out / "history.csv").open()))
-        assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+        (row,) = csv.DictReader((out / "history.csv").open())
+        assert all(np.isfinite(float(value)) for value in row.values())
 
 
 # --- evaluate --------------------------------------------------------------------------------------------------------

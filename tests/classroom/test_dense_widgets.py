@@ -1,7 +1,5 @@
 """The scenes' pictures and chapter 04's widgets without a browser, pure functions first; and the checks' hints."""
 
-import base64
-import io
 import re
 from itertools import pairwise
 
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from shown import pictures
 
 from kdlab.classroom import check
 from kdlab.classroom.dense import channel_explorer, effective_positions, error_explorer, look, over_positions
@@ -72,11 +70,6 @@ def test_a_map_is_coloured_between_its_limits():
     assert coloured(values, (0.0, 2.0))[0, 0].tolist() == dark
     assert coloured(values, (0.0, 2.0))[0, 1].tolist() != bright
     assert coloured(torch.zeros(2, 2)).shape == (2, 2, 3)  # a map of one value
-
-
-def pictures(html):
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return [np.array(Image.open(io.BytesIO(base64.b64decode(png)))) for png in found]
 
 
 def test_a_picture_says_what_it_is_and_loses_no_pixel():

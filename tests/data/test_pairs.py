@@ -272,8 +272,8 @@ def test_weathers_that_the_data_lacks_need_no_part_of_the_batch():
 
 def test_a_loader_takes_them():
     data = many(haze=4, rain=4, snow=4)
-    for _, (_, weather) in DataLoader(data, batch_sampler=StratifiedBatches(data, 6)):
-        assert weather.bincount().tolist() == [2, 2, 2]
+    loader = DataLoader(data, batch_sampler=StratifiedBatches(data, 6))
+    assert [weather.bincount().tolist() for _, (_, weather) in loader] == [[2, 2, 2]] * 2
 
 
 @pytest.mark.parametrize("size", [0, -3, 1, 4, 7])

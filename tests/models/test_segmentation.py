@@ -385,18 +385,6 @@ TRAINED = {
 EACH = pytest.mark.parametrize(("build", "theirs", "source", "prefix", "name"), TRAINED.values(), ids=TRAINED)
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty torch cache on a machine without a network."""
-
-    def nobody(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return tmp_path / "hub" / "checkpoints"
-
-
 @EACH
 def test_offline_auto_takes_a_random_start_and_imagenet_is_refused(build, theirs, source, prefix, name, cache):
     timeout = socket.getdefaulttimeout()

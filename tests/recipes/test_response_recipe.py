@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from states import same, weights
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -88,14 +89,6 @@ def distilled(out, *, data=None, teacher=None, distillation=None, settings=QUICK
         data or splits(), teacher or a_teacher(), distillation or Distillation(), settings, out=out, widths=WIDTHS,
         **options,
     )  # fmt: skip
-
-
-def weights(out, name="last"):
-    return load_model(out / f"{name}.safetensors")[0].state_dict()
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture
@@ -468,7 +461,7 @@ def test_a_kept_run_is_loaded_the_second_time(monkeypatch):
     again, loaded = few("kd", keep=True)
     assert same(first.state_dict(), again.state_dict())
     assert loaded.history.equals(done.history)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         few("kd", keep=True, seed=1)
 
 

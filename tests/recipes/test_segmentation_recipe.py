@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from states import same, weights
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -94,14 +95,6 @@ def distilled(out, *, data=None, teacher=None, distillation=METHODS["cwd logits"
     return distil(
         data or splits(), teacher or a_teacher(), distillation, settings, out=out, architecture=STUDENT, **options
     )
-
-
-def weights(out, name="last"):
-    return load_model(out / f"{name}.safetensors")[0].state_dict()
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture
