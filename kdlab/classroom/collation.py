@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdlab.classroom.figures import PALETTE
 from kdlab.classroom.panel import LABELLED, WIDE, Panel, choice
+from kdlab.classroom.svg import frame
 from kdlab.distill import Distiller, Taps
 from kdlab.losses.restoration import CKTLoss
 
@@ -170,12 +171,10 @@ def scatter(
             legend.append(mark(number, HEIGHT + 30, top + below))
             words = f"{name}, {who}"
             legend.append(f'<text x="{HEIGHT + 44}" y="{top + below + 4}">{html.escape(words)}</text>')
-    marks = [*lines, *filled, *hollow, *legend]  # the student's last, or a cloud would hide them
-    return (
-        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'style="max-width: 100%" font-size="12" fill="currentColor"><rect x="1" y="1" width="{HEIGHT - 2}" '
-        f'height="{HEIGHT - 2}" fill="none" stroke="currentColor" opacity="0.4"/>{"".join(marks)}</svg>'
-    )
+    size = f'width="{HEIGHT - 2}" height="{HEIGHT - 2}"'
+    border = f'<rect x="1" y="1" {size} fill="none" stroke="currentColor" opacity="0.4"/>'
+    # The student's last, or a cloud would hide them.
+    return frame(WIDTH, HEIGHT, alt, [border, *lines, *filled, *hollow, *legend])
 
 
 def _filled(number: int, x: float, y: float) -> str:

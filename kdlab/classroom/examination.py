@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdlab.classroom.figures import PALETTE
 from kdlab.classroom.panel import Panel, slider
+from kdlab.classroom.svg import frame
 from kdlab.models import MSBDN
 from kdlab.recipes.restoration import TwoStage
 
@@ -75,11 +76,7 @@ def stages_svg(parts: pd.DataFrame, rates: Sequence[float], plan: TwoStage, epoc
     marks.append(_upright(LABEL + plan.switch(epochs) * cell, height, 'stroke-dasharray="4 3"'))
     marks.append(_upright(LABEL + (epoch + 0.5) * cell, height, 'stroke-width="2"'))
     alt = f"What weighs how much in epoch {epoch + 1} of {epochs}, and the recorded losses."
-    return (
-        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {LABEL + STRIP + VALUE} {height}" '
-        f'width="{LABEL + STRIP + VALUE}" style="max-width: 100%" font-size="12" fill="currentColor">'
-        f"{''.join(marks)}</svg>"
-    )
+    return frame(LABEL + STRIP + VALUE, height, alt, marks)
 
 
 def stage_explorer(history: pd.DataFrame, plan: TwoStage) -> Panel:

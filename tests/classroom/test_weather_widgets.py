@@ -13,13 +13,13 @@ from PIL import Image
 
 from kdlab import InputError
 from kdlab.classroom import check
+from kdlab.classroom.pictures import photograph_html
 from kdlab.classroom.weather import (
     LISTENS_TO,
     Weather,
     as_pixels,
     before_after,
     divided,
-    photograph_html,
     psnr,
     show_photographs,
     weather_maker,
