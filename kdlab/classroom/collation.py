@@ -3,7 +3,6 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ipywidgets as widgets
 import torch
@@ -16,7 +15,6 @@ from kdlab.classroom.svg import frame
 from kdlab.distill import Distiller, Taps
 from kdlab.losses.restoration import CKTLoss
 
-PARTS = {"image": "image_", "PFE": "ckt_", "PFV": "ckt_"}  # by how the names of their terms begin, one a weather
 WIDTH, HEIGHT, EDGE = 520, 330, 12
 
 
@@ -61,20 +59,6 @@ def snapshot(step: int, distiller: Distiller, images: Float[Tensor, "n 3 h w"], 
         its = observed[f"{name}/{term.teacher}"]
         teachers[tap].append(distiller.teacher_connectors[term.name](its).mean(dim=(2, 3)).cpu())
     return Snapshot(step, *({tap: torch.cat(parts) for tap, parts in side.items()} for side in (student, teachers)))
-
-
-def by_part(losses: Mapping[str, Any]) -> dict[str, float]:
-    """A step's losses, or a run's means of them, summed over the taps and averaged over the weathers.
-
-    "image", "PFE", "PFV" and "SCR", each where there is one, without its weight.
-    """
-    sums: dict[str, float] = {}
-    weathers = {name for name in losses if name.startswith("image_")}
-    for name, value in losses.items():
-        for part, start in PARTS.items():
-            if name.startswith(start) and name.endswith("_reconstruction") == (part == "PFV"):
-                sums[part] = sums.get(part, 0.0) + float(value) / len(weathers)
-    return sums | ({"SCR": float(losses["scr"])} if "scr" in losses else {})
 
 
 @dataclass(frozen=True)
