@@ -21,7 +21,7 @@ def ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[An
 
 
 def ask_also(problem: str | None, answer: Answer, arguments: tuple[Any, ...], want: Any, but: str) -> str | None:
-    """``problem`` where there is one; else what is wrong for these arguments, said after ``but``; None if nothing is."""
+    """``problem`` where there is one, else what is wrong for these arguments, after ``but``; None if nothing is."""
     if problem is None and (also := ask(answer, arguments, want, {})) is not None:
         return f"{but}: {also}"
     return problem
