@@ -104,7 +104,7 @@ def pulled(
     return Pulled(value.item(), -len(student) * gradient[index])
 
 
-def activity(features: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
+def mean_square(features: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
     """How active each position is: the mean square of its channels."""
     return features.square().mean(0)
 
@@ -152,8 +152,8 @@ def gradient_explorer(
             seen = pulled(ON_MAPS[loss.value], student, teacher, index, connector=connector)
             change = rising(student[index], seen.toward)
             picture = (
-                heat_map(activity(teacher[index]), "teacher's activity")
-                + heat_map(activity(student[index]), "student's activity")
+                heat_map(mean_square(teacher[index]), "teacher's activity")
+                + heat_map(mean_square(student[index]), "student's activity")
                 + heat_map(change, "should rise (red), fall (blue)", signed=True)
             )
             which = pair.value

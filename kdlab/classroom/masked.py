@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from kdlab.classroom.losses import activity
+from kdlab.classroom.losses import mean_square
 from kdlab.classroom.panel import WIDE, Panel, choice, slider
 from kdlab.classroom.pictures import coloured, picture_html, side_by_side
 from kdlab.losses import MGDLoss
@@ -72,7 +72,7 @@ def generate(
 
 def left_activity(seen: Generated) -> Float[Tensor, "h w"]:
     """How active what is left is at each position; NaN where the position is masked."""
-    left = activity(seen.left)
+    left = mean_square(seen.left)
     return left if len(seen.kept) > 1 else left.where(seen.kept[0].bool(), torch.nan)
 
 
@@ -106,8 +106,8 @@ def mask_explorer(
         loss = losses[mask.value]
         loss.mask_ratio = ratio.value
         seen = generate(loss, student[index], teacher[index], variance, seed)
-        left, whole = left_activity(seen), activity(loss.align(student[index])).max().item()
-        made, its = (activity(maps) if c is None else maps[c] for maps in (seen.made, teacher[index]))
+        left, whole = left_activity(seen), mean_square(loss.align(student[index])).max().item()
+        made, its = (mean_square(maps) if c is None else maps[c] for maps in (seen.made, teacher[index]))
         limits = its.min().item(), its.max().item()
         name = "all channels" if c is None else f"channel {c}"
         shown = [
