@@ -210,6 +210,27 @@ class TwoStage:
             yield Term(name, scr, OUTPUT_AND_INPUT, "", first(self.scr / len(whom)), of=of)
 
 
+# What the names of the two stages' losses begin and end with.
+PARTS = {
+    "image": "image_.+", "PFE": "ckt_.+(?<!_reconstruction)", "PFV": "ckt_.+_reconstruction", "SCR": "scr(_.+)?",
+    "task": "task", "HCR": "hcr",
+}  # fmt: skip
+
+
+def losses_by_part(losses: Mapping[str, Any]) -> dict[str, float]:
+    """A step's losses under :class:`TwoStage`, or an epoch's means of them, by what they are about; unweighted.
+
+    "image", "PFE", "PFV", "SCR", "task" and "HCR", each where there is one: the mean over the weathers, PFE and PFV
+    summed over the taps.
+    """
+    parts = {}
+    for part, names in PARTS.items():
+        if of_it := [float(value) for name, value in losses.items() if re.fullmatch(names, name)]:
+            taps = len(MSBDN.TAPS) if part in ("PFE", "PFV") else 1
+            parts[part] = taps * math.fsum(of_it) / len(of_it)
+    return parts
+
+
 def learning_rate(epoch: int, epochs: int, base: float, warm_up: int = 3, end: float = 1e-6) -> float:
     """The rate of an epoch, counted from 1: up to ``base`` in equal steps, then down to ``end`` along half a cosine."""
     if epoch <= warm_up:

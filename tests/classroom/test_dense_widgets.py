@@ -11,11 +11,10 @@ from shown import pictures
 
 from kdlab.classroom import check
 from kdlab.classroom.dense import channel_explorer, effective_positions, error_explorer, look, over_positions
+from kdlab.classroom.pictures import coloured, picture_html
 from kdlab.classroom.scenes import (
     CLASS_COLOURS,
     ERROR_COLOURS,
-    as_html,
-    coloured,
     error_kinds,
     errors_over,
     legend_html,
@@ -73,7 +72,7 @@ def test_a_map_is_coloured_between_its_limits():
 
 
 def test_a_picture_says_what_it_is_and_loses_no_pixel():
-    html = as_html(painted(MASK), "a < b")
+    html = picture_html(painted(MASK), "a < b")
     assert 'alt="a &lt; b"' in html
     assert pictures(html)[0].tolist() == painted(MASK).tolist()
     assert "#333333" in legend_html({"back & ground": "#333333"})

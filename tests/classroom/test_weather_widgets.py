@@ -14,13 +14,13 @@ from shown import pictures
 
 from kdlab import InputError
 from kdlab.classroom import check
+from kdlab.classroom.pictures import photograph_html
 from kdlab.classroom.weather import (
     LISTENS_TO,
     Weather,
     as_pixels,
     before_after,
     divided,
-    photograph_html,
     psnr,
     show_photographs,
     weather_maker,

@@ -18,7 +18,15 @@ from kdlab.files import load_tensors
 from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
 from kdlab.models import MSBDN
 from kdlab.recipes import restorer
-from kdlab.recipes.restoration import RestorationSettings, StageBatches, TwoStage, distil, learning_rate, teach
+from kdlab.recipes.restoration import (
+    RestorationSettings,
+    StageBatches,
+    TwoStage,
+    distil,
+    learning_rate,
+    losses_by_part,
+    teach,
+)
 from kdlab.recipes.restorer import ToClean, fit_restorer
 from kdlab.training import ModelCard, Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
@@ -203,6 +211,22 @@ def test_what_is_left_out_is_not_there(plan, there, not_there, teachers):
     losses = d(*batch())
     assert there <= losses.keys()
     assert not not_there & losses.keys()
+
+
+@pytest.mark.parametrize("left_out", ["image", "ckt", "scr", "hcr", None])
+@pytest.mark.parametrize("negatives", ["paired", "same_weather"])
+def test_losses_by_part_weighted_are_the_total(left_out, negatives, teachers):
+    plan = replace(PLAN, negatives=negatives, **({left_out: 0.0} if left_out else {}))
+    weights = {"image": plan.image, "PFE": plan.ckt, "PFV": plan.reconstruction, "SCR": plan.scr}
+    d = objective(teachers, plan)
+    for epoch, weigh in ((0, weights), (2, {"task": 1.0, "HCR": plan.hcr})):
+        d.set_epoch(epoch, 4)
+        losses = {name: value.item() for name, value in d(*batch((0, 1, 2, 2, 1, 0))).items()}
+        parts = losses_by_part(losses)
+        total = sum(weight * parts[part] for part, weight in weigh.items() if part in parts)
+        assert total == pytest.approx(losses["total"], rel=1e-5)
+    names = {"image": {"image"}, "ckt": {"PFE", "PFV"}, "scr": {"SCR"}, "hcr": {"HCR"}, None: set()}
+    assert parts.keys() == {*weights, "task", "HCR"} - names[left_out]
 
 
 def test_without_stages_and_contrast_it_is_plain_training():

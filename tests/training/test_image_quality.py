@@ -7,7 +7,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from kdlab import InputError
-from kdlab.training.image_quality import image_quality, luma
+from kdlab.training.image_quality import image_quality, luma, psnr
 
 
 def images(n=3, size=24):
@@ -23,10 +23,17 @@ def test_each_image_has_the_values_of_torchmetrics():
     for i in range(3):
         one, other = clamped[i : i + 1], clean[i : i + 1]
         for suffix, a, b in (("", one, other), ("_y", luma(one), luma(other))):
-            psnr = peak_signal_noise_ratio(a, b, data_range=1.0).item()
+            decibels = peak_signal_noise_ratio(a, b, data_range=1.0).item()
             ssim = structural_similarity_index_measure(a, b, data_range=1.0).item()
-            assert quality[f"psnr{suffix}"][i].item() == pytest.approx(psnr, rel=1e-4)
+            assert quality[f"psnr{suffix}"][i].item() == pytest.approx(decibels, rel=1e-4)
             assert quality[f"ssim{suffix}"][i].item() == pytest.approx(ssim, rel=1e-4)
+
+
+def test_one_image_has_the_psnr_that_it_has_among_others():
+    restored, clean = images()
+    found = [psnr(one, other).item() for one, other in zip(restored, clean, strict=True)]
+    assert found == image_quality(restored, clean)["psnr"].tolist() == psnr(restored, clean).tolist()
+    assert psnr(clean[0], clean[0]).item() == 100
 
 
 def test_identical_images_have_a_finite_best():
