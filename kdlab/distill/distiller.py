@@ -1,6 +1,5 @@
 """Teachers, student and the terms that compare them, as one module that returns its losses."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,11 +148,10 @@ class Distiller(nn.Module):
         Raises:
             InputError: a negative epoch, a run without epochs.
         """
-        if not 0 <= epoch < math.inf or epochs < 1:
+        if not epoch >= 0 or epochs < 1:
             raise InputError(f"the run is at epoch {epoch} of {epochs}; wanted: an epoch from 0 up, of at least one.")
         self._now = (epoch, epochs)
 
-    @torch.no_grad()
     def observe_teacher(self, images: Any, labels: Any = None) -> dict[str, Any]:
         """What the tapped layers of the teachers put out for these images, without gradient.
 
@@ -267,10 +265,10 @@ class Distiller(nn.Module):
         known = dict(observed)
         missing = [term for term in terms if not all(key in known for key in chain(*self._keys[term.name].known))]
         for name in dict.fromkeys(name for term in missing for name in self._keys[term.name].teachers):
-            with torch.no_grad():
-                known |= self._observe(name, images, labels)
+            known |= self._observe(name, images, labels)
         return known
 
+    @torch.no_grad()
     def _observe(self, name: str, images: Any, labels: Any) -> dict[str, Any]:
         teacher = self.teachers[name]
         self._check_devices(name, teacher.model)
@@ -298,7 +296,7 @@ class Distiller(nn.Module):
 
     def _taps_of(self, name: str) -> tuple[Tap, ...]:
         terms = [term for term in self.terms if name in self._keys[term.name].teachers]
-        return tuple(dict.fromkeys(tap for term in terms for tap in term.teacher_taps))
+        return tuple(tap for term in terms for tap in term.teacher_taps)
 
     def _keys_of(self, term: Term) -> "_Keys":
         names = self._teachers_of(term)

@@ -50,7 +50,7 @@ class Reader:
             for name, value in read.items():
                 _refuse_non_finite(network, name, value)
         if first and not torch.is_inference_mode_enabled():
-            stops = self.stops and not compiled and bool(taps.calls)
+            stops = self.stops and not compiled
             self._learnt[network.training] = (
                 None if compiled else taps.overwritten, taps.calls if stops else None
             )  # fmt: skip
@@ -84,7 +84,7 @@ def _is_compiled(network: nn.Module) -> bool:
 
 def _refuse_non_finite(network: nn.Module, name: str, value: Any) -> None:
     for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.is_meta and not _is_finite(leaf):
+        if isinstance(leaf, Tensor) and not leaf.is_meta and not _is_finite(leaf):
             raise InputError(
                 f"layer {name!r} of {type(network).__name__} holds numbers that are not finite. Check its weights, and "
                 "that the images are normalised as it was trained with; in half precision, try float32."

@@ -71,12 +71,11 @@ class Term:
 
     def _check_arguments(self) -> None:
         arguments = inspect.signature(self.loss.forward).parameters
-        kinds = {argument.kind for argument in arguments.values()}
         takes = {name for name, a in arguments.items() if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
         required = {name for name in takes if arguments[name].default is inspect.Parameter.empty}
         missing = {"student", "teacher"} - takes
         surplus = required - {"student", "teacher", *SAMPLE_ARGUMENTS}
-        if missing or surplus or inspect.Parameter.VAR_POSITIONAL in kinds:
+        if missing or surplus:
             wrong = next(iter(sorted(surplus)), "")
             hint = " " + unknown("argument", wrong, ("student", "teacher", *SAMPLE_ARGUMENTS)) if wrong else ""
             raise InputError(

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from kdlab.errors import InputError
@@ -89,7 +89,7 @@ class CRDLoss(nn.Module):
         self.register_buffer("log_z", torch.full((2,), math.inf))  # infinite: not yet set
 
     def forward(
-        self, student: Float[Tensor, "n d_s"], teacher: Float[Tensor, "n d_t"], index: Int[Tensor, " n"]
+        self, student: Float[Tensor, "n d_s"], teacher: Float[Tensor, "n d_t"], index: Integer[Tensor, " n"]
     ) -> Float[Tensor, ""]:
         student, teacher = one_batch(student, teacher)
         for x, embed, who in ((student, self.student_embed, "student"), (teacher, self.teacher_embed, "teacher")):

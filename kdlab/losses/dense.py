@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from kdlab.errors import InputError, unknown
@@ -35,7 +35,7 @@ class PixelCrossEntropy(nn.Module):
 
     IGNORE = 255
 
-    def forward(self, logits: Float[Tensor, "n k h w"], mask: Int[Tensor, "n h w"]) -> Float[Tensor, ""]:
+    def forward(self, logits: Float[Tensor, "n k h w"], mask: Integer[Tensor, "n h w"]) -> Float[Tensor, ""]:
         usable(logits, "network", "n k h w")
         n, k, h, w = logits.shape
         if mask.shape != (n, h, w):

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from kdlab.errors import InputError
@@ -76,7 +76,7 @@ class LabelledCrossEntropy(nn.Module):
 
     UNLABELLED = -100
 
-    def forward(self, logits: Float[Tensor, "n k"], target: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    def forward(self, logits: Float[Tensor, "n k"], target: Integer[Tensor, " n"]) -> Float[Tensor, ""]:
         usable(logits, "network", "n k")
         labelled, _ = _classes(target, logits)
         target = target.long()
@@ -125,7 +125,7 @@ class DKDLoss(nn.Module):
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
 
     def forward(
-        self, student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"], target: Int[Tensor, " n"]
+        self, student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"], target: Integer[Tensor, " n"]
     ) -> Float[Tensor, ""]:
         student, teacher = _comparable_logits(student, teacher, "DKDLoss")
         labelled, target = _classes(target, student)

@@ -1,5 +1,7 @@
 """TeacherCache: computed once, refused where it does not fit."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,16 @@ def test_the_outputs_are_the_teachers_in_eval_mode(teacher, dataset, path):
     assert teacher.training  # left as it was
     expected = teacher.eval()(dataset.tensors[0])
     torch.testing.assert_close(cache.outputs["classifier"], expected.detach())
+    assert not cache.outputs["classifier"].requires_grad
+    both = TeacherCache.build(teacher, ["features.3", "classifier"], dataset)
+    assert both.only(TAPS).outputs.keys() == {"classifier"}
+
+
+def test_outputs_that_are_not_finite_are_not_kept(teacher, dataset, path):
+    nn.init.constant_(teacher.classifier[-1].bias, float("nan"))
+    with pytest.raises(InputError, match="'classifier' of StudentCNN put out numbers that are not finite"):
+        TeacherCache.build(teacher, TAPS, dataset, path=path)
+    assert not path.exists()
 
 
 def test_every_module_is_left_in_its_own_mode_even_after_an_error(teacher, dataset, path):
@@ -117,27 +129,37 @@ def test_an_address_in_what_is_printed_does_not_count(dataset, path):
     TeacherCache.build(second, [""], dataset, path=path)
 
 
-def test_a_changed_file_is_noticed(teacher, dataset, path, tmp_path):
+@pytest.mark.parametrize("what", ["size", "time", "name"])
+def test_a_changed_file_is_noticed(what, teacher, dataset, path, tmp_path):
     file = tmp_path / "image.png"
     file.write_bytes(b"one")
     dataset.paths = [file]
     TeacherCache.build(teacher, TAPS, dataset, path=path)
-    file.write_bytes(b"other")
+    time = file.stat().st_mtime_ns
+    if what == "size":
+        file.write_bytes(b"other")
+    os.utime(file, ns=(time, time + (what == "time")))
+    if what == "name":
+        dataset.paths = [file.rename(tmp_path / "other.png")]
     with pytest.raises(InputError, match="made from other"):
         TeacherCache.build(teacher, TAPS, dataset, path=path)
 
 
 class Augmented(Dataset):
+    def __init__(self, start):
+        self.start = start
+
     def __len__(self):
         return 8
 
     def __getitem__(self, index):
-        return torch.randn(3, 16, 16), 0
+        return (torch.randn if index >= self.start else torch.zeros)(3, 16, 16), 0
 
 
-def test_a_random_pipeline_is_refused(teacher, path):
-    with pytest.raises(InputError, match="another image each time"):
-        TeacherCache.build(teacher, TAPS, Augmented(), path=path)
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_random_pipeline_is_refused(start, teacher, path):
+    with pytest.raises(InputError, match=f"sample {start} of the data set is another image each time"):
+        TeacherCache.build(teacher, TAPS, Augmented(start), path=path)
 
 
 def test_another_number_of_samples_is_refused(teacher, dataset, path):

@@ -37,6 +37,7 @@ def test_resizing_has_nothing_to_learn_and_keeps_a_constant():
         resize = Resize((4, 3), mode)
         assert not list(resize.parameters())
         torch.testing.assert_close(resize(torch.full((1, 2, 8, 6), 3.0)), torch.full((1, 2, 4, 3), 3.0))
+    torch.testing.assert_close(Resize(4)(MAPS), nn.AvgPool2d(2)(MAPS))  # between positions, not from corner to corner
     torch.testing.assert_close(Resize(1, "area")(MAPS)[..., 0, 0], MAPS.mean(dim=(2, 3)))
 
 
@@ -73,7 +74,11 @@ def test_the_common_space_of_three_teachers_has_the_published_parameters():
     ]
     assert both_ways == [276_480, 1_105_920, 4_423_680, 4_423_680]
     assert sum(both_ways) == 10_229_760
-    assert Projector(6, 3)(MAPS).shape == (2, 3, 8, 8)
+    projector = Projector(6, 3)
+    first, _, second = projector
+    torch.testing.assert_close(projector(MAPS), second(first(MAPS).relu()))
+    for weight in Projector(64, 64).parameters():
+        assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)  # Kaiming's
 
 
 def test_a_paraphraser_learns_to_give_the_map_back():
@@ -92,7 +97,9 @@ def test_a_paraphraser_learns_to_give_the_map_back():
 
 
 def test_the_translator_makes_as_many_factors():
-    assert Translator(4, 3)(torch.randn(2, 4, 8, 8)).shape == (2, 3, 8, 8)
+    translator = Translator(4, 3)
+    assert translator(torch.randn(2, 4, 8, 8)).shape == (2, 3, 8, 8)
+    assert {m.negative_slope for m in translator if isinstance(m, nn.LeakyReLU)} == {0.1}  # the official one
 
 
 def test_the_fusion_lets_each_stage_hear_the_deeper_ones_only():
@@ -103,6 +110,16 @@ def test_the_fusion_lets_each_stage_hear_the_deeper_ones_only():
     assert [tuple(o.shape) for o in out] == [(2, 6, 8, 8), (2, 10, 4, 4), (2, 12, 1, 1)]
     changed = fusion([maps[0], maps[1] + 1, maps[2]])
     assert [torch.equal(a, b) for a, b in zip(out, changed, strict=True)] == [False, False, True]
+
+
+def test_the_fusion_weighs_a_stage_and_the_deeper_one_by_two_maps():
+    fusion = ReviewFusion([4, 8], [6, 10], mid=5).eval()
+    maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]
+    own, deeper = fusion.narrow[0](maps[0]), fusion.narrow[1](maps[1]).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    weights = fusion.attention[0](torch.cat([own, deeper], 1)).sigmoid()
+    fused = own * weights[:, 0][:, None] + deeper * weights[:, 1][:, None]
+    torch.testing.assert_close(fusion(maps)[0], fusion.widen[0](fused))
+    assert fusion.widen[0][0].kernel_size == (3, 3)
 
 
 def test_each_connector_gets_its_own_tensor():
@@ -116,11 +133,16 @@ def test_each_connector_gets_its_own_tensor():
         (lambda: ConvConnector(0, 4), "student_channels is 0"),
         (lambda: ConvConnector(4, 4, 5), "kernel_size is 5; wanted: 1 or 3"),
         (lambda: Resize(0), "size is 0"),
+        (lambda: Resize((4, 4, 4)), r"size is \(4, 4, 4\)"),
         (lambda: Resize(4, "cubic"), "mode is 'cubic'"),
         (lambda: Pooled(out=4), "needs the channels"),
+        (lambda: Pooled(0, 4), "channels is 0"),
         (lambda: Paraphraser(4, rate=0.0), "rate is 0.0"),
+        (lambda: Paraphraser(4, rate=1.5), "rate is 1.5"),
         (lambda: Translator(4, 0), "factors is 0"),
         (lambda: ReviewFusion([4], [4, 8]), "1 stages and teacher_channels 2"),
+        (lambda: ReviewFusion([], []), "0 stages and teacher_channels 0"),
+        (lambda: ReviewFusion([4], [4], mid=0), "mid is 0"),
         (lambda: ReviewFusion([4], [4])([MAPS, MAPS]), "2 maps were given to a fusion of 1 stages"),
         (lambda: Each(Pooled())([MAPS, MAPS]), "2 tensors were given to 1 connectors"),
     ],

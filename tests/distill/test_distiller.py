@@ -50,6 +50,10 @@ def test_a_weight_of_zero_keeps_what_is_not_finite_out_of_the_total():
     )  # cross-entropy of nothing: NaN
     assert losses["task"].isnan()
     assert losses["total"].isfinite()
+    d = distiller(terms=[Term("hint", Gap(), "classifier", "classifier", weight=0.0)])
+    losses = d(IMAGES, LABELS, observed={"classifier": torch.full((4, 3), float("inf"))})
+    assert losses["hint"].isinf()  # reported all the same
+    torch.testing.assert_close(losses["total"], 0.3 * losses["task"])
 
 
 def test_it_owns_the_student_and_the_losses_and_nothing_of_the_teacher():
@@ -100,7 +104,7 @@ def test_a_teacher_put_into_training_mode_goes_back_to_eval_mode():
 
 
 def test_the_teacher_moves_and_converts_with_the_distiller():
-    d = distiller().double()
+    d = distiller(task=nn.CrossEntropyLoss(weight=torch.ones(3))).double()
     assert next(d.teacher.parameters()).dtype == torch.float64
     assert d(IMAGES.double(), LABELS)["total"].dtype == torch.float64
     d.to("meta")
@@ -124,11 +128,25 @@ def test_observed_outputs_take_the_teachers_place():
     d.teacher.forward = None  # it must not run
     known = d(IMAGES, LABELS, observed)
     torch.testing.assert_close(known["kd"], KDLoss(4.0)(d.student(IMAGES), observed["classifier"]))
+    two = stages([Term("lists", OnLists(), ["first", "second"], ["first", "second"])]).eval()
+    part = {"first": two.observe_teacher(IMAGES)["first"]}  # not all that the term compares: the teacher runs
+    assert two(IMAGES, LABELS, part)["lists"] == two(IMAGES, LABELS)["lists"]
 
 
 def test_one_layer_may_serve_several_terms():
     terms = [kd(0.5), Term("kd_sharp", KDLoss(1.0), "classifier", "classifier", 0.2)]
-    assert list(distiller(terms=terms)(IMAGES, LABELS)) == ["task", "kd", "kd_sharp", "total"]
+    d = distiller(terms=terms)
+    assert list(d(IMAGES, LABELS)) == ["task", "kd", "kd_sharp", "total"]
+    assert d.teacher_taps == (Tap("classifier"),)
+
+
+def test_a_teacher_may_have_no_weights():
+    d = stages([hint(student=Tap("first", "input"), teacher="0")], teacher=nn.Sequential(nn.Identity()))
+    assert d(IMAGES, LABELS)["hint"] == 0
+
+
+def test_the_documented_weights_are_the_defaults():
+    assert (hint().weight, hint().reconstruction_weight) == (1.0, 0.05)
 
 
 def test_the_dry_run_finds_shapes_that_do_not_meet_and_changes_nothing(shapes_unchecked):
@@ -167,6 +185,10 @@ REFUSED = {
     "name of a reconstruction": (lambda: reported_twice(), "hint, hint_reconstruction, hint_reconstruction; every"),
     "name with a dot": (lambda: Term("k.d", KDLoss(), "a", "b"), "identifier"),
     "negative weight": (lambda: kd(-1.0), "weight of term 'kd' is -1.0"),
+    "negative weight of a reconstruction": (
+        lambda: hint(reconstruction_weight=-1.0),
+        "reconstruction_weight of term 'hint' is -1.0",
+    ),
     "weight not a number": (lambda: kd(float("nan")), "weight of term 'kd' is nan"),
     "negative task weight": (lambda: distiller(task_weight=-0.1), "task_weight is -0.1"),
     "all weights zero": (lambda: distiller(terms=[kd(0.0)], task_weight=0.0), "nothing to learn from"),
@@ -249,6 +271,20 @@ def test_a_first_pass_in_inference_mode_teaches_nothing_wrong():
     assert d.teacher.ends == 2  # in inference mode and in the first pass after it; then it stops
 
 
+class AsksForNoGradient(nn.Module):
+    def forward(self, student, teacher):
+        assert student.requires_grad
+        assert not teacher.requires_grad
+        return (student - teacher).abs().mean()
+
+
+def test_the_teacher_is_read_without_a_gradient_even_where_it_could_have_one():
+    d = stages([Term("hint", AsksForNoGradient(), "first", "first")])
+    d.teacher.requires_grad_(True)
+    d(IMAGES, LABELS)
+    assert not d.observe_teacher(IMAGES)["first"].requires_grad
+
+
 def test_dropout_of_the_teacher_is_off():
     d = stages([hint(student="classifier", teacher="classifier")])
     torch.testing.assert_close(d.train().observe_teacher(IMAGES), d.observe_teacher(IMAGES))
@@ -280,6 +316,8 @@ def test_a_learning_connector_of_the_teacher_needs_a_reconstruction_which_is_in_
     raw = d.observe_teacher(IMAGES)["first"]
     torch.testing.assert_close(losses["hint_reconstruction"], (back(there(raw)) - raw).abs().mean())
     losses["total"].backward()
+    assert there.training
+    assert {"teacher_connectors.hint.weight", "reconstructions.hint.weight"} <= dict(d.named_parameters()).keys()
     assert there.weight.grad.abs().sum() > 0
     assert back.weight.grad.abs().sum() > 0
 
@@ -359,6 +397,7 @@ def test_a_loss_that_asks_for_the_index_gets_it_from_the_data_set():
     cache = TeacherCache.build(d.teacher, ["classifier"], data)
     for dataset in (Indexed(data), Indexed(cache.attach(data))):
         (batch,) = DataLoader(dataset, batch_size=4)
+        assert set(batch[2]) == ({"classifier"} if dataset.dataset is not data else set())
         gap = (d.student(IMAGES) - d.teacher(IMAGES)).abs().mean()
         torch.testing.assert_close(d(*batch)["memory"], gap * 1.5)
     with pytest.raises(InputError, match="Remembering wants the index.*Indexed"):
@@ -397,6 +436,14 @@ def test_the_dry_run_finds_what_is_wrong_with_a_term_that_starts_later(shapes_un
     for schedule in (WarmUp(1.0), From(1.0, epoch=2)):
         with pytest.raises(InputError, match="'hint' .student 'first' .4, 4, 16, 16."):
             stages([hint(weight=schedule)], teacher=Stages(6), example=(IMAGES, LABELS))
+
+
+def test_after_the_dry_run_the_schedules_wait_for_the_real_one():
+    d = stages([hint(weight=From(1.0, epoch=2))], example=(IMAGES, LABELS))
+    with pytest.raises(InputError, match="set_epoch"):
+        d(IMAGES, LABELS)
+    d.set_epoch(0, 5)
+    assert d(IMAGES, LABELS)["hint"] == 0
 
 
 def test_a_dry_run_that_fails_leaves_the_statistics_as_they_were(shapes_unchecked):

@@ -75,8 +75,13 @@ def test_the_end_is_not_pulled_by_what_it_teaches():
     d = byot()
     losses = d(IMAGES, LABELS)
     (losses["kd"] + losses["feature"]).backward()
-    assert all(p.grad is None for p in d.student.classifier.parameters())
+    assert all(p.grad is None for p in [*d.student.features[3].parameters(), *d.student.classifier.parameters()])
     assert all(p.grad is not None for p in d.exits.parameters())
+
+
+def test_the_public_settings_are_the_defaults():
+    d = byot()
+    assert (d.alpha, d.kd.temperature, d.feature_weight) == (0.1, 3.0, 1e-6)
 
 
 def pair_of_one():
@@ -89,18 +94,23 @@ def pair_of_one():
     [
         (lambda: MutualDistiller({"a": student()}, nn.CrossEntropyLoss()), "1 students.*at least two"),
         (lambda: MutualDistiller(dict.fromkeys("ab", student()), nn.CrossEntropyLoss()), "a network of its own"),
+        (lambda: MutualDistiller(dict.fromkeys("ab", student()) | {"c": student()}, nn.CrossEntropyLoss()),
+         "3 students.*a network of its own"),
+        (lambda: MutualDistiller({0: student(), 1: student()}, nn.CrossEntropyLoss()), "called 0, 1; wanted: texts"),
         (lambda: MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss(), weight=-1), "weight is -1"),
         (lambda: MutualDistiller({"keys": student(), "b": student()}, nn.CrossEntropyLoss()), "called 'keys', 'b'"),
         (lambda: MutualDistiller({"a.1": student(), "b": student()}, nn.CrossEntropyLoss()), "without a dot"),
         (lambda: pair_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
         (lambda: SelfDistiller(student(), {}, "features.3", nn.CrossEntropyLoss()), "without exits"),
         (lambda: byot(alpha=1.5), "alpha is 1.5"),
+        (lambda: byot(feature_weight=-1.0), "feature_weight is -1.0"),
+        (lambda: byot()(IMAGES[:1, :, :4, :4], LABELS[:1]), "BatchNorm cannot train on a batch of one sample"),
         (lambda: SelfDistiller(student(), {"featurs.1": Exit(6, 10, 3)}, "features.3", nn.CrossEntropyLoss()),
          "Did you mean 'features.1'"),
         (lambda: SelfDistiller(student(), {"features.1": Exit(6, 9, 3)}, "features.3", nn.CrossEntropyLoss())(
             IMAGES, LABELS), "give the exit a width of 10"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(build, said):
+def test_what_makes_no_sense_is_refused(build, said, shapes_unchecked):
     with pytest.raises(InputError, match=said):
         build()

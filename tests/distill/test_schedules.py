@@ -12,8 +12,8 @@ def test_warming_up_is_linear_and_then_constant():
 
 
 def test_the_cosine_spans_the_run():
-    falling = [Cosine(2.0)(epoch, 8) for epoch in (0, 2, 4, 8)]
-    assert falling == pytest.approx([2.0, 1 + 2**-0.5, 1.0, 0.0])
+    falling = [Cosine(2.0)(epoch, 8) for epoch in (0, 2, 4, 8, 12)]
+    assert falling == pytest.approx([2.0, 1 + 2**-0.5, 1.0, 0.0, 0.0])
     assert [Cosine(0.0, end=2.0)(epoch, 8) for epoch in (0, 4, 8)] == pytest.approx([0.0, 1.0, 2.0])
 
 
@@ -31,6 +31,9 @@ def test_from_starts_at_its_epoch_where_until_stops():
     [
         (lambda: WarmUp(-1.0), "weight is -1.0"),
         (lambda: WarmUp(1.0, epochs=0), "epochs is 0"),
+        (lambda: WarmUp(1.0, epochs=float("inf")), "epochs is inf"),
+        (lambda: Cosine(-1.0), "weight is -1.0"),
+        (lambda: Until(-1.0, epoch=1), "weight is -1.0"),
         (lambda: Cosine(1.0, end=float("inf")), "end is inf"),
         (lambda: Until(1.0, epoch=0), "epoch is 0.*leave the term out"),
         (lambda: From(1.0, epoch=0), "epoch is 0.*the weight itself"),

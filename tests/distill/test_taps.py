@@ -48,6 +48,11 @@ def test_entering_again_forgets_the_last_records(model):
         model(torch.randn(5, 4))
     with taps, pytest.raises(InputError, match="not reached"):
         taps["0"]
+    x = torch.randn(5, 4)
+    with taps:
+        model(x)
+    taps.drop_copies()
+    assert torch.equal(taps["0"], model[0](x))
 
 
 def test_an_unknown_layer_is_an_error_at_once_with_near_names():
@@ -195,3 +200,22 @@ def test_an_error_inside_the_block_is_not_swallowed():
     model = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(ZeroDivisionError), Taps(model, ["0"], calls={"0": 1}):
         raise ZeroDivisionError
+
+
+class Catching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        try:
+            return self.linear(x)
+        except Exception:
+            return x
+
+
+def test_a_model_that_catches_errors_is_stopped_all_the_same():
+    model = Catching()
+    with Taps(model, ["linear"], calls={"linear": 1}):
+        model(torch.randn(2, 4))
+        pytest.fail("the block should have been left")

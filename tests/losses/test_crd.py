@@ -56,6 +56,11 @@ def test_more_negatives_than_samples():
     torch.testing.assert_close(fresh(loss, *sides, INDEX), literal(loss, *sides, INDEX)[0])
 
 
+def test_the_official_settings_are_the_defaults():
+    loss = CRDLoss(5, 6, SAMPLES)
+    assert (loss.student_embed.out_features, loss.negatives, loss.temperature, loss.momentum) == (128, 16384, 0.07, 0.5)
+
+
 def test_the_common_laws():
     loss = crd().double()
     loss.log_z[:] = 4.0  # at the first batch Z comes from the batch, as a constant, which finite differences would see
@@ -126,6 +131,16 @@ def test_it_moves_and_is_copied_with_all_that_it_remembers():
     moved = copy.deepcopy(loss).to("meta")
     assert {x.device.type for x in (*moved.parameters(), *moved.buffers())} == {"meta"}
     assert {x.dtype for x in copy.deepcopy(loss).double().buffers()} == {torch.float64}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_it_compares_in_float32_and_remembers_in_its_own(dtype):
+    loss = crd().to(dtype)
+    for seed in range(2):
+        value = loss(*features(seed, dtype=dtype), INDEX)
+        assert value.dtype == torch.float32
+        assert value.isfinite()
+    assert {x.dtype for x in loss.buffers()} == {dtype}
 
 
 def test_the_banks_begin_uniform_as_the_official_ones():

@@ -116,3 +116,16 @@ def test_one_sample_and_one_class_are_refused(shapes_unchecked):
         DISTLoss()(torch.zeros(4, 5, 6), torch.zeros(4, 5, 6))
     with pytest.raises(InputError, match="gamma is -1"):
         DISTLoss(gamma=-1.0)
+
+
+def test_the_settings_for_cifar_are_the_defaults():
+    loss = DISTLoss()
+    assert (loss.beta, loss.gamma, loss.temperature) == (1.0, 1.0, 4.0)
+
+
+def test_a_layer_of_several_tensors_is_named(shapes_unchecked):
+    maps = torch.zeros(2, 3)
+    with pytest.raises(InputError, match="the student gives a tuple; wanted: one tensor.*item=..."):
+        DISTLoss()((maps, maps), maps)
+    with pytest.raises(InputError, match="the teacher gives a tuple"):
+        DISTLoss()(maps, (maps, maps))

@@ -135,3 +135,17 @@ def test_one_class_and_senseless_weights_are_refused():
     for wrong in ({"alpha": -1.0}, {"beta": float("nan")}, {"temperature": 0.0}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             DKDLoss(**wrong)
+
+
+def test_the_official_settings_are_the_defaults():
+    loss = DKDLoss()
+    assert (loss.alpha, loss.beta, loss.temperature) == (1.0, 8.0, 4.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_integers_of_any_width_are_labels(dtype):
+    student, teacher, target = randn(3, 4, seed=1), randn(3, 4, seed=2), torch.tensor([0, 3, 1])
+    assert DKDLoss()(student, teacher, target.to(dtype)) == DKDLoss()(student, teacher, target)
+    large = [randn(3, 200, seed=seed) for seed in (1, 2)]
+    target = torch.tensor([156, 3, 1])  # 156 is what -100 becomes in uint8
+    assert DKDLoss()(*large, target.to(torch.uint8)) == DKDLoss()(*large, target)

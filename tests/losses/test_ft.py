@@ -94,6 +94,10 @@ def test_any_shape_dtype_and_size_gives_a_finite_value_not_below_zero(shape, dty
     assert check_finite(FTLoss(power), student, teacher)[0] >= 0
 
 
+def test_the_official_power_is_the_default():
+    assert FTLoss().power == 1
+
+
 @pytest.mark.parametrize("power", [0, 3, -1])
 def test_another_power_is_refused(power):
     with pytest.raises(InputError, match="power is .*must be 1 .* or 2"):

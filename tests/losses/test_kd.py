@@ -172,3 +172,21 @@ def test_a_batch_without_labels_costs_nothing_instead_of_nan():
     loss.backward()
     assert loss == 0
     assert (z.grad == 0).all()
+
+
+def test_integers_of_any_width_are_labels_and_half_precision_is_widened():
+    z, y = logits(4, 3, dtype=torch.bfloat16), torch.tensor([0, 1, 2, 1])
+    for dtype in (torch.int32, torch.uint8):
+        assert LabelledCrossEntropy()(z, y.to(dtype)) == F.cross_entropy(z.float(), y)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sentence"),
+    [
+        (torch.zeros(4, 5, dtype=torch.int64), "the teacher's tensor has dtype torch.int64"),
+        (torch.zeros(4, 5, device="meta"), "student's tensor is on cpu and the teacher's on meta.*to one device"),
+    ],
+)
+def test_the_side_that_is_wrong_is_named(teacher, sentence, shapes_unchecked):
+    with pytest.raises(InputError, match=sentence):
+        KDLoss()(torch.zeros(4, 5), teacher)

@@ -107,6 +107,11 @@ def test_zero_where_the_generated_map_is_the_teachers_and_nowhere_below():
     torch.testing.assert_close(copying(1.0)(teacher.clone(), teacher), teacher.square().sum() / 3)
 
 
+def test_the_official_settings_of_one_stage_detectors_are_the_defaults():
+    loss = MGDLoss(3, 2)
+    assert (loss.mask_ratio, loss.mask) == (0.65, "spatial")
+
+
 def test_doubling_the_batch_keeps_the_mean():
     student, teacher = randn(3, 3, 4, 4, seed=1), randn(3, 2, 4, 4, seed=2)
     loss = make(mask_ratio=0.0)
@@ -195,6 +200,7 @@ def test_an_unknown_mask_is_refused(shapes_unchecked):
         (torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 2, 2), r"\(2, 3, 4, 4\).*\(2, 2, 2, 2\).*must be the same"),
         (torch.zeros(2, 3, 4, 4), torch.zeros(3, 2, 4, 4), "must be the same"),
         (torch.zeros(2, 3), torch.zeros(2, 2), "wanted: 4 dimensions"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2, 2), "teacher's tensor is .*wanted: 4 dimensions"),
         (torch.zeros(2, 3, 4, 4).int(), torch.zeros(2, 2, 4, 4), "floating point numbers"),
     ],
 )

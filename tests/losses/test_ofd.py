@@ -63,6 +63,7 @@ def test_zero_at_a_match_and_wherever_teacher_and_student_are_both_not_active():
     inactive = torch.full(SHAPE, -5.0)
     assert OFDLoss(MARGIN)(inactive * 10, inactive) == 0
     assert OFDLoss(MARGIN)(inactive * 10, -inactive) > 0
+    assert OFDLoss(MARGIN * 0)(inactive, inactive) == 0  # a target of exactly 0 is not active
 
 
 def test_doubling_the_batch_keeps_the_mean():
@@ -126,10 +127,10 @@ def test_any_shape_dtype_and_size_gives_a_finite_value_not_below_zero(shape, dty
     assert check_finite(loss, student, teacher)[0] >= 0
 
 
-@pytest.mark.parametrize("margin", [torch.tensor([-1.0, 0.1]), torch.tensor([float("nan")]), torch.tensor(-1.0)])
+@pytest.mark.parametrize("margin", [[-1.0, 0.1], [float("nan")], [float("-inf")], -1.0])
 def test_a_margin_that_makes_no_sense_is_refused(margin, shapes_unchecked):
     with pytest.raises(InputError, match="margin is .*0 or below"):
-        OFDLoss(margin)
+        OFDLoss(torch.tensor(margin))
 
 
 def test_a_margin_for_other_channels_is_refused():

@@ -1,5 +1,7 @@
 """PixelCrossEntropy by its laws."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,14 @@ def test_it_is_the_mean_over_the_pixels_that_have_a_class():
     torch.testing.assert_close(LOSS(logits, mask), F.cross_entropy(logits[1:], mask[1:]))
     mask[1, :, :2] = 255
     torch.testing.assert_close(LOSS(logits, mask), F.cross_entropy(logits[1:, :, :, 2:], mask[1:, :, 2:]))
+
+
+def test_small_integers_and_half_precision_give_what_wide_ones_do():
+    logits, mask = drawn()
+    mask[0] = 255
+    torch.testing.assert_close(LOSS(logits, mask.to(torch.uint8)), LOSS(logits, mask))
+    large = torch.zeros(1, 4, 300, 300, dtype=torch.float16)  # a sum over its pixels is more than float16 holds
+    assert LOSS(large, torch.zeros(1, 300, 300, dtype=torch.long)).item() == pytest.approx(math.log(4))
 
 
 def test_without_any_class_it_is_zero_and_so_is_its_gradient():
@@ -51,6 +61,7 @@ def test_a_batch_of_one_class_is_learnt_as_any_other():
     [
         (torch.full((2, 3, 5), 4), "a mask has the number 4; all must be of 0 to 3, or 255"),
         (torch.full((2, 3, 5), -1), "a mask has the number -1"),
+        (torch.full((2, 3, 5), -1, dtype=torch.int8), "a mask has the number -1"),
         (torch.zeros(2, 5, 3, dtype=torch.long), r"masks are \(2, 5, 3\).*wanted: masks of \(2, 3, 5\)"),
         (torch.zeros(2, 3, 5), r"dtype torch\.float32"),
         (torch.zeros(2, 3, 5, dtype=torch.bool), r"dtype torch\.bool"),

@@ -11,7 +11,6 @@ from kdlab.losses.restoration import (
     CKTLoss,
     HCRLoss,
     SCRLoss,
-    _AllPairs,
     mean_distance_of_all_pairs,
 )
 
@@ -44,8 +43,12 @@ def images(n=3):
 
 def literal(restored, degraded, clean, all_pairs):
     """The formula with a tensor of all pairs."""
+    return of_maps(*map(FEATURES, (restored, degraded, clean)), all_pairs)
+
+
+def of_maps(restored, degraded, clean, all_pairs):
     total = 0
-    for weight, a, n, p in zip(SLICE_WEIGHTS, *map(FEATURES, (restored, degraded, clean)), strict=True):
+    for weight, a, n, p in zip(SLICE_WEIGHTS, restored, degraded, clean, strict=True):
         away = (a[:, None] - n[None]).abs().mean() if all_pairs else (a - n).abs().mean()
         total = total + weight * (a - p).abs().mean() / (away + 1e-7)
     return total
@@ -112,22 +115,20 @@ def test_a_student_that_starts_as_the_identity_explodes_unless_eps_is_mild():
     assert SCRLoss(FEATURES, eps=1e-2)([degraded, degraded], clean) < 100
 
 
-@pytest.mark.parametrize("distance", [mean_distance_of_all_pairs, _AllPairs.apply], ids=["on a CPU", "on a GPU"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_all_pairs_without_a_tensor_of_all_pairs(distance, layout):
+def test_all_pairs_without_a_tensor_of_all_pairs(layout):
     torch.manual_seed(0)
     a = torch.randn(4, 2, 5, 3, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     b = torch.randn(5, 2, 5, 3, dtype=torch.float64).requires_grad_()
-    torch.testing.assert_close(distance(a, b), (a[:, None] - b).abs().mean())
-    assert torch.autograd.gradcheck(lambda x: distance(x, b.detach()), a)
-    distance(a, b).backward()
+    torch.testing.assert_close(mean_distance_of_all_pairs(a, b), (a[:, None] - b).abs().mean())
+    assert torch.autograd.gradcheck(lambda x: mean_distance_of_all_pairs(x, b.detach()), a)
+    mean_distance_of_all_pairs(a, b).backward()
     assert b.grad is None
 
 
-@pytest.mark.parametrize("distance", [mean_distance_of_all_pairs, _AllPairs.apply], ids=["on a CPU", "on a GPU"])
-def test_where_two_maps_agree_there_is_no_gradient(distance):
+def test_where_two_maps_agree_there_is_no_gradient():
     a = torch.ones(2, 1, 2, 2, requires_grad=True)
-    distance(a, torch.ones(1, 1, 2, 2)).backward()
+    mean_distance_of_all_pairs(a, torch.ones(1, 1, 2, 2)).backward()
     assert torch.equal(a.grad, torch.zeros_like(a))
 
 
@@ -148,6 +149,7 @@ def test_ckt_is_the_mean_distance_and_says_who_learns_from_it(detach):
     assert student.grad.abs().sum() > 0
     assert (teacher.grad is None) == detach
     assert CKTLoss(detach)(student, student) == 0
+    assert not CKTLoss().detach  # as released
 
 
 def test_ckt_says_how_far_the_common_space_has_shrunk():
@@ -179,12 +181,26 @@ def test_half_precision_is_compared_in_float32():
     assert CKTLoss()(student, teacher) == pytest.approx(1.2e5, rel=1e-3)
 
 
+def test_the_features_run_in_half_precision_and_their_distances_do_not(contrast):
+    loss, all_pairs = contrast
+    loss.to(torch.bfloat16)
+    try:
+        sides = [image.detach().bfloat16() for image in images()]
+        value = loss(sides[:2], sides[2])
+        maps = [[part.float() for part in FEATURES(side)] for side in sides]
+    finally:
+        loss.to(torch.float64)  # the features are everyone's
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, of_maps(*maps, all_pairs))
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (lambda r, d, c: SCRLoss(FEATURES)(r, c), r"gives 1 tensors to SCRLoss; wanted: two.*Tap\(\"\", \"input\"\)"),
         (lambda r, d, c: HCRLoss(FEATURES)([r, d, c], c), "gives 3 tensors to HCRLoss"),
         (lambda r, d, c: HCRLoss(FEATURES)([r, d[:1]], c), r"\(1, 3, 8, 8\)"),
+        (lambda r, d, c: SCRLoss(FEATURES)([r, d], c[:1]), r"\(1, 3, 8, 8\)"),
         (lambda r, d, c: SCRLoss(Stages(4))([r, d], c), "features are 4 maps and there are 5 weights"),
         (lambda r, d, c: SCRLoss(FEATURES, negatives="all"), "'all'"),
         (lambda r, d, c: HCRLoss(FEATURES, eps=0), "eps is 0"),

@@ -79,6 +79,8 @@ def test_a_part_of_weight_0_is_skipped():
     student, teacher = randn(8, 6, seed=1), randn(8, 6, seed=2)
     parts = RKDLoss(25.0, 0.0)(student, teacher) + RKDLoss(0.0, 50.0)(student, teacher)
     torch.testing.assert_close(RKDLoss()(student, teacher), parts)
+    far = randn(8, 6, scale=1e25, dtype=torch.float32)  # where the angles are NaN
+    assert RKDLoss(angle_weight=0.0)(far, teacher.float()).isfinite()
     with pytest.raises(InputError, match="both 0"):
         RKDLoss(0.0, 0.0)
     with pytest.raises(InputError, match="angle_weight is -1"):

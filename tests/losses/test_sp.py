@@ -85,3 +85,11 @@ def test_batches_that_cannot_be_compared_are_refused(shapes_unchecked):
         SPLoss()(torch.zeros(3, 5), torch.zeros(4, 5))
     with pytest.raises(InputError, match="wanted: 2 dimensions"):
         SPLoss()(torch.zeros(3), torch.zeros(3))
+
+
+def test_a_layer_of_several_tensors_is_named(shapes_unchecked):
+    maps = torch.zeros(2, 3)
+    with pytest.raises(InputError, match="the student gives a tuple; wanted: one tensor.*item=..."):
+        SPLoss()((maps, maps), maps)
+    with pytest.raises(InputError, match="the teacher gives a tuple"):
+        SPLoss()(maps, (maps, maps))

@@ -67,7 +67,7 @@ def test_the_larger_map_is_pooled(swap):
 def test_every_variance_starts_where_it_was_told(start):
     torch.testing.assert_close(make(init_variance=start).variance.double(), torch.full((2,), start).double(), rtol=1e-5,
                                atol=1e-8)  # fmt: skip
-    assert VIDLoss(3, 7).variance.shape == (7,)
+    torch.testing.assert_close(VIDLoss(3, 7).variance, torch.full((7,), 5.0))  # the official one
 
 
 def test_variance_and_prediction_are_parameters_that_learn():
@@ -112,6 +112,7 @@ def test_half_precision_is_compared_in_float32(dtype):
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, loss(student.float(), teacher.float()))
     assert loss.to(dtype)(student, teacher).dtype == torch.promote_types(dtype, torch.float32)
+    assert loss.variance.dtype == torch.promote_types(dtype, torch.float32)
 
 
 def test_autocast_leaves_the_comparison_in_float32():
