@@ -1,5 +1,6 @@
 """Teachers, student and the terms that compare them, as one module that returns its losses."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class Distiller(nn.Module):
         Raises:
             InputError: a negative epoch, a run without epochs.
         """
-        if not epoch >= 0 or epochs < 1:
+        if not 0 <= epoch < math.inf or epochs < 1:
             raise InputError(f"the run is at epoch {epoch} of {epochs}; wanted: an epoch from 0 up, of at least one.")
         self._now = (epoch, epochs)
 
