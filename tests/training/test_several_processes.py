@@ -72,6 +72,17 @@ def test_both_remember_the_samples_of_both(two):
         torch.testing.assert_close(first[name].norm(dim=1), torch.ones(24))
 
 
+def test_the_statistics_of_batchnorm_are_the_same_in_both(two):
+    first, second = (torch.load(two[0] / f"{place}.pt", weights_only=True)["statistics"] for place in (0, 1))
+    alike(first, second)
+
+
+def test_each_draws_random_numbers_of_its_own(two):
+    first, second = (torch.load(two[0] / f"{place}.pt", weights_only=True)["drawn"] for place in (0, 1))
+    assert len(first) == len(second) == 3
+    assert not {*first} & {*second}
+
+
 def test_one_that_is_killed_ends_the_other_and_any_number_goes_on(tmp_path, alone):
     began = time.monotonic()
     said = on_two(HERE / "parallel_training.py", tmp_path, 3, 2)
