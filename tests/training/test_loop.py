@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from kdlab import InputError
 from kdlab.distill import Distiller, From, Term
@@ -57,13 +57,16 @@ def one_cycle(optimizer, epochs=4):
     return lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=epochs * STEPS)
 
 
-def build(data=None, *, objective=Supervised, optimizer=torch.optim.Adam, scheduler=one_cycle, generator=None):
+def build(
+    data=None, *, objective=Supervised, optimizer=torch.optim.Adam, scheduler=one_cycle, generator=None, sampler=None
+):
     """Everything that a training moves: the same at every call."""
     torch.manual_seed(7)
     student = StudentCNN(3, (4, 4, 4, 4), drop_rate=0.3)
     whole = objective(student, nn.CrossEntropyLoss())
     steps = optimizer(whole.parameters(), lr=1e-2)
-    loader = DataLoader(data or TensorDataset(IMAGES, LABELS), 4, shuffle=True, generator=generator)
+    data = data or TensorDataset(IMAGES, LABELS)
+    loader = DataLoader(data, 4, shuffle=sampler is None, sampler=sampler, generator=generator)
     return SimpleNamespace(objective=whole, loader=loader, optimizer=steps, scheduler=scheduler and scheduler(steps))
 
 
@@ -328,6 +331,7 @@ def test_after_epoch_sees_each_row_and_stops(tmp_path):
     assert run.done.ended == "stopped"
     pd.testing.assert_frame_equal(pd.DataFrame(seen), run.done.history)
     assert load_model(tmp_path / "last.safetensors")[1].metrics["epoch"] == 2  # the epoch that was stopped after
+    assert train(after_epoch=lambda row: row["epoch"] == 4).done.ended == "epochs"  # they are all done
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------
@@ -399,6 +403,7 @@ RUNS = {
     "SGD with momentum, by a function": lambda: {"optimizer": momentum, "scheduler": by_function},
     "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
     "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
+    "a sampler with a generator of its own": lambda: {"sampler": RandomSampler(LABELS, generator=torch.Generator())},
     "augmented images": lambda: {"data": Noisy()},
 }
 
