@@ -388,6 +388,20 @@ def momentum(parameters, lr):
     return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True)
 
 
+class Slowing(torch.optim.Optimizer):
+    """Its state is a plain number."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                count = self.state[weight]["count"] = self.state[weight].get("count", 0) + 1
+                weight.sub_(weight.grad, alpha=group["lr"] / count)
+
+
 def warm_up(optimizer):
     parts = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(optimizer, 20)]
     return lr_scheduler.SequentialLR(optimizer, parts, milestones=[7])
@@ -401,6 +415,7 @@ RUNS = {
     "Adam, one cycle": dict,
     "AdamW, warm-up and cosine": lambda: {"optimizer": adam, "scheduler": warm_up},
     "SGD with momentum, by a function": lambda: {"optimizer": momentum, "scheduler": by_function},
+    "an optimiser that counts": lambda: {"optimizer": Slowing, "scheduler": None},
     "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
     "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
     "a sampler with a generator of its own": lambda: {"sampler": RandomSampler(LABELS, generator=torch.Generator())},
