@@ -175,6 +175,20 @@ def test_shapes_are_checked_again_after_an_error():
     assert shapes_are_checked()
 
 
+class ToldTheEpoch(Supervised):
+    """Notes what a schedule would be told."""
+
+    def set_epoch(self, epoch, epochs):
+        self.told = [*getattr(self, "told", []), (epoch, epochs)]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_schedule_is_told_how_far_the_epoch_has_got_at_each_step(pieces):
+    run = train(build(objective=ToldTheEpoch), epochs=2, accumulate=pieces)
+    steps = [(epoch + step / STEPS, 2) for epoch in range(2) for step in range(STEPS)]
+    assert run.objective.told == [step for step in steps for _ in range(pieces)]
+
+
 def test_a_step_at_which_every_weight_is_0_moves_nothing():
     run = build(objective=later)
     before = [p.clone() for p in run.objective.student.parameters()]
@@ -203,22 +217,25 @@ def test_it_is_the_step_written_by_hand():
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e3])
 def test_a_gradient_above_the_norm_is_scaled_down_to_it_and_no_other(max_norm):
-    def descent(parameters, lr):
-        return torch.optim.SGD(parameters, lr)
+    """That of all that learns, a loss's own parameters among it."""
 
-    run = train(build(scheduler=None, optimizer=descent), epochs=1, seed=3, max_norm=max_norm)
-    hand = build(scheduler=None, optimizer=descent)
+    def learnable(student, _):
+        return Supervised(student, Learnable())
+
+    settings = {"scheduler": None, "objective": learnable, "optimizer": torch.optim.SGD}
+    run = train(build(**settings), epochs=1, seed=3, max_norm=max_norm)
+    hand = build(**settings)
     torch.manual_seed(3)
     hand.objective.train()
     for images, labels in hand.loader:
-        loss = F.cross_entropy(hand.objective.student(images), labels)
-        gradients = torch.autograd.grad(loss, list(hand.objective.student.parameters()))
+        loss = hand.objective(images, labels)["total"]
+        gradients = torch.autograd.grad(loss, list(hand.objective.parameters()))
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         with torch.no_grad():
-            for parameter, gradient in zip(hand.objective.student.parameters(), gradients, strict=True):
+            for parameter, gradient in zip(hand.objective.parameters(), gradients, strict=True):
                 parameter -= 1e-2 * gradient * min(1.0, max_norm / norm.item())
-    for name, value in run.student.state_dict().items():
-        torch.testing.assert_close(value, hand.objective.student.state_dict()[name], rtol=1e-4, atol=1e-6)
+    for name, value in run.objective.state_dict().items():
+        torch.testing.assert_close(value, hand.objective.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("freeze_from", [0, 2, None])
@@ -364,6 +381,13 @@ def test_what_an_evaluation_draws_changes_nothing():
         return judge(student)
 
     assert same(bits(train()), bits(train(evaluate=drawing)))
+
+
+def test_gradients_that_were_there_before_change_nothing():
+    run = build()
+    for parameter in run.objective.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert same(bits(train(run)), bits(train()))
 
 
 class Noisy(Dataset):
