@@ -148,6 +148,27 @@ def test_no_two_share_a_gpu(gpus, monkeypatch):
     assert pick_device("cpu") == torch.device("cpu")
 
 
+def test_fewer_samples_than_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(InputError, match="there are 1 samples for 2 processes; wanted: at least one for each"):
+        processes.own_share(TensorDataset(torch.zeros(1)))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_error_of_the_first_is_one_of_all(place, monkeypatch):
+    def fail():
+        raise InputError("it cannot be read")
+
+    def received(made):
+        made[1] = made[1] or InputError("it cannot be read")
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "own_place", lambda: place)
+    monkeypatch.setattr(processes.dist, "broadcast_object_list", received)
+    with pytest.raises(InputError, match="it cannot be read"):
+        processes.from_first(fail)
+
+
 # --- pieces of a batch, in one process -------------------------------------------------------------------------------
 
 
