@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server:
-    """``files`` by name; ``faults`` of the next answers, one each; ``always``, that of all others; ``tags``: True, False or "weak"."""
+    """``files``; ``faults`` of the next answers, one each; ``always``, that of the others; ``tags``, or "weak" ones."""
 
     def __init__(self, port):
         self.url = f"http://127.0.0.1:{port}/"
