@@ -190,15 +190,16 @@ def test_given_mean_and_std_are_used(root):
     assert load(root, std=HALF).mean == measured.mean
 
 
-def test_only_training_images_are_augmented_and_the_seed_decides(root):
-    splits = load(root, augment=True)
+def test_only_training_images_are_augmented_and_the_seed_decides(tmp_path):
+    splits = load(grow(tmp_path / "pets", ("train", "val", "test")), augment=True)
     assert not splits.deterministic
     torch.manual_seed(0)
     first, second = splits.train[0][0], splits.train[0][0]
     torch.manual_seed(0)
     assert torch.equal(first, splits.train[0][0])
     assert not torch.equal(first, second)
-    assert torch.equal(splits.val[0][0], splits.val[0][0])
+    for data in (splits.val, splits.test):
+        assert torch.equal(data[0][0], data[0][0])
 
 
 def test_the_same_through_worker_processes(root):
@@ -309,6 +310,18 @@ def test_a_second_start_decodes_only_what_is_new_or_changed(root, decoded):
     assert changed.mean != first.mean
     os.environ["KDLAB_CACHE"] += "2"  # from nothing
     assert load(root).mean == changed.mean
+
+
+def test_a_file_of_another_length_is_another_one_whatever_its_time(root, decoded):
+    """A copy keeps the time of what it was made of."""
+    load(root)
+    decoded.clear()
+    file = root / "train" / "cat" / "1.png"
+    status = file.stat()
+    picture(51, 90, 90).save(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    load(root)
+    assert decoded == ["1.png"]
 
 
 def test_another_size_has_its_own_statistics(root):

@@ -66,6 +66,11 @@ def test_a_set_without_validation_gets_every_tenth_clean_image(tmp_path):
     assert (found.left_out, found.odd) == ([], [])
 
 
+def test_of_fewer_than_ten_clean_images_the_last_is_for_validation(tmp_path):
+    found = find(nh_haze(tmp_path, 4), tmp_path)
+    assert (names(found.pairs["val"]), len(found.pairs["train"])) == (["04_hazy"], 3)
+
+
 def test_all_that_was_made_of_a_clean_image_stays_on_one_side(tmp_path):
     for split, scenes in (("train", 10), ("test", 2)):
         pairs = [(f"rainy_image/{s}_{n}.jpg", f"ground_truth/{s}.jpg") for s in range(scenes) for n in range(1, 4)]

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torchvision.models import ResNet18_Weights
 
 from kdlab import InputError
 from kdlab.distill import Distiller, Resize, Taps, Term
 from kdlab.losses import CWDLoss
 from kdlab.models import BUILDERS, PSPNet, UPerNet, build_model
 from kdlab.models.segmentation import DilatedResNet, PyramidPooling, UPerHead
+from kdlab.models.weights import trained
 from kdlab.training.checkpoints import ModelCard, load_model, save_model
 
 LOGITS, AUXILIARY = "decode_head.conv_seg", "auxiliary_head.conv_seg"
@@ -383,6 +385,11 @@ TRAINED = {
     ),
 }  # fmt: skip
 EACH = pytest.mark.parametrize(("build", "theirs", "source", "prefix", "name"), TRAINED.values(), ids=TRAINED)
+
+
+def test_the_hash_of_downloaded_weights_is_checked(monkeypatch):
+    monkeypatch.setattr(ResNet18_Weights.IMAGENET1K_V1, "get_state_dict", lambda **options: options)
+    assert trained(ResNet18_Weights.IMAGENET1K_V1)()["check_hash"]
 
 
 @EACH

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from kdlab import InputError
+from kdlab.data.pairs import Pair, PairedImages
+from kdlab.training import measure_each, restoration_metrics
 from kdlab.training.image_quality import image_quality, luma, psnr
 
 
@@ -66,3 +69,23 @@ def test_images_that_cannot_be_compared_are_named(shapes_unchecked):
         image_quality(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 15))
     with pytest.raises(InputError, match="10x30"):
         image_quality(torch.ones(1, 3, 10, 30), torch.ones(1, 3, 10, 30))
+
+
+class Restless(nn.Module):
+    """Another one in training mode."""
+
+    def forward(self, images):
+        return 1 - images if self.training else images
+
+
+def test_the_mean_is_over_weathers_and_the_model_computes_in_eval_mode():
+    drawn = torch.randint(256, (4, 3, 12, 12), dtype=torch.uint8)
+    clean, degraded = drawn[0], (drawn[1], drawn[2], drawn[3] // 2)
+    named = zip(degraded, ("haze", "haze", "rain"), strict=True)
+    pairs = PairedImages([Pair(one, clean, weather, weather) for one, weather in named], ("haze", "rain"))
+    model = Restless().train()
+    metrics, each = restoration_metrics(model, pairs), measure_each(nn.Identity(), pairs)
+    assert model.training
+    haze, rain = (each[each["weather"] == weather]["psnr"].mean() for weather in ("haze", "rain"))
+    assert (metrics["psnr_haze"], metrics["psnr_rain"]) == pytest.approx((haze, rain))
+    assert metrics["psnr"] == pytest.approx((haze + rain) / 2)
