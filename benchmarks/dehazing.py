@@ -20,7 +20,7 @@ from timing import (
     command_line,
     compare,
     forward,
-    peak_bytes,
+    memory_row,
     spread,
     take_turns,
     time_chapters,
@@ -68,8 +68,7 @@ def ensemble(device: str, repeats: int) -> list[Row]:
         times = take_turns(runs, repeats)
         ratio = np.median(times["ours"]) / np.median(times["other"])
         rows.append(Row(f"{size}x{size}", spread(times["ours"]), spread(times["other"]), f"{ratio:.3f}"))
-        memory = [peak_bytes(run, device) / 2**20 for run in runs.values()]
-        rows.append(Row("its peak memory", *(f"{taken:.4g} MiB" for taken in memory), f"{memory[0] / memory[1]:.3f}"))
+        rows.append(memory_row("its peak memory", runs, device))
     return rows
 
 

@@ -14,7 +14,6 @@ kernels is not in it. The comparison with torchdistill wants a package that kdla
     pip install --no-deps torchdistill==1.1.5
 """
 
-import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import Parts, Row, Run, command_line, compare, interleave, peak_bytes, take_turns, yes
+from timing import Parts, Row, Run, command_line, compare, interleave, memory_row, take_turns, yes
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils._pytree import tree_leaves, tree_map
@@ -297,8 +296,8 @@ def time(device: str, repeats: int) -> list[Row]:
         once = {name: min(timeit(run, number=1) for _ in range(3)) for name, run in variants.items()}
         calls = {name: max(1, round(RUN / taken)) for name, taken in once.items()}
         times = take_turns(variants, repeats, calls)
-        row = compare(f"{case.name}, beside {case.beside}", times["ours"], times["other"], case.at_most or math.inf)
-        rows.insert(-1, row if case.at_most else replace(row, goal="", met=""))
+        row = compare(f"{case.name}, beside {case.beside}", times["ours"], times["other"], case.at_most)
+        rows.insert(-1, row)
     return rows
 
 
@@ -321,13 +320,8 @@ def memory(device: str, repeats: int) -> list[Row]:
         if case.theirs is None:
             rows.append(Row(f"{case.name}: {NO_PEER}"))
             continue
-        case = case.on(device)
-        ours, other = (peak_bytes(run, device) for run in case.variants().values())
-        goal, met = "", ""
-        if case.memory_at_most is not None:
-            goal, met = f"at most {case.memory_at_most:g}", yes(ours <= case.memory_at_most * other)
-        shown = (f"{taken / 2**20:.4g} MiB" for taken in (ours, other))
-        rows.append(Row(f"{case.name}, beside {case.beside}", *shown, f"{ours / other:.3f}", goal, met))
+        variants = case.on(device).variants()
+        rows.append(memory_row(f"{case.name}, beside {case.beside}", variants, device, case.memory_at_most))
     return rows
 
 
@@ -339,8 +333,7 @@ def compiled(device: str, repeats: int) -> list[Row]:
         case = case.on(device)
         variants = {"ours": case.run(torch.compile(case.ours)), "other": case.run(deepcopy(case.ours))}
         times = take_turns(variants, repeats)
-        row = compare(case.name, times["ours"], times["other"], at_most=math.inf)
-        rows.append(replace(row, goal="", met=""))
+        rows.append(compare(case.name, times["ours"], times["other"]))
     return rows
 
 
@@ -440,8 +433,7 @@ def stop(device: str, repeats: int) -> list[Row]:
         runs = {"ours": partial(distiller.observe_teacher, images), "other": other}
         times = take_turns({name: partial(synchronised, run) for name, run in runs.items()}, repeats)
         what = f"{type(teacher).__name__} until {tap}, {depth}, beside {beside}"
-        row = compare(what, times["ours"], times["other"], at_most or math.inf)
-        rows.append(row if at_most else replace(row, goal="", met=""))
+        rows.append(compare(what, times["ours"], times["other"], at_most))
     return rows
 
 

@@ -262,7 +262,7 @@ def _fit(distiller: Distiller, loader: DataLoader, epochs: int) -> Run:
 
 
 PARTS: Parts = {
-    "step": (step, 40), "cache": (cache, 2), "kdloss": (kdloss, 200), "import": (imports, 4), "slider": (slider, 5),
+    "step": (step, 80), "cache": (cache, 2), "kdloss": (kdloss, 200), "import": (imports, 4), "slider": (slider, 5),
     "chapters": (chapters, 1),
 }  # fmt: skip
 

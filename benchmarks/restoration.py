@@ -21,6 +21,7 @@ from timing import (
     command_line,
     compare,
     forward,
+    memory_row,
     peak_bytes,
     spread,
     take_turns,
@@ -80,10 +81,7 @@ def step(device: str, repeats: int) -> list[Row]:
                     f"{name}, stage {stage}, {batch} crops of {crop}", times["ours"], times["other"], at_most=1 / 1.3
                 )
             )
-            memory = [peak_bytes(run, device) / 2**20 for run in runs.values()]
-            rows.append(
-                Row("its peak memory", *(f"{taken:.4g} MiB" for taken in memory), f"{memory[0] / memory[1]:.3f}")
-            )
+            rows.append(memory_row("its peak memory", runs, device))
     return rows
 
 
@@ -107,16 +105,9 @@ def precision(device: str, repeats: int) -> list[Row]:
     for stage in (1, 2):
         runs = {"ours": _ours(stage, 16, 64, images, half=True), "other": _ours(stage, 16, 64, images)}
         times = take_turns(runs, repeats)
-        rows.append(
-            Row(
-                f"stage {stage}",
-                spread(times["ours"]),
-                spread(times["other"]),
-                f"{np.median(times['ours']) / np.median(times['other']):.3f}",
-            )
-        )
+        rows.append(compare(f"stage {stage}", times["ours"], times["other"]))
         rows.append(Row("images a second", *(f"{33 / np.median(taken):.4g}" for taken in times.values())))
-        rows.append(Row("peak memory", *(f"{peak_bytes(run, device) / 2**20:.4g} MiB" for run in runs.values())))
+        rows.append(memory_row("peak memory", runs, device))
     return rows
 
 

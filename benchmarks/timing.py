@@ -76,12 +76,12 @@ def take_turns(runs: Mapping[str, Run], repeats: int, calls: Mapping[str, int] |
     return interleave({name: partial(lambda run: run, run) for name, run in runs.items()}, repeats, calls)
 
 
-def compare(what: str, ours: np.ndarray, other: np.ndarray, at_most: float) -> Row:
-    """The ratio of the medians, beside the quartiles of the ratios of each round, against its goal."""
+def compare(what: str, ours: np.ndarray, other: np.ndarray, at_most: float | None = None) -> Row:
+    """The ratio of the medians, beside the quartiles of the ratios of each round, against its goal if it has one."""
     ratio = np.median(ours) / np.median(other)
     low, high = np.percentile(ours / other, [25, 75])
     shown = f"{ratio:.3f} ({low:.3f} to {high:.3f})"
-    return Row(what, spread(ours), spread(other), shown, f"at most {at_most:g}", yes(ratio <= at_most))
+    return Row(what, spread(ours), spread(other), shown, *_against(ratio, at_most))
 
 
 def peak_bytes(run: Run, device: str) -> int:
@@ -100,6 +100,13 @@ def peak_bytes(run: Run, device: str) -> int:
         events = [event for event in json.loads(path.read_text())["traceEvents"] if event["name"] == "[memory]"]
     changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
     return max(accumulate(changes))
+
+
+def memory_row(what: str, runs: Mapping[str, Run], device: str, at_most: float | None = None) -> Row:
+    """:func:`peak_bytes` of the run "ours" beside the run "other", and their ratio against its goal if it has one."""
+    ours, other = (peak_bytes(runs[who], device) for who in ("ours", "other"))
+    shown = (f"{taken / 2**20:.4g} MiB" for taken in (ours, other))
+    return Row(what, *shown, f"{ours / other:.3f}", *_against(ours / other, at_most))
 
 
 def spread(times: np.ndarray) -> str:
@@ -226,6 +233,11 @@ def command_line(
         print(f"\n{blocks[-1]}", flush=True)
     if arguments.write:
         write_section(section, "\n\n".join(blocks))
+
+
+def _against(ratio: float, at_most: float | None) -> tuple[str, str]:
+    """A row's goal, and whether it is met."""
+    return ("", "") if at_most is None else (f"at most {at_most:g}", yes(ratio <= at_most))
 
 
 def _processor() -> str:

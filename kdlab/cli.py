@@ -18,6 +18,7 @@ from kdlab import InputError, NonFiniteLossError
 from kdlab.commands.options import settle_task
 from kdlab.commands.parsers import build_parser
 from kdlab.commands.yolo_options import TRAINED
+from kdlab.errors import first_line
 
 WRONG, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
 NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # torch's words for it
@@ -68,9 +69,8 @@ def _shortage(error: BaseException) -> str | None:
         where = f" for {error.filename}" if error.filename else ""
         return f"the disk is full{where}. What was saved before is untouched; make room, then run again."
     if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         return (
-            f"out of memory ({reason}). What was saved before is untouched; run again with "
+            f"out of memory ({first_line(error)}). What was saved before is untouched; run again with "
             "a smaller --batch-size, smaller images or a narrower network."
         )
     return None

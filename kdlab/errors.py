@@ -1,4 +1,4 @@
-"""The errors that kdlab raises, and the sentence that names what was meant."""
+"""The errors that kdlab raises, and what is said of a name that was meant, and of others' errors."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,6 +10,11 @@ class InputError(ValueError):
 
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite. The message says which, and at which step; the saved checkpoints are untouched."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the message of any error; its type's name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:

@@ -76,6 +76,11 @@ def check_writable(folder: Path, name: str) -> None:
         raise InputError(f"{name} {folder} cannot be {what}: {error.strerror}. Name another folder.") from error
 
 
+def why(error: OSError) -> str:
+    """What the operating system says, but of a full disk in plain words."""
+    return "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that at every moment either the old one or the new one is there, whole.
 
@@ -93,8 +98,7 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        why = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror)
         raise InputError(
-            f"{path} could not be written: {why} ({len(content) / 1e6:.1f} MB needed). "
+            f"{path} could not be written: {why(error)} ({len(content) / 1e6:.1f} MB needed). "
             "What was there before is untouched; make room or choose another place, then run again."
         ) from error

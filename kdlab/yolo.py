@@ -48,9 +48,10 @@ from kdlab.data.images import Skipped, try_open
 from kdlab.detection import LAYERS, STRIDE, Distillation, Exported, YoloRun, YoloSettings, check_size
 from kdlab.distill import Distiller, Taps, Term, weights_hash
 from kdlab.distill.schedules import check_weight
-from kdlab.errors import InputError
+from kdlab.errors import InputError, first_line
 from kdlab.files import write_whole
 from kdlab.frames import with_room_for_frames
+from kdlab.modes import evaluating
 from kdlab.progress import progress
 from kdlab.training.device import pick_device
 from kdlab.training.loop import seed_everything
@@ -481,7 +482,7 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
                 loaded = DetectionModel(str(model), nc=classes, verbose=False)
         except Exception as error:
             raise InputError(
-                f"{model} describes no detector ({_first_line(error)}); wanted: as yolov8n.yaml."
+                f"{model} describes no detector ({first_line(error)}); wanted: as yolov8n.yaml."
             ) from error
     else:
         path = Path(model)
@@ -540,7 +541,7 @@ def _load_checkpoint(path: Path) -> dict[str, Any]:
             return torch_safe_load(path, safe_only=True)[0]
     except Exception as error:
         raise InputError(
-            f"{path} holds no detector that can be loaded ({type(error).__name__}: {_first_line(error)}). Wanted: "
+            f"{path} holds no detector that can be loaded ({type(error).__name__}: {first_line(error)}). Wanted: "
             "weights as ultralytics and kdlab save them."
         ) from error
 
@@ -562,7 +563,7 @@ def read_data(data: str | Path, *splits: str) -> dict[str, Any]:
         with _silent():
             described = check_det_dataset(path, autodownload=False)
     except Exception as error:
-        raise InputError(f"{path} describes no data set that is here: {_first_line(error)}") from error
+        raise InputError(f"{path} describes no data set that is here: {first_line(error)}") from error
     for split in splits:
         _check_images(path, split, described.get(split))
     return described
@@ -630,10 +631,6 @@ def _real(names: Mapping[int, str]) -> bool:
 
 def _named(model: Model) -> str:
     return "the model" if isinstance(model, nn.Module) else str(model)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _ready(model: DetectionModel) -> DetectionModel:
@@ -934,10 +931,8 @@ def tapped_channels(
             if not 0 <= layer <= last:
                 raise InputError(f"the {who} has no layer {layer} to distil; wanted: 0 to {last}.")
         image = torch.zeros(1, model.yaml.get("channels", 3), 2 * STRIDE, 2 * STRIDE, device=_device(model))
-        training = model.training
-        with torch.no_grad(), Taps(model, [f"model.{layer}" for layer in layers]) as taps:
-            model.eval()(image)
-        model.train(training)
+        with torch.no_grad(), evaluating(model), Taps(model, [f"model.{layer}" for layer in layers]) as taps:
+            model(image)
         for layer in layers:
             shapes[layer].append(taps[f"model.{layer}"].shape)
     for layer, (own, other) in shapes.items():

@@ -2,13 +2,9 @@
 
 import io
 from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
 from types import SimpleNamespace
 
-import torch
-
 from kdlab.cli import main
-from kdlab.files import load_tensors
 
 
 def run(*words: object) -> SimpleNamespace:
@@ -36,13 +32,3 @@ def refused(*words: object) -> str:
     assert result.out == ""
     assert result.err.startswith("kdlab: ")
     return " ".join(result.err.split())
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    """The last weights that a training left in its folder."""
-    return load_tensors(out / "last.safetensors")[0]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """To the bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -21,7 +21,7 @@ def users_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def same_start():
     torch.manual_seed(0)
 
 

@@ -10,20 +10,23 @@ import subprocess
 import sys
 import warnings
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from command_line import done, refused, run
 from PIL import Image, ImageDraw
+from states import same, weights
 
 import kdlab.doctor
 from kdlab.cli import main
+from kdlab.commands import evaluate as evaluation
 from kdlab.commands.runs import check_out
 from kdlab.errors import InputError
-from kdlab.files import load_tensors
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response
 from kdlab.training import ModelCard, load_model, save_model
@@ -90,14 +93,6 @@ def plain(taught, tmp_path_factory):
     return folder / "teacher.pth"
 
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_tensors(out / "last.safetensors")[0]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +140,15 @@ def test_distill_makes_a_student_of_the_teachers_images(shapes, taught, tmp_path
     assert (card.classes, card.mean, card.std, card.size) == (teacher.classes, teacher.mean, teacher.std, teacher.size)
     assert card.architecture == {"name": "StudentCNN", "classes": 2, "widths": [4, 4, 8, 8], "drop_rate": 0.2}
     assert card.recipe.items() >= {"temperature": 2.0, "alpha": 0.7, "batch_size": 4, "patience": 30}.items()
+
+
+def test_the_images_are_normalised_as_the_teacher_knows_them(shapes, student, tmp_path):
+    model, card = load_model(student)
+    save_model(tmp_path / "t.safetensors", model, replace(card, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
+    words = ("--teacher", tmp_path / "t.safetensors", "--out", tmp_path / "s", "--epochs", 1, *TINY)
+    done("distill", shapes, *words)
+    card = load_model(tmp_path / "s")[1]
+    assert (card.mean, card.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_size_mean_and_std_can_be_given_in_every_notation(shapes, student, tmp_path):
@@ -473,6 +477,16 @@ def test_evaluate_counts_each_class_and_each_confusion(shapes, one_sided):
     assert table.out.startswith("shapes, test: 6 images\naccuracy          0.5000\n")
     assert "most frequent confusions" in table.out
     assert table.err.startswith(f"kdlab: skipped {shapes / 'train' / 'circle' / 'notes.txt'}: not an image")
+
+
+def test_the_most_frequent_confusions_come_first(shapes, student, monkeypatch):
+    answers, labels = torch.tensor([1, 0, 0, 0, 0, 0]), torch.tensor([0, 0, 0, 1, 1, 1])
+    monkeypatch.setattr(evaluation, "predict_logits", lambda *_: (F.one_hot(answers, 2).float(), labels))
+    result = json.loads(run("evaluate", shapes, "--model", student, "--format", "json", "--device", "cpu").out)
+    assert result["confusions"] == [
+        {"class": "square", "predicted": "circle", "images": 3},
+        {"class": "circle", "predicted": "square", "images": 1},
+    ]
 
 
 def test_evaluate_refuses_what_does_not_fit(shapes, student, tmp_path):

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from cifar_files import write_cifar100
-from command_line import done, refused, run, same, weights
+from command_line import done, refused, run
+from states import same, weights
 
 from kdlab.commands import reproduce as reproduction
 from kdlab.commands.reproduce import with_earlier
@@ -203,7 +204,7 @@ def test_impossible_numbers(data, tmp_path, options, said):
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_teacher_that_is_another_network_or_knows_other_classes(data, teacher, tmp_path):
+def test_a_teacher_that_is_another_network_or_knows_other_classes_or_colours(data, teacher, tmp_path):
     said = refused(*words(data, tmp_path / "out", "--teacher", teacher, pair="vgg13-vgg8"))
     assert "wanted: vgg13, which is {'name': 'CIFARVGG', 'convolutions': 2" in said
     _, card = load_model(teacher / "last.safetensors")
@@ -211,10 +212,10 @@ def test_a_teacher_that_is_another_network_or_knows_other_classes(data, teacher,
     save_model(tmp_path / "t.safetensors", other, ModelCard(**{**vars(card), "architecture": other.architecture}))
     said = refused(*words(data, tmp_path / "out", "--teacher", tmp_path / "t.safetensors"))
     assert "is {'name': 'StudentCNN'" in said
-    turned = ModelCard(**{**vars(card), "classes": card.classes[::-1]})
-    save_model(tmp_path / "t.safetensors", cifar_network("resnet56"), turned)
-    said = refused(*words(data, tmp_path / "out", "--teacher", tmp_path / "t.safetensors"))
-    assert "trained on CIFAR-100's classes" in said
+    for changed in ({"classes": card.classes[::-1]}, {"mean": (0.5,) * 3}, {"std": (0.5,) * 3}):
+        save_model(tmp_path / "t.safetensors", cifar_network("resnet56"), ModelCard(**{**vars(card), **changed}))
+        said = refused(*words(data, tmp_path / "out", "--teacher", tmp_path / "t.safetensors"))
+        assert "trained on CIFAR-100's classes with mean" in said
 
 
 def test_help_names_every_method_and_pair():

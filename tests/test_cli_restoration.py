@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command_line import done, refused, run, same, weights
+from command_line import done, refused, run
 from PIL import Image
+from states import same, weights
 from torchvision.transforms.v2 import functional as transforms
 from weather_folder import drawn, grow, hazy, rainy
 
@@ -26,9 +27,10 @@ from kdlab.data.pair_folders import load_pairs
 from kdlab.data.weather_photos import load_weather
 from kdlab.losses.restoration import Negatives
 from kdlab.models import KTDN, MSBDN, SRKTDN, DehazingTeacher, PSPNet, StudentCNN
-from kdlab.recipes import restoration
+from kdlab.recipes import restoration, restorer
 from kdlab.recipes.perceptual import FeatureWeights
-from kdlab.recipes.restoration import PixelLoss, Positive, RestorationSettings, TwoStage
+from kdlab.recipes.restoration import Positive, RestorationSettings, TwoStage
+from kdlab.recipes.restorer import PixelLoss
 from kdlab.recipes.weather import NARROW, TWO_STAGE
 from kdlab.training import Fit, ModelCard, SelfEnsemble, load_model, save_model
 from kdlab.training.restoration import QUALITY, measure_each, restoration_metrics
@@ -93,7 +95,7 @@ def no_work(monkeypatch):
     def reached(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(restoration, "fit", reached)
+    monkeypatch.setattr(restorer, "fit", reached)
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from command_line import done, refused, run, same, weights
+from command_line import done, refused, run
 from PIL import Image
+from states import same, weights
 from torchvision.transforms.v2 import functional as transforms
 
-from kdlab.commands import parsers
+from kdlab.commands import segmentation_options
 from kdlab.commands.methods import BASES, dense_distillation
 from kdlab.commands.outputs import distinct_names
 from kdlab.commands.predict_masks import PALETTE
@@ -107,7 +108,9 @@ def asked(monkeypatch):
     def recipe(*arguments, out, **options):
         calls.append(SimpleNamespace(arguments=arguments, **options))
         model = PSPNet(3, width=8, blocks=(1, 1, 1, 1), channels=4)
-        save_model(out / "best.safetensors", model, ModelCard(model.architecture, ("a", "b", "c"), (0,), (1,), 32))
+        save_model(
+            out / "best.safetensors", model, ModelCard(model.architecture, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, 32)
+        )
         return Fit(pd.DataFrame([{}]), {"epoch": 1, "val_miou": 0.25, "val_mdice": 0.75, "val_loss": 1.0}, "epochs")
 
     monkeypatch.setattr(segmentation, "teach", recipe)
@@ -225,8 +228,8 @@ def test_a_method_has_its_layer_and_numbers_and_each_can_be_changed(words, wante
 
 
 def test_the_choices_of_the_command_line_are_those_of_the_recipe():
-    assert set(parsers.PRESETS) == set(PRESETS)
-    assert set(parsers.METHODS) == set(get_args(Method))
+    assert set(segmentation_options.PRESETS) == set(PRESETS)
+    assert set(segmentation_options.METHODS) == set(get_args(Method))
     assert {method for method, _ in BASES} == set(get_args(Method))
     assert {layer for _, layer in BASES} == set(get_args(Layer))
 
@@ -418,8 +421,8 @@ def test_masks_with_little_in_them_train_to_finite_numbers(tmp_path, change):
     done("teach", data, "--out", tmp_path / "t", *words)
     done("distill", data, "--teacher", tmp_path / "t", "--out", tmp_path / "s", *words)
     for out in (tmp_path / "t", tmp_path / "s"):
-        rows = list(csv.DictReader((out / "history.csv").open()))
-        assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+        (row,) = csv.DictReader((out / "history.csv").open())
+        assert all(np.isfinite(float(value)) for value in row.values())
 
 
 # --- evaluate --------------------------------------------------------------------------------------------------------

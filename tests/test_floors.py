@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # Bottom up. A room is a file or a package directly under kdlab. The ground floor is one room; kdlab/__init__.py belongs
 # to it because every import of anything in kdlab passes through it.
-GROUND = {"__init__", "errors", "files", "frames", "paths", "processes", "progress", "shapes"}
+GROUND = {"__init__", "errors", "files", "frames", "modes", "paths", "processes", "progress", "shapes"}
 FLOORS = [
     GROUND,
     {"losses", "models", "data", "pruning"},

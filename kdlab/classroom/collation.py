@@ -3,7 +3,6 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ipywidgets as widgets
 import torch
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from kdlab.classroom.figures import PALETTE
 from kdlab.classroom.panel import LABELLED, WIDE, Panel, choice
+from kdlab.classroom.svg import frame
 from kdlab.distill import Distiller, Taps
 from kdlab.losses.restoration import CKTLoss
 
-PARTS = {"image": "image_", "PFE": "ckt_", "PFV": "ckt_"}  # by how the names of their terms begin, one a weather
 WIDTH, HEIGHT, EDGE = 520, 330, 12
 
 
@@ -60,20 +59,6 @@ def snapshot(step: int, distiller: Distiller, images: Float[Tensor, "n 3 h w"], 
         its = observed[f"{name}/{term.teacher}"]
         teachers[tap].append(distiller.teacher_connectors[term.name](its).mean(dim=(2, 3)).cpu())
     return Snapshot(step, *({tap: torch.cat(parts) for tap, parts in side.items()} for side in (student, teachers)))
-
-
-def by_part(losses: Mapping[str, Any]) -> dict[str, float]:
-    """A step's losses, or a run's means of them, summed over the taps and averaged over the weathers.
-
-    "image", "PFE", "PFV" and "SCR", each where there is one, without its weight.
-    """
-    sums: dict[str, float] = {}
-    weathers = {name for name in losses if name.startswith("image_")}
-    for name, value in losses.items():
-        for part, start in PARTS.items():
-            if name.startswith(start) and name.endswith("_reconstruction") == (part == "PFV"):
-                sums[part] = sums.get(part, 0.0) + float(value) / len(weathers)
-    return sums | ({"SCR": float(losses["scr"])} if "scr" in losses else {})
 
 
 @dataclass(frozen=True)
@@ -170,12 +155,10 @@ def scatter(
             legend.append(mark(number, HEIGHT + 30, top + below))
             words = f"{name}, {who}"
             legend.append(f'<text x="{HEIGHT + 44}" y="{top + below + 4}">{html.escape(words)}</text>')
-    marks = [*lines, *filled, *hollow, *legend]  # the student's last, or a cloud would hide them
-    return (
-        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'style="max-width: 100%" font-size="12" fill="currentColor"><rect x="1" y="1" width="{HEIGHT - 2}" '
-        f'height="{HEIGHT - 2}" fill="none" stroke="currentColor" opacity="0.4"/>{"".join(marks)}</svg>'
-    )
+    size = f'width="{HEIGHT - 2}" height="{HEIGHT - 2}"'
+    border = f'<rect x="1" y="1" {size} fill="none" stroke="currentColor" opacity="0.4"/>'
+    # The student's last, or a cloud would hide them.
+    return frame(WIDTH, HEIGHT, alt, [border, *lines, *filled, *hollow, *legend])
 
 
 def _filled(number: int, x: float, y: float) -> str:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdlab.classroom.panel import Panel, choice, slider
-from kdlab.classroom.scenes import coloured
+from kdlab.classroom.pictures import coloured, photograph_html, side_by_side
 from kdlab.classroom.svg import bar_chart
-from kdlab.classroom.weather import as_pixels, photograph_html, psnr
+from kdlab.classroom.weather import as_pixels, psnr
 from kdlab.data.weather import add_haze, smooth_noise
 from kdlab.distill import Taps
 from kdlab.models import KTDN
@@ -145,7 +145,7 @@ def haze_maker(photograph: Image, depth: Map) -> Panel:
             f"{settings}: {through.mean():.0%} of the light comes through on average; the prior's transmission is off "
             f"by {off:.2f}, and its air is {prior.airlight.mean():.2f}."
         )
-        return f"{_row(above)}{_row(below)}<p>{words}</p>"
+        return f"{side_by_side(above)}{side_by_side(below)}<p>{words}</p>"
 
     panel = Panel([*sliders.values()], draw, "haze")
     for name, control in sliders.items():
@@ -208,7 +208,7 @@ def ensemble_viewer(photographs: Mapping[str, tuple[Float[Tensor, "8 3 h w"], Im
             f"{photograph.value}, self-ensemble {ensemble.value}: one position has {min(scores):.2f} to "
             f"{max(scores):.2f} dB, their mean {together:.2f} dB."
         )
-        return f"{_row(pictures)}{chart}<p>{words}</p>"
+        return f"{side_by_side(pictures)}{chart}<p>{words}</p>"
 
     panel = Panel([photograph, ensemble, position], draw, "ensemble")
     panel.photograph, panel.ensemble, panel.position = photograph, ensemble, position
@@ -279,7 +279,7 @@ def attention_explorer(network: KTDN, hazy: Mapping[str, Image], transmission: M
             pictures.append(photograph_html(coloured(values[0]), f"attention at {name}", NARROW))
         light = transmission[photograph.value][0, row, column].item()
         words = f"Row {row + 1}, column {column + 1}, where {light:.0%} of the light comes through. "
-        return f"{_row(pictures)}<p>{words}Weight at {'; '.join(said)}.</p>"
+        return f"{side_by_side(pictures)}<p>{words}Weight at {'; '.join(said)}.</p>"
 
     panel = Panel([photograph, clickable], draw, "attention")
 
@@ -292,7 +292,3 @@ def attention_explorer(network: KTDN, hazy: Mapping[str, Image], transmission: M
         cell.on_click(lambda _, place=place: choose(place))
     panel.photograph, panel.cells = photograph, cells
     return panel
-
-
-def _row(pictures: list[str]) -> str:
-    return f'<div style="display: flex; gap: 12px">{"".join(pictures)}</div>'

@@ -8,11 +8,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from kdlab.classroom.panel import Panel, choice, slider
+from kdlab.classroom.pictures import coloured, picture_html, side_by_side
 from kdlab.classroom.scenes import (
     CLASS_COLOURS,
     ERROR_COLOURS,
-    as_html,
-    coloured,
     error_kinds,
     errors_over,
     legend_html,
@@ -78,17 +77,17 @@ def channel_explorer(
         seen = look(teacher[at], students[student.value][at], tau)
         limits = (0.0, float(torch.maximum(seen.teacher.max(), seen.student.max())))
         positions = seen.teacher.numel()
-        pictures = [as_html(images[scene.value].movedim(0, -1), names[scene.value])]
+        pictures = [picture_html(images[scene.value].movedim(0, -1), names[scene.value])]
         for who, p, number in (
             ("teacher", seen.teacher, seen.teacher_positions),
             (student.value, seen.student, seen.student_positions),
         ):
-            pictures.append(as_html(coloured(p, limits), f"{who}: {number:.1f} of {positions} positions"))
+            pictures.append(picture_html(coloured(p, limits), f"{who}: {number:.1f} of {positions} positions"))
         words = (
             f"Channel “{channels[channel.value]}” at τ = {tau:g}: both maps from 0, dark, to {limits[1]:.3f}, bright; "
             f"flat would be {1 / positions:.3f} everywhere. KL = {seen.kl:.4f}, times τ² = {seen.kl * tau**2:.4f}"
         )
-        return f"{_row(pictures)}<p>{words}</p>"
+        return f"{side_by_side(pictures)}<p>{words}</p>"
 
     panel = Panel([scene, channel, student, temperature], draw, "channel")
     panel.scene, panel.channel, panel.student, panel.temperature = scene, channel, student, temperature
@@ -117,21 +116,18 @@ def error_explorer(
     def draw() -> str:
         image, mask = images[scene.value], masks[scene.value]
         known = int((mask != PixelCrossEntropy.IGNORE).sum())
-        above = [as_html(overlaid(image, mask), f"the mask: {names[scene.value]}")]
-        below = [as_html(image.movedim(0, -1), "the image")]
+        above = [picture_html(overlaid(image, mask), f"the mask: {names[scene.value]}")]
+        below = [picture_html(image.movedim(0, -1), "the image")]
         words = []
         for name, answer in answers.items():
             errors = error_kinds(answer[scene.value], mask)
-            above.append(as_html(painted(answer[scene.value]), name))
-            below.append(as_html(errors_over(image, errors), f"{name}: {int(errors.count_nonzero())} pixels wrong"))
-            words.append(f"{name} {errors.count_nonzero() / known:.1%}")
+            above.append(picture_html(painted(answer[scene.value]), name))
+            count = int(errors.count_nonzero())
+            below.append(picture_html(errors_over(image, errors), f"{name}: {count} pixels wrong"))
+            words.append(f"{name} {count / known:.1%}")
         said = f"Share of the pixels that are wrong: {', '.join(words)}."
-        return f"{_row(above)}{_row(below)}{legend}<p>{said}</p>"
+        return f"{side_by_side(above)}{side_by_side(below)}{legend}<p>{said}</p>"
 
     panel = Panel([scene], draw, "errors")
     panel.scene = scene
     return panel
-
-
-def _row(pictures: Sequence[str]) -> str:
-    return f'<div style="display: flex; gap: 12px">{"".join(pictures)}</div>'

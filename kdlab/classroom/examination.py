@@ -9,12 +9,13 @@ import pandas as pd
 
 from kdlab.classroom.figures import PALETTE
 from kdlab.classroom.panel import Panel, slider
-from kdlab.models import MSBDN
-from kdlab.recipes.restoration import TwoStage
+from kdlab.classroom.svg import frame
+from kdlab.recipes.restoration import TwoStage, losses_by_part
 
 IMAGES, SPACE, BACK, SOFT = "teachers' images", "common space (PFE)", "way back (PFV)", "contrast (SCR)"
 CLEAN, HARD = "clean images (L1)", "contrast (HCR)"
-PARTS = (IMAGES, SPACE, BACK, SOFT, CLEAN, HARD)
+NAMES = {"image": IMAGES, "PFE": SPACE, "PFV": BACK, "SCR": SOFT, "task": CLEAN, "HCR": HARD}
+PARTS = tuple(NAMES.values())
 
 LABEL, STRIP, VALUE, LANE, GAP = 140, 330, 170, 24, 4
 
@@ -24,19 +25,9 @@ def parts_of(history: pd.DataFrame) -> pd.DataFrame:
 
     A part of several teachers is their mean; the common space's is summed over its taps.
     """
-    names = [str(name) for name in history]
-    ckt = [name for name in names if name.startswith("ckt_")]
-    back = [name for name in ckt if name.endswith("_reconstruction")]
-    columns = {
-        IMAGES: [name for name in names if name.startswith("image_")],
-        SPACE: [name for name in ckt if name not in back],
-        BACK: back,
-        SOFT: [name for name in names if name.startswith("scr")],
-        CLEAN: ["task"],
-        HARD: [name for name in names if name == "hcr"],
-    }
-    taps = {part: len(MSBDN.TAPS) if part in (SPACE, BACK) else 1 for part in PARTS}
-    parts = pd.DataFrame({part: taps[part] * history[columns[part]].mean(axis=1) for part in PARTS})
+    rows = history.to_dict("records")
+    parts = pd.DataFrame([losses_by_part(row) for row in rows])  # type: ignore[arg-type]  # a column's name is a str
+    parts = parts.rename(columns=NAMES).reindex(columns=PARTS)
     return parts.where(parts > 0)
 
 
@@ -75,11 +66,7 @@ def stages_svg(parts: pd.DataFrame, rates: Sequence[float], plan: TwoStage, epoc
     marks.append(_upright(LABEL + plan.switch(epochs) * cell, height, 'stroke-dasharray="4 3"'))
     marks.append(_upright(LABEL + (epoch + 0.5) * cell, height, 'stroke-width="2"'))
     alt = f"What weighs how much in epoch {epoch + 1} of {epochs}, and the recorded losses."
-    return (
-        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {LABEL + STRIP + VALUE} {height}" '
-        f'width="{LABEL + STRIP + VALUE}" style="max-width: 100%" font-size="12" fill="currentColor">'
-        f"{''.join(marks)}</svg>"
-    )
+    return frame(LABEL + STRIP + VALUE, height, alt, marks)
 
 
 def stage_explorer(history: pd.DataFrame, plan: TwoStage) -> Panel:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdlab.classroom.figures import PALETTE, figure, show
 from kdlab.classroom.panel import Panel, choice, slider
+from kdlab.classroom.pictures import side_by_side
 from kdlab.classroom.svg import bar_chart
 from kdlab.losses import ATLoss, CWDLoss, DISTLoss, DKDLoss, HintLoss, KDLoss, RKDLoss, SPLoss
 
@@ -103,7 +104,7 @@ def pulled(
     return Pulled(value.item(), -len(student) * gradient[index])
 
 
-def activity(features: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
+def mean_square(features: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
     """How active each position is: the mean square of its channels."""
     return features.square().mean(0)
 
@@ -151,8 +152,8 @@ def gradient_explorer(
             seen = pulled(ON_MAPS[loss.value], student, teacher, index, connector=connector)
             change = rising(student[index], seen.toward)
             picture = (
-                heat_map(activity(teacher[index]), "teacher's activity")
-                + heat_map(activity(student[index]), "student's activity")
+                heat_map(mean_square(teacher[index]), "teacher's activity")
+                + heat_map(mean_square(student[index]), "student's activity")
                 + heat_map(change, "should rise (red), fall (blue)", signed=True)
             )
             which = pair.value
@@ -161,9 +162,7 @@ def gradient_explorer(
             f"{seen.toward.norm():.4g}"
         )
         digit = heat_map(images[index, 0], f"image {index}: a {classes[labels[index]]}")
-        return (
-            f'<div style="display: flex; gap: 12px; flex-wrap: wrap">{digit}{picture}</div><p>{html.escape(words)}</p>'
-        )
+        return f"{side_by_side([digit, picture], wrap=True)}<p>{html.escape(words)}</p>"
 
     panel = Panel([loss, pair, image], draw, "gradient")
     panel.loss, panel.layers, panel.image = loss, pair, image
@@ -257,11 +256,8 @@ def geometry_explorer() -> Panel:
             f"loss = 25 × {seen.distance_part:.4f} + 50 × {seen.angle_part:.4f} = "
             f"{25 * seen.distance_part + 50 * seen.angle_part:.3f}"
         )
-        return (
-            f'<div style="display: flex; gap: 12px; flex-wrap: wrap">{_plane(TEACHER_POINTS, "teacher")}'
-            f"{_plane(student, 'student')}</div>"
-            f"<p>{words}</p><p>Distances over their mean</p>{bars}<p>Angles in degrees</p>{angles}"
-        )
+        planes = side_by_side([_plane(TEACHER_POINTS, "teacher"), _plane(student, "student")], wrap=True)
+        return f"{planes}<p>{words}</p><p>Distances over their mean</p>{bars}<p>Angles in degrees</p>{angles}"
 
     panel = Panel([*a, *b], draw, "geometry")
     panel.a, panel.b = a, b

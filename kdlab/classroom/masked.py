@@ -7,18 +7,16 @@ from dataclasses import dataclass
 import ipywidgets as widgets
 import torch
 from jaxtyping import Float, UInt8
-from matplotlib import colormaps
 from torch import Tensor
 
-from kdlab.classroom.losses import activity
+from kdlab.classroom.losses import mean_square
 from kdlab.classroom.panel import WIDE, Panel, choice, slider
-from kdlab.classroom.scenes import as_html
+from kdlab.classroom.pictures import coloured, picture_html, side_by_side
 from kdlab.losses import MGDLoss
 from kdlab.recipes.layers import spread
 
 ALL = "all: their mean square"
 CHANNELS = 8  # those that vary most are offered
-_COLOURS = colormaps["viridis"].with_extremes(bad="#d9d9d9")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def generate(
 
 def left_activity(seen: Generated) -> Float[Tensor, "h w"]:
     """How active what is left is at each position; NaN where the position is masked."""
-    left = activity(seen.left)
+    left = mean_square(seen.left)
     return left if len(seen.kept) > 1 else left.where(seen.kept[0].bool(), torch.nan)
 
 
@@ -100,7 +98,7 @@ def mask_explorer(
     ratio = slider("Mask ratio", 0.5, 0.0, 1.0, 0.05)
     another = widgets.Button(description="Draw another mask", layout=WIDE)
     variance = spread(teacher)
-    pictures = [as_html(image.movedim(0, -1), f"scene {index}") for index, image in enumerate(images)]
+    pictures = [picture_html(image.movedim(0, -1), f"scene {index}") for index, image in enumerate(images)]
     seed = 0
 
     def draw() -> str:
@@ -108,17 +106,17 @@ def mask_explorer(
         loss = losses[mask.value]
         loss.mask_ratio = ratio.value
         seen = generate(loss, student[index], teacher[index], variance, seed)
-        left, whole = left_activity(seen), activity(loss.align(student[index])).max().item()
-        made, its = (activity(maps) if c is None else maps[c] for maps in (seen.made, teacher[index]))
-        low, high = its.min().item(), its.max().item()
+        left, whole = left_activity(seen), mean_square(loss.align(student[index])).max().item()
+        made, its = (mean_square(maps) if c is None else maps[c] for maps in (seen.made, teacher[index]))
+        limits = its.min().item(), its.max().item()
         name = "all channels" if c is None else f"channel {c}"
-        row = [
+        shown = [
             pictures[index],
-            as_html(shaded(left, 0.0, whole), "what is left of the student's map"),
-            as_html(shaded(made, low, high), f"generated, {name}"),
-            as_html(shaded(its, low, high), f"the teacher's, {name}"),
+            picture_html(coloured(left, (0.0, whole)), "what is left of the student's map"),
+            picture_html(coloured(made, limits), f"generated, {name}"),
+            picture_html(coloured(its, limits), f"the teacher's, {name}"),
         ]
-        return f'<div style="display: flex; gap: 12px; flex-wrap: wrap">{"".join(row)}</div><p>{_words(loss, seen)}</p>'
+        return f"{side_by_side(shown, wrap=True)}<p>{_words(loss, seen)}</p>"
 
     panel = Panel([scene, mask, channel, ratio, another], draw, "mask")
 
@@ -140,11 +138,3 @@ def _words(loss: MGDLoss, seen: Generated) -> str:
     parts = {"masked": seen.masked_error, "kept": seen.kept_error}
     there = ", ".join(f"{part:.3f} at {name} positions" for name, part in parts.items() if not math.isnan(part))
     return words + f"positions masked. Error of the generated map: {seen.error:.3f} of the teacher's variance; {there}."
-
-
-def shaded(values: Float[Tensor, "h w"], low: float | None = None, high: float | None = None) -> UInt8[Tensor, "h w 3"]:
-    """A map from dark to bright between two limits, its own where not given; grey where it is NaN."""
-    low = values.nan_to_num(torch.inf).min().item() if low is None else low
-    high = values.nan_to_num(-torch.inf).max().item() if high is None else high
-    shown = (values.detach() - low) / max(high - low, 1e-12)
-    return torch.from_numpy(_COLOURS(shown.numpy(), bytes=True)[..., :3].copy())

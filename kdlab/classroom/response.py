@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kdlab.classroom.panel import WIDE, Panel, choice, slider
+from kdlab.classroom.pictures import side_by_side
 from kdlab.classroom.svg import bar_chart, line_chart
 from kdlab.losses import KDLoss
 
@@ -95,7 +96,7 @@ def temperature_explorer(
             f"{seen.student_entropy:.3f} nats (at most {torch.tensor(len(classes)).log():.3f}); "
             f"KL = {seen.kl:.4f}, times T² = {seen.kl * temperature.value**2:.4f}"
         )
-        return f'<div style="display: flex; gap: 12px">{pictures[index]}{bars}</div><p>{words}</p>'
+        return f"{side_by_side([pictures[index], bars])}<p>{words}</p>"
 
     panel = Panel([image, temperature], draw, "temperature")
     panel.image, panel.temperature = image, temperature

@@ -1,19 +1,16 @@
 """Scenes as a reader sees them: a colour for each class, a mask over its image, and where an answer is wrong."""
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
-from matplotlib import colormaps
+from jaxtyping import Bool, Int, UInt8
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
-from PIL import Image
 from torch import Tensor
 
-from kdlab.classroom.figures import PALETTE, figure, show
+from kdlab.classroom.figures import PALETTE, show
+from kdlab.classroom.pictures import picture_grid
 from kdlab.losses import PixelCrossEntropy
 
 CLASS_COLOURS = ("#333333", *PALETTE[:6])  # the background's first
@@ -54,28 +51,6 @@ def errors_over(
     return torch.where(errors[..., None] > 0, colours[errors.long()], grey[..., None])
 
 
-def coloured(
-    values: Float[Tensor, "h w"], limits: tuple[float, float] | None = None, colours: str = "viridis"
-) -> UInt8[Tensor, "h w 3"]:
-    """A map in false colours, dark to bright between two limits; its own range where there are none."""
-    values = values.detach().float().cpu()
-    low, high = limits or (values.min().item(), values.max().item())
-    shares = (values - low) / max(high - low, 1e-12)
-    return torch.from_numpy(colormaps[colours](shares.numpy(), bytes=True)[..., :3].copy())
-
-
-def as_html(pixels: UInt8[Tensor, "h w 3"], caption: str, width: int = 160) -> str:
-    """A picture with its caption under it, every pixel a sharp square: for a widget's view."""
-    png = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(png, format="png", compress_level=1)
-    source, words = base64.b64encode(png.getvalue()).decode(), html.escape(caption)
-    return (
-        f'<figure style="margin: 0; width: {width}px"><img alt="{words}" width="{width}" height="{width}" '
-        f'style="image-rendering: pixelated" src="data:image/png;base64,{source}">'
-        f"<figcaption>{words}</figcaption></figure>"
-    )
-
-
 def legend_html(colours: Mapping[str, str]) -> str:
     """Which colour stands for what, in one line."""
     marks = (f'<span style="color: {colour}">■</span> {html.escape(name)}' for name, colour in colours.items())
@@ -102,17 +77,7 @@ def show_pictures(
         width: of one picture, in inches.
         photographs: as :func:`kdlab.classroom.show` has it.
     """
-    columns = max(len(pictures) for pictures in rows.values())
-    fig, axes = figure(len(rows), columns, width=width, height=width, squeeze=False)
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for ax, pixels in zip(line, pictures, strict=True):
-            ax.imshow(pixels.numpy(), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
-        line[0].set_ylabel(name, fontsize=8)
-    for ax, title in zip(axes[0], titles, strict=False):
-        ax.set_title(title, fontsize=8)
+    fig = picture_grid(rows, titles, width, width, interpolation="nearest")
     colours = dict(zip(classes, CLASS_COLOURS, strict=False)) | dict(legend or {})
     if colours:
         patches = [Patch(color=colour, label=name) for name, colour in colours.items()]

@@ -1,7 +1,7 @@
 """Small charts as SVG text: what a widget draws while a slider moves, in well under a millisecond."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kdlab.classroom.figures import PALETTE
 
@@ -27,7 +27,7 @@ def bar_chart(
             )
     for place, label in enumerate(labels):
         marks.append(_text(LEFT + (place + 0.5) * group, HEIGHT - BOTTOM + 16, label, "middle"))
-    return _frame(marks, series, alt, low, high, zero)
+    return _chart(marks, series, alt, low, high, zero)
 
 
 def line_chart(
@@ -48,10 +48,18 @@ def line_chart(
         _text(LEFT, HEIGHT - BOTTOM + 16, "0", "middle"),
         _text(WIDTH - 8, HEIGHT - BOTTOM + 16, f"{xlimit:g}", "end"),
     ]
-    return _frame(marks, series, alt, low, high, _y(low, low, high))
+    return _chart(marks, series, alt, low, high, _y(low, low, high))
 
 
-def _frame(marks: list[str], names: Mapping[str, object], alt: str, low: float, high: float, zero: float) -> str:
+def frame(width: int, height: int, alt: str, marks: Iterable[str]) -> str:
+    """Marks as one picture of this size, narrower where the view is, and one sentence for those who cannot see it."""
+    return (
+        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width} {height}" width="{width}" '
+        f'style="max-width: 100%" font-size="12" fill="currentColor">{"".join(marks)}</svg>'
+    )
+
+
+def _chart(marks: list[str], names: Mapping[str, object], alt: str, low: float, high: float, zero: float) -> str:
     axis = [f'<line x1="{LEFT}" y1="{zero:.1f}" x2="{WIDTH}" y2="{zero:.1f}" stroke="currentColor"/>']
     axis += [
         _text(LEFT - 6, _y(value, low, high) + 4, f"{value:.3g}", "end") for value in (low, (low + high) / 2, high)
@@ -62,10 +70,7 @@ def _frame(marks: list[str], names: Mapping[str, object], alt: str, low: float, 
         legend.append(f'<rect x="{left}" y="6" width="10" height="10" fill="{PALETTE[index]}"/>')
         legend.append(_text(left + 14, 15, name, "start"))
         left += 30 + 7 * len(name)
-    return (
-        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'style="max-width: 100%" font-size="12" fill="currentColor">{"".join(axis + marks + legend)}</svg>'
-    )
+    return frame(WIDTH, HEIGHT, alt, axis + marks + legend)
 
 
 def _y(value: float, low: float, high: float) -> float:

@@ -55,7 +55,7 @@ def smallest(student: Shape, teacher: Shape) -> str:
     return {(): NONE, ("channels",): CHANNELS, ("size",): SIZE, ("channels", "size"): BOTH}[apart]
 
 
-def activity(maps: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
+def mean_absolute(maps: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
     """How active each position is: the mean absolute value over the channels."""
     return maps.abs().mean(dim=0)
 
@@ -81,7 +81,7 @@ def taps_explorer(
     @cache
     def picture(who: str, layer: str, index: int) -> str:
         maps = (student if who == "student" else teacher)[layer][index]
-        return _picture(activity(maps), f"{who}, {layer}, {_times(tuple(maps.shape))}")
+        return _picture(mean_absolute(maps), f"{who}, {layer}, {_times(tuple(maps.shape))}")
 
     def draw() -> str:
         index = image.value

@@ -1,23 +1,20 @@
 """The widgets of chapter 07: weather made on a photograph, and a divider that is dragged from before to after."""
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image as Picture
+from jaxtyping import Float
 from torch import Tensor
 
-from kdlab.classroom.figures import figure, show
+from kdlab import training
+from kdlab.classroom.figures import show
 from kdlab.classroom.panel import Panel, choice, slider
+from kdlab.classroom.pictures import Pixels, photograph_html, picture_grid
 from kdlab.data.weather import WEATHERS, add_haze, add_rain, add_snow
 from kdlab.errors import InputError, unknown
 
 Image = Float[Tensor, "3 h w"]
-Pixels = UInt8[Tensor, "h w 3"]
 LISTENS_TO = {"haze": ("beta", "airlight"), "rain": ("density", "angle"), "snow": ("density", "size")}
 
 
@@ -138,20 +135,8 @@ def as_pixels(image: Image) -> Pixels:
 
 
 def psnr(image: Image, clean: Image) -> float:
-    """On RGB, as :func:`kdlab.training.image_quality` has it, without the SSIM that takes longer."""
-    error = (image.clamp(0, 1) - clean.clamp(0, 1)).cpu().double().square().mean()
-    return -10 * error.clamp(min=1e-10).log10().item()
-
-
-def photograph_html(pixels: Pixels, caption: str, width: int) -> str:
-    """A photograph with its caption under it, in its own proportions: for a widget's view."""
-    png = io.BytesIO()
-    Picture.fromarray(pixels.numpy()).save(png, format="png", compress_level=1)
-    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    picture = f'<img alt="{html.escape(caption)}" width="{width}" src="{source}">'
-    return (
-        f'<figure style="margin: 0; width: {width}px">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
-    )
+    """On RGB, in decibels, without the SSIM that takes longer."""
+    return training.psnr(image, clean).item()
 
 
 def show_photographs(
@@ -168,16 +153,6 @@ def show_photographs(
     Raises:
         InputError: an empty text.
     """
-    pictures = list(rows.values())
-    height, across = pictures[0][0].shape[1:]
-    fig, axes = figure(len(rows), len(pictures[0]), width=width, height=width * height / across + 0.15, squeeze=False)
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
-        for ax, image in zip(line, images, strict=True):
-            ax.imshow(as_pixels(image).numpy())
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.spines[:].set_visible(False)
-        line[0].set_ylabel(name, fontsize=8)
-    for ax, title in zip(axes[0], titles, strict=False):
-        ax.set_title(title, fontsize=8)
-    show(fig, alt, photographs=True)
+    pictures = {name: [as_pixels(image) for image in images] for name, images in rows.items()}
+    height, across, _ = next(iter(pictures.values()))[0].shape
+    show(picture_grid(pictures, titles, width, width * height / across + 0.15), alt, photographs=True)

@@ -11,7 +11,7 @@ from kdlab.data.images import printable
 from kdlab.data.pairs import PairedImages
 from kdlab.errors import InputError
 from kdlab.files import write_whole
-from kdlab.recipes.restoration import pairs
+from kdlab.recipes.restorer import pairs
 from kdlab.training import ModelCard, SelfEnsemble
 from kdlab.training.restoration import QUALITY, measure_each
 

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import replace
 
-from kdlab.commands.options import option
+from kdlab.commands.options import check_used, option
 from kdlab.errors import InputError
 from kdlab.recipes.few_masks import METHODS
 from kdlab.recipes.segmentation import PRESETS, DenseDistillation, Layer, Method
@@ -31,12 +31,7 @@ def dense_distillation(args: argparse.Namespace) -> DenseDistillation:
     layer: Layer = args.layer or ("features" if method in ("mgd", "at") else "logits")
     # A layer that the method cannot use is refused in the words of DenseDistillation.
     base = PRESETS[args.preset] if args.preset else BASES.get((method, layer)) or DenseDistillation(method, layer, 1.0)
-    for name, methods in USED_BY.items():
-        if getattr(args, name) is not None and base.method not in methods:
-            raise InputError(
-                f"{option(name)} was given, which {base.method} has no use for, only {' and '.join(methods)}. "
-                "Leave it out."
-            )
+    check_used(args, base.method, USED_BY)
     given_numbers = {name: getattr(args, name) for name in ("weight", *USED_BY) if getattr(args, name) is not None}
     return replace(base, **given_numbers)
 

@@ -1,7 +1,7 @@
 """The options that several commands have, and those that depend on the task."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,22 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def check_used(args: argparse.Namespace, method: str, used_by: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a number that the method has no use for.
+
+    Args:
+        used_by: the numbers, each with the methods that take it.
+
+    Raises:
+        InputError: one was given, and the method is none of those.
+    """
+    for name, methods in used_by.items():
+        if getattr(args, name) is not None and method not in methods:
+            raise InputError(
+                f"{option(name)} was given, which {method} has no use for, only {' and '.join(methods)}. Leave it out."
+            )
+
+
 # --- options of several commands -------------------------------------------------------------------------------------
 
 
@@ -87,6 +103,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "input/ and target/), or with lists of pairs in meta/train/WEATHER.json and meta/valid/WEATHER.json; or "
         "weather, built in; or a public set's name, such as nh-haze, where data_scripts/get_restoration.py has "
         "listed it in ./data",
+    )
+
+
+def add_image_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, or folders to search")
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split", choices=("val", "test", "train"), default="val", help="which images (default: %(default)s)"
     )
 
 
@@ -180,6 +206,16 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
             help=f"of red, green and blue, for pixels in 0 to 1, such as 0.5,0.5,0.5 (default: {moment}); "
             "not for restoration",
         )
+
+
+def add_weights(parser: argparse._ActionsContainer, note: str = "") -> None:
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "imagenet", "none"),
+        default=argparse.SUPPRESS,
+        help="start from ImageNet's weights (downloaded once), from random ones (none), or auto: from ImageNet's where "
+        f"they can be had (default: auto){note}",
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser, most: int = 2**63 - 1) -> None:

@@ -7,24 +7,26 @@ from functools import partial
 from pathlib import Path
 
 from kdlab import __version__
+from kdlab.commands.classification_options import add_augment, add_student
 from kdlab.commands.options import (
     add_data,
     add_device,
     add_format,
+    add_image_files,
     add_images,
     add_loading,
     add_model,
+    add_split,
     add_task,
     add_training,
+    add_weights,
     add_workers,
-    numbers,
     whole,
 )
 from kdlab.commands.restoration_options import add_restorer, add_two_stages
+from kdlab.commands.segmentation_options import add_method, add_monitor
 from kdlab.commands.yolo_options import add_yolo_steps
 
-PRESETS = ("cwd-logits", "cwd-logits-mmrazor", "cwd-features", "mgd")
-METHODS = ("cwd", "mgd", "kd", "at", "hard")
 TILE = 512  # of an image of more than a megapixel
 UNSET = argparse.SUPPRESS  # for what depends on the task: settle_task sees what was given
 Add = Callable[..., argparse.ArgumentParser]
@@ -99,7 +101,7 @@ def _add_teach(add: Add) -> None:
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="T", help="folder for the teacher")
     add_task(parser)
-    _add_weights(parser, "; not for restoration")
+    add_weights(parser, "; not for restoration")
     _add_narrow(parser, "for segmentation 1.2 million parameters, for restoration 1.8")
     rate = (
         "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. A random start bears "
@@ -108,8 +110,8 @@ def _add_teach(add: Add) -> None:
     )
     add_training(parser, "teach", rate)
     add_images(parser, size="224, or 32 for digits and 64 for scenes", moment="the training images'")
-    _add_augment(parser.add_argument_group("for --task classification"))
-    _add_monitor(parser.add_argument_group("for --task segmentation"))
+    add_augment(parser.add_argument_group("for --task classification"))
+    add_monitor(parser.add_argument_group("for --task segmentation"))
     restorer = parser.add_argument_group("for --task restoration")
     restorer.add_argument(
         "--weather",
@@ -178,68 +180,8 @@ def _add_distill(add: Add) -> None:
         moment=f"the teacher's; {otherwise} the training images'",
     )
 
-    classifier = parser.add_argument_group("for --task classification")
-    classifier.add_argument(
-        "--alpha",
-        type=float,
-        default=UNSET,
-        metavar="X",
-        help="weight of the teacher, from 0 (labels only) to 1 (teacher only) (default: 0.7)",
-    )
-    classifier.add_argument(
-        "--drop-rate", type=float, default=UNSET, metavar="X", help="dropout in the student (default: 0.2)"
-    )
-    classifier.add_argument(
-        "--widths",
-        type=numbers(int),
-        nargs="+",
-        default=UNSET,
-        metavar="N,N,N,N",
-        help="channels of the student's four blocks (default: 32,64,128,256)",
-    )
-    classifier.add_argument(
-        "--classes",
-        type=whole(2),
-        default=UNSET,
-        metavar="N",
-        help="classes of a plain state_dict (default: as many as DATA has)",
-    )
-    _add_augment(classifier)
-
-    segmenter = parser.add_argument_group("for --task segmentation")
-    segmenter.add_argument(
-        "--preset",
-        choices=PRESETS,
-        default=UNSET,
-        help="a method with its published numbers, any of which --weight, --temperature and --mask-ratio change "
-        "(default: cwd-logits: weight 3, temperature 4)",
-    )
-    segmenter.add_argument("--method", choices=METHODS, default=UNSET, help="instead of a preset (default: cwd)")
-    segmenter.add_argument(
-        "--layer",
-        choices=("logits", "features"),
-        default=UNSET,
-        help="what --method compares (default: features for mgd and at, else logits)",
-    )
-    segmenter.add_argument(
-        "--weight",
-        type=float,
-        default=UNSET,
-        metavar="X",
-        help="of the method's loss; the masks' cross-entropy has 1 (default, as published: cwd 3, or 50 on features, "
-        "mgd 2e-5, which is for Cityscapes' large images; as it did best on the scenes of 64x64: kd 4, hard 1, at "
-        "62.5. There mgd did best with 2e-3)",
-    )
-    segmenter.add_argument(
-        "--mask-ratio",
-        type=float,
-        default=UNSET,
-        metavar="X",
-        help="only of mgd: the share of positions that are masked (default: 0.75)",
-    )
-    _add_weights(segmenter)
-    _add_monitor(segmenter)
-
+    add_student(parser.add_argument_group("for --task classification"))
+    add_method(parser.add_argument_group("for --task segmentation"))
     restorer = parser.add_argument_group(
         "for --task restoration", "Defaults are the published ones, and with --narrow those of the course."
     )
@@ -269,9 +211,7 @@ def _add_evaluate(add: Add) -> None:
     add_data(parser)
     add_model(parser)
     add_format(parser)
-    parser.add_argument(
-        "--split", choices=("val", "test", "train"), default="val", help="which images (default: %(default)s)"
-    )
+    add_split(parser)
     add_loading(parser, "(default: 32); a restorer takes one", batch_size=None, note="; not for a restorer")
     parser.set_defaults(workers=None)  # a restorer's is refused, if it was given
     restorer = parser.add_argument_group("for a restorer")
@@ -298,7 +238,7 @@ def _add_predict(add: Add) -> None:
             "photos/ --model runs/small --out masks/",
         ),
     )
-    _add_image_files(parser)
+    add_image_files(parser)
     add_model(parser)
     add_format(parser)
     parser.add_argument(
@@ -326,7 +266,7 @@ def _add_restore(add: Add) -> None:
         ),
         examples=("photos/ more/rex.jpg --model runs/all --out restored/ --side-by-side",),
     )
-    _add_image_files(parser)
+    add_image_files(parser)
     add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the restored images")
     parser.add_argument(
@@ -455,10 +395,6 @@ def _add_doctor(add: Add) -> None:
 # --- options of two commands -----------------------------------------------------------------------------------------
 
 
-def _add_image_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, or folders to search")
-
-
 def _add_self_ensemble(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--self-ensemble",
@@ -469,16 +405,6 @@ def _add_self_ensemble(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_weights(parser: argparse._ActionsContainer, note: str = "") -> None:
-    parser.add_argument(
-        "--weights",
-        choices=("auto", "imagenet", "none"),
-        default=UNSET,
-        help="start from ImageNet's weights (downloaded once), from random ones (none), or auto: from ImageNet's where "
-        f"they can be had (default: auto){note}",
-    )
-
-
 def _add_narrow(parser: argparse._ActionsContainer, size: str) -> None:
     parser.add_argument(
         "--narrow",
@@ -486,22 +412,4 @@ def _add_narrow(parser: argparse._ActionsContainer, size: str) -> None:
         default=UNSET,
         help=f"train the small network of the course instead ({size}), which a CPU bears; it starts at random "
         "(default: off); not for classification",
-    )
-
-
-def _add_augment(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--augment",
-        action="store_true",
-        default=UNSET,
-        help="train on random crops and mirror images (default: off)",
-    )
-
-
-def _add_monitor(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--monitor",
-        choices=("miou", "mdice"),
-        default=UNSET,
-        help="the best epoch is that of highest mIoU, or mDice (default: miou)",
     )

@@ -78,7 +78,7 @@ def _predict_classes(
 ) -> tuple[pd.DataFrame, list[Skipped]]:
     """A row for each file and rank, and the files that could not be used."""
     device = next(model.parameters()).device
-    transform = ImageTransform.from_dict({"size": card.size, "mean": card.mean, "std": card.std})
+    transform = ImageTransform(card.size, card.mean, card.std)
     batch_size = args.batch_size or BATCH_SIZE
     loader = DataLoader(Pictures(paths, transform), batch_size, num_workers=args.workers, collate_fn=list)
     rows: list[dict[str, object]] = []

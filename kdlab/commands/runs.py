@@ -66,7 +66,11 @@ def _in_first_save(out: Path) -> bool:
 
 
 def own_teacher(path: Path, task: str) -> tuple[nn.Module, ModelCard] | tuple[None, None]:
-    """A teacher that kdlab has saved, for this task; (None, None) if the file is another's."""
+    """A teacher that kdlab has saved, for this task; (None, None) if the file is another's.
+
+    Raises:
+        InputError: no such file; one of kdlab's that cannot be loaded, or was made for another task.
+    """
     if not path.exists():
         raise InputError(f"--teacher {path} does not exist. Make a teacher with `kdlab teach`, or give a state_dict.")
     if path.is_file():
@@ -88,7 +92,11 @@ def own_teacher(path: Path, task: str) -> tuple[nn.Module, ModelCard] | tuple[No
 
 
 def teacher_of(path: Path, task: str) -> tuple[nn.Module, ModelCard]:
-    """As :func:`own_teacher`, for a task that takes no other's."""
+    """As :func:`own_teacher`, for a task that takes no other's.
+
+    Raises:
+        InputError: also a file that is another's.
+    """
     teacher, card = own_teacher(path, task)
     if teacher is None or card is None:
         raise InputError(f"--teacher {path} is no file of kdlab's; wanted: what `kdlab teach --task {task}` made.")

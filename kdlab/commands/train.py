@@ -22,8 +22,8 @@ from kdlab.paths import cache_dir
 from kdlab.recipes import response, segmentation
 from kdlab.recipes.response import Distillation
 from kdlab.recipes.settings import Settings
-from kdlab.training import load_model, load_weights, pick_device
-from kdlab.training.checkpoints import LAST, RESUME
+from kdlab.training import load_weights, pick_device
+from kdlab.training.run_folder import earlier_start
 
 
 def teach(args: argparse.Namespace) -> int:
@@ -154,6 +154,5 @@ def _judged_by(args: argparse.Namespace) -> tuple[str, str]:
 
 def _say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:
     """What the training starts from, before it takes hours: a download that fails leaves a random start."""
-    resumed = args.resume and (args.out / RESUME).exists()
-    used = load_model(args.out / LAST)[1].weights if resumed else build().weights_used
+    used = earlier_start(args.out, args.resume) or build().weights_used
     print(f"started from weights: {used}", flush=True)

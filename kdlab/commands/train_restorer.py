@@ -19,7 +19,8 @@ from kdlab.files import check_writable
 from kdlab.models import MSBDN
 from kdlab.recipes import restoration
 from kdlab.recipes.perceptual import feature_slices
-from kdlab.recipes.restoration import RestorationSettings, TwoStage, pairs
+from kdlab.recipes.restoration import RestorationSettings, TwoStage
+from kdlab.recipes.restorer import pairs
 from kdlab.recipes.weather import NARROW, TWO_STAGE
 from kdlab.training import pick_device
 from kdlab.training.batches import Pieces

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 from torchvision.utils import draw_bounding_boxes
 
-from kdlab.commands.options import option
+from kdlab.commands.options import check_used
 from kdlab.commands.outputs import as_png, distinct_names, make_folder, say_skipped
 from kdlab.data.images import Skipped, find_images, open_image, printable
 from kdlab.detection import Distillation, YoloRun, YoloSettings
@@ -25,7 +25,7 @@ with redirect_stdout(sys.stderr):  # its line about the licence is no result
     from kdlab import yolo
 
 BOXES = "_boxes.png"
-USED_BY = {"temperature": "cwd", "mask_ratio": "mgd"}
+USED_BY = {"temperature": ("cwd",), "mask_ratio": ("mgd",)}
 
 
 def run_step(args: argparse.Namespace) -> int:
@@ -50,12 +50,8 @@ def _fine_tune(args: argparse.Namespace) -> None:
 
 
 def _distill(args: argparse.Namespace) -> None:
+    check_used(args, args.method, USED_BY)
     numbers = {name: getattr(args, name) for name in USED_BY if getattr(args, name) is not None}
-    for name in numbers:
-        if USED_BY[name] != args.method:
-            raise InputError(
-                f"{option(name)} was given, which {args.method} has no use for, only {USED_BY[name]}. Leave it out."
-            )
     distillation = Distillation(args.method, args.layers, args.weight, **numbers)
     run = yolo.distil(
         args.model, args.teacher, args.data, distillation, _settings(args), out=args.out, resume=args.resume,

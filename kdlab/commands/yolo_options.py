@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from kdlab.commands.options import add_device, add_format, add_loading, add_seed, whole
+from kdlab.commands.options import add_device, add_format, add_image_files, add_loading, add_seed, add_split, whole
 
 METHODS = ("cwd", "mgd")
 BATCH = 16
@@ -169,7 +169,7 @@ def _add_predict(add: Add) -> None:
         ),
         examples=("photos/ --model runs/student/weights/best.pt --out found/ --format csv",),
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="image files, or folders to search")
+    add_image_files(parser)
     _add_model(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for images with boxes (default: none are written)")
     parser.add_argument(
@@ -236,9 +236,7 @@ def _add_training(parser: argparse.ArgumentParser, epochs: int) -> None:
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--split", choices=("val", "test", "train"), default="val", help="which images (default: %(default)s)"
-    )
+    add_split(parser)
     parser.add_argument(
         "--batch-size", type=whole(1), default=BATCH, metavar="N", help="images at a time (default: %(default)s)"
     )

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from kdlab.data.splits import ImageSplits
 from kdlab.data.transforms import ImageTransform, three_numbers
 
-TRAIN, VAL, TEST = 1200, 199, 398
+TRAIN, VAL = 1200, 199
 SIZE = 32
 CLASSES = tuple("0123456789")
 

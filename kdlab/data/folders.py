@@ -107,7 +107,7 @@ def load_folders(
         std=still.std,
         size=size,
         name=root.name,
-        deterministic=moving.deterministic,
+        deterministic=not augment,
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
         test_is_val=not has_test,
         files={split: known_by(root, one.paths) for split, one in (("train", train), ("val", val))},

@@ -143,6 +143,7 @@ def files_under(folder: Path, apart: Iterable[Path] = ()) -> tuple[list[Path], l
 
 
 def attempt(path: Path, use: Callable[[Image.Image], T]) -> T | Skipped:
+    """What ``use`` makes of the file's image, which is opened and not yet read; `Skipped` where that fails."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdlab.data.images import Skipped, attempt, files_under, open_image, printable, try_open
+from kdlab.data.images import Skipped, attempt, few, files_under, open_image, printable, try_open
 from kdlab.data.scenes import MEAN, SIZE, STD, load_scenes
 from kdlab.data.splits import ImageSplits, known_by
 from kdlab.data.transforms import ImageTransform, central_square, three_numbers
@@ -242,10 +242,10 @@ def _match(images: Path, masks: Path) -> tuple[list[Pair], list[Skipped]]:
         else:
             alone.append(path)
     if alone:
-        few = ", ".join(printable(path.name) for path in alone[:5]) + ", ..." * (len(alone) > 5)
         raise InputError(
-            f"{len(alone)} of the images in {printable(images)} have no mask in {printable(masks)}: {few}. "
-            f"Wanted there: a mask called like the image, such as {printable(alone[0].stem)}.png."
+            f"{len(alone)} of the images in {printable(images)} have no mask in {printable(masks)}: "
+            f"{few([path.name for path in alone])}. Wanted there: a mask called like the image, such as "
+            f"{printable(alone[0].stem)}.png."
         )
     return pairs, skipped
 
@@ -345,9 +345,8 @@ def _look_at(pair: Pair, size: int, found: _Found) -> _Seen | Skipped | str:
     if beyond:
         allowed = sorted(set(found.numbers) - {IGNORE})
         return (
-            f"value{'s' * (len(beyond) > 1)} {', '.join(map(str, beyond[:5]))}{', ...' * (len(beyond) > 5)}, but "
-            f"the classes are {allowed[0]} to {allowed[-1]}, and {IGNORE} means ignore. Name all classes, or correct "
-            "the mask."
+            f"value{'s' * (len(beyond) > 1)} {few(list(map(str, beyond)))}, but the classes are "
+            f"{allowed[0]} to {allowed[-1]}, and {IGNORE} means ignore. Name all classes, or correct the mask."
         )
     pixels = np.asarray(central_square(image, size), dtype=np.float64).reshape(-1, 3) / 255
     return _Seen(np.stack([pixels.sum(axis=0), (pixels**2).sum(axis=0)]), values)

@@ -1,6 +1,5 @@
 """A folder that appears when all is written, or not at all."""
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from kdlab.data.images import printable
 from kdlab.errors import InputError
+from kdlab.files import why
 
 
 @contextmanager
@@ -29,10 +29,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, folder)
     except OSError as error:
-        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
         raise InputError(
-            f"{printable(folder)} could not be written: {why}. Nothing is left of it; make room or choose another "
-            "place, then run again."
+            f"{printable(folder)} could not be written: {why(error)}. Nothing is left of it; make room or choose "
+            "another place, then run again."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -127,7 +127,7 @@ def find(wanted: RestorationSet, data: Path) -> Found:
     return Found(pairs, by_name + by_bytes, odd, known)
 
 
-def write_lists(root: Path, found: Found) -> list[Path]:
+def write_lists(root: Path, found: Found) -> None:
     """Write the pairs of each weather to ``root/meta/SPLIT/WEATHER.json``, as :func:`kdlab.data.load_pairs` reads them.
 
     All other lists there are deleted: they would be read, too.
@@ -147,7 +147,6 @@ def write_lists(root: Path, found: Found) -> list[Path]:
             write_whole(path, json.dumps(rows, indent=0).encode())
             written.append(path)
     _delete_others(root / LISTS, written)
-    return written
 
 
 def _delete_others(lists: Path, written: Sequence[Path]) -> None:

@@ -24,7 +24,7 @@ class ImageSplits:
         classes: their names, in the order of the labels.
         mean, std: what the images were normalised with, red, green, blue, for pixel values in 0 to 1.
         size: height and width of every image, in pixels.
-        name: "digits", or the folder's name.
+        name: the folder's, or that of a named set with what makes it another one, such as "digits" or "weather-24-0".
         deterministic: whether ``train`` yields the same tensor for the same index every time.
         skipped: the files that could not be used, with the reason.
         files: of a folder, by split: how many files it has, and a hash of their names and sizes; empty for a named set.

@@ -1,7 +1,6 @@
 """From a picture of any size to the normalised square tensor that a network takes."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -52,23 +51,6 @@ class ImageTransform:
     @cached_property
     def _random_part(self) -> v2.Compose:
         return v2.Compose([v2.RandomResizedCrop(self.size), v2.RandomHorizontalFlip()])
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the same image gives the same tensor every time."""
-        return not self.augment
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "ImageTransform":
-        """The transform of these settings, by their names. Raises `InputError` for anything else."""
-        try:
-            triples = {name: three_numbers(name, settings[name]) for name in ("mean", "std")}
-            return cls(**{**settings, **triples})
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"the settings of an image transform are {dict(settings)}, wanted such as "
-                "{'size': 224, 'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5], 'augment': False}."
-            ) from error
 
 
 def central_square(image: Image.Image, size: int) -> Image.Image:

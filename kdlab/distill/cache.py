@@ -14,6 +14,7 @@ from kdlab import processes
 from kdlab.distill.taps import Tap, Taps
 from kdlab.errors import InputError
 from kdlab.files import load_tensors, save_tensors
+from kdlab.modes import evaluating
 from kdlab.paths import cache_dir
 from kdlab.progress import progress
 
@@ -138,19 +139,13 @@ class Indexed(Dataset):
 
 @torch.no_grad()
 def _outputs(teacher: nn.Module, taps: Sequence[str | Tap], loader: DataLoader) -> dict[str, Tensor]:
-    device = next(teacher.parameters()).device
-    training = [module for module in teacher.modules() if module.training]
-    teacher.eval()
     batches: dict[str, list[Tensor]] = {str(tap): [] for tap in taps}
-    try:
+    with evaluating(teacher) as device:
         for images, *_ in progress(loader, desc="teacher outputs"):
             with Taps(teacher, taps) as read:
                 teacher(images.to(device))
             for tap in taps:
                 batches[str(tap)].append(_one_a_sample(read[tap], str(tap), len(images)).cpu())
-    finally:
-        for module in training:
-            module.training = True
     outputs = {name: torch.cat(parts) for name, parts in batches.items()}
     for name, output in outputs.items():
         if not output.isfinite().all():

@@ -1,5 +1,6 @@
 """Teachers, student and the terms that compare them, as one module that returns its losses."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,14 +122,22 @@ class Distiller(nn.Module):
         Raises:
             InputError: there are several.
         """
-        if len(self.teachers) > 1:
-            raise InputError(f"there are several teachers: {', '.join(self.teachers)}. Take one from `teachers`.")
-        return next(iter(self.teachers.values())).model
+        return self.teachers[self._only_name].model
 
     @property
     def teacher_taps(self) -> tuple[Tap, ...]:
-        """What is read of the only teacher."""
-        return self._teacher_readers[next(iter(self.teachers))].taps
+        """What is read of the only teacher.
+
+        Raises:
+            InputError: there are several.
+        """
+        return self._teacher_readers[self._only_name].taps
+
+    @property
+    def _only_name(self) -> str:
+        if len(self.teachers) > 1:
+            raise InputError(f"there are several teachers: {', '.join(self.teachers)}. Take one from `teachers`.")
+        return next(iter(self.teachers))
 
     def set_epoch(self, epoch: float, epochs: int) -> None:
         """Say where the run is, for weights that have a schedule; :func:`kdlab.training.fit` does it at each step.
@@ -140,7 +149,7 @@ class Distiller(nn.Module):
         Raises:
             InputError: a negative epoch, a run without epochs.
         """
-        if not epoch >= 0 or epochs < 1:
+        if not 0 <= epoch < math.inf or epochs < 1:
             raise InputError(f"the run is at epoch {epoch} of {epochs}; wanted: an epoch from 0 up, of at least one.")
         self._now = (epoch, epochs)
 

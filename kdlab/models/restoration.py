@@ -237,12 +237,12 @@ def _double_channels(channels: int) -> nn.Sequential:
 class ResidualDense(nn.Module):
     """Four convolutions that each see all before them, fused to the map's channels and added to it. No biases."""
 
-    def __init__(self, channels: int, layers: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Conv2d(channels * (1 + index), channels, 3, padding=1, bias=False) for index in range(layers)
+            nn.Conv2d(channels * seen, channels, 3, padding=1, bias=False) for seen in range(1, 5)
         )
-        self.fusion = nn.Conv2d(channels * (1 + layers), channels, 1, bias=False)
+        self.fusion = nn.Conv2d(channels * 5, channels, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         seen = [x]

@@ -80,7 +80,7 @@ def protocol(epochs: int = EPOCHS, seed: int = 0, workers: int = 0) -> Settings:
     return Settings(epochs, LR, batch_size=BATCH_SIZE, workers=workers, seed=seed)
 
 
-def optimiser(parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 
@@ -200,7 +200,7 @@ def _fit(
     indexed = any("index" in term.asks_for for term in getattr(objective, "terms", ()))
     train = Indexed(data.train) if indexed else data.train
     loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers)
-    sgd = optimiser(objective.parameters())
+    sgd = optimizer(objective.parameters())
     architecture = objective.student.architecture
     return fit(
         objective, loader, epochs=settings.epochs, optimizer=sgd, scheduler=schedule(sgd, settings.epochs, len(loader)),

@@ -22,10 +22,10 @@ from kdlab.losses import KTLoss, LabLoss, LaplacianLoss
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.models.dehazing import Dehazer
 from kdlab.models.weights import Weights
-from kdlab.recipes.restoration import TRUTH, RestorerSettings, ToClean, card_of, clean_images, fit_restorer, pairs
+from kdlab.recipes.restorer import TRUTH, RestorerSettings, ToClean, card_of, clean_images, fit_restorer, pairs
 from kdlab.recipes.settings import CPU, AfterEpoch
-from kdlab.training import Fit, Supervised, load_model
-from kdlab.training.checkpoints import LAST, RESUME
+from kdlab.training import Fit, Supervised
+from kdlab.training.run_folder import earlier_start
 
 TEACHER = "teacher"
 # The networks of the fast profile: 0.4 and 0.6 million parameters.
@@ -207,10 +207,10 @@ def _network(
     out: Path | None,
     resume: bool,
 ) -> tuple[Network, str]:
-    """The network, and in words what it starts from: one that goes on has no use for another start."""
-    goes_on = resume and out is not None and (out / RESUME).exists()
-    network = kind(**architecture or {}, weights="none" if goes_on else weights)
-    return network, load_model(out / LAST)[1].weights if goes_on and out is not None else network.weights_used
+    """The network, and in words what it starts from."""
+    earlier = earlier_start(out, resume)
+    network = kind(**architecture or {}, weights="none" if earlier else weights)
+    return network, earlier or network.weights_used
 
 
 def _fit(

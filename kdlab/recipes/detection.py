@@ -70,29 +70,23 @@ def pretrained() -> Path | None:
 
 
 def dense_detector(
-    data: Path,
-    settings: YoloSettings,
-    *,
-    strength: float = STRENGTH,
-    start: Path | None = None,
-    device: str = "auto",
+    data: Path, settings: YoloSettings, *, start: Path | None = None, device: str = "auto"
 ) -> tuple[nn.Module, YoloRun]:
     """The detector before it is pruned, after its last epoch: trained here, or loaded where that has been done.
 
     Args:
         data: :func:`detection_scenes`'s.
         settings: how it is trained; :data:`SPARSE` is the course's.
-        strength: of the penalty on its gammas; 0 trains it plainly.
         start: weights (.pt); without, YOLOv8 of :data:`WIDTH` at random.
     """
     from kdlab import yolo
 
-    recipe = _recipe(data, settings, strength=strength, start=str(start) if start else WIDTH)
+    recipe = _recipe(data, settings, strength=STRENGTH, start=str(start) if start else WIDTH)
     out = cached("dense-detector", recipe)
     run = yolo.finished(out)
     if run is None:
         first = start or _at_random(settings.seed)
-        run = yolo.sparse_train(first, data, settings, out=out, strength=strength, resume=True, device=device)
+        run = yolo.sparse_train(first, data, settings, out=out, strength=STRENGTH, resume=True, device=device)
     return yolo.load_model(run.last).eval(), run
 
 
@@ -133,8 +127,7 @@ def load_detector(path: Path) -> tuple[nn.Module, ModelCard]:
 
     tensors, meta = load_tensors(path)
     try:
-        fields: dict[str, Any] = meta["card"]
-        card = ModelCard(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
+        card = ModelCard.from_json(meta["card"])
         detector = yolo.build_yolov8(card.architecture["width"], card.classes, card.architecture["structure"])
         detector.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:

@@ -1,6 +1,7 @@
 """The comparison behind chapters 04 and 05: a narrow student on scenes of which only a few have their mask."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from kdlab.data.splits import ImageSplits
 from kdlab.distill import TeacherCache
 from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
-from kdlab.models import PSPNet
+from kdlab.models import PSPNet, UPerNet
 from kdlab.recipes.few_labels import HiddenLabels, StudentRun
 from kdlab.recipes.segmentation import (
     NARROW_STUDENT,
@@ -23,15 +24,15 @@ from kdlab.recipes.segmentation import (
     teach,
 )
 from kdlab.recipes.settings import CPU, Settings, cached, recipe_of
-from kdlab.recipes.zoo import load_from_zoo
-from kdlab.training import ModelCard, Supervised, load_model
+from kdlab.recipes.zoo import course_model
+from kdlab.training import ModelCard, Supervised
 
 ZOO_NAME = "scenes_teacher"
 TEACHER_TAPS = tuple(TEACHER_LAYERS.values())
 TEACHER = Settings(epochs=5, lr=3e-3, one_cycle=True, batch_size=32)
 TEACHER_SCENES = 30_000  # the students' 2,000 first, all with their masks: of fewer it learns the scenes by heart
 
-# The weights were chosen on the validation split, see benchmarks/evidence/few_masks_tuning.csv.
+# The weights were chosen on the validation split, see benchmarks/evidence/few_masks_tuning.csv; hard labels' was not.
 METHODS: dict[str, DenseDistillation | None] = {
     "alone": None,
     "hard labels": DenseDistillation("hard", "logits", weight=1.0),
@@ -46,17 +47,17 @@ METHODS: dict[str, DenseDistillation | None] = {
 }
 
 
-def scenes_teacher(data: ImageSplits, device: torch.device = CPU) -> tuple[nn.Module, ModelCard]:
+def scenes_teacher(data: ImageSplits, device: torch.device = CPU) -> tuple[UPerNet, ModelCard]:
     """The narrow UPerNet on the scenes: the one that comes with the course, else trained here and kept, 12 minutes."""
-    found = load_from_zoo(ZOO_NAME)
-    if found is None:
+
+    def train() -> Path:
         more = replace(data, train=Scenes("train", TEACHER_SCENES), name=f"{data.name}-{TEACHER_SCENES}")
         recipe = recipe_of(more, TEACHER, task="teach", weights="none", architecture=NARROW_TEACHER)
         out = cached(ZOO_NAME, recipe)
         teach(more, TEACHER, out=out, architecture=NARROW_TEACHER, weights="none", resume=True, device=device)
-        found = load_model(out)
-    teacher, card = found
-    return teacher.to(device), card
+        return out
+
+    return course_model(ZOO_NAME, train, UPerNet, device)
 
 
 @dataclass(frozen=True)

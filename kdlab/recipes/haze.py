@@ -14,10 +14,10 @@ from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.models import KTDN, DehazingTeacher
 from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distil, teach
-from kdlab.recipes.restoration import pairs
+from kdlab.recipes.restorer import pairs
 from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
-from kdlab.recipes.zoo import load_from_zoo
-from kdlab.training import Fit, ModelCard, load_model
+from kdlab.recipes.zoo import course_model
+from kdlab.training import Fit, ModelCard
 from kdlab.training.checkpoints import LAST
 
 TRANSFER = 1.0  # weighs the distance to the teacher's map: as published
@@ -36,16 +36,14 @@ def budget(epochs: int, lr: float = FAST.lr, seed: int = 0) -> DehazingSettings:
 
 def clean_teacher(device: torch.device = CPU) -> tuple[DehazingTeacher, ModelCard]:
     """The narrow teacher of clean images: the one that comes with the course, else trained here and kept."""
-    found = load_from_zoo("clean_teacher")
-    if found is None:
-        data = load_haze()
-        settings = budget(TEACHER_EPOCHS)
+
+    def train() -> Path:
+        data, settings = load_haze(), budget(TEACHER_EPOCHS)
         out = cached("clean-teacher", recipe_of(data, settings, **NARROW_TEACHER))
         teach(data, settings, out=out, architecture=NARROW_TEACHER, weights="none", resume=True, device=device)
-        found = load_model(out)
-    teacher, card = found
-    assert isinstance(teacher, DehazingTeacher)
-    return teacher.to(device), card
+        return out
+
+    return course_model("clean_teacher", train, DehazingTeacher, device)
 
 
 def haze_student(method: str, device: torch.device = CPU) -> tuple[KTDN, ModelCard]:
@@ -58,14 +56,13 @@ def haze_student(method: str, device: torch.device = CPU) -> tuple[KTDN, ModelCa
         InputError: an unknown method.
     """
     run = HazeRun(method, METHODS.get(method, 0.0), seed=0, epochs=EPOCHS)
-    found = load_from_zoo(zoo_name(method))
-    if found is None:
+
+    def train() -> Path:
         data, (teacher, _) = load_haze(), clean_teacher(device)
         run.run(data, teacher, keep=True)
-        found = load_model(run.folder(data, teacher) / LAST)
-    student, card = found
-    assert isinstance(student, KTDN)
-    return student.to(device), card
+        return run.folder(data, teacher) / LAST
+
+    return course_model(zoo_name(method), train, KTDN, device)
 
 
 def zoo_name(method: str) -> str:

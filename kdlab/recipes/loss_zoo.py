@@ -257,9 +257,7 @@ def _labels_later(epoch: float, epochs: int) -> float:
     return float(epoch >= INIT_EPOCHS)
 
 
-def train_paraphraser(
-    paraphraser: nn.Module | None, maps: Tensor, *, steps: int = 200, batch_size: int = 64, seed: int = 0
-) -> None:
+def train_paraphraser(paraphraser: nn.Module | None, maps: Tensor, *, steps: int = 200, seed: int = 0) -> None:
     """Factor transfer's first phase: teach the paraphraser to give back the teacher's maps, then freeze it.
 
     Args:
@@ -276,7 +274,7 @@ def train_paraphraser(
     paraphraser.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(paraphraser.parameters(), 1e-3, fused=True)
     for _ in range(steps):
-        batch = maps[torch.randint(len(maps), (batch_size,), generator=draw)].to(device)
+        batch = maps[torch.randint(len(maps), (64,), generator=draw)].to(device)
         error = F.mse_loss(paraphraser.reconstruct(batch), batch)
         optimizer.zero_grad()
         error.backward()

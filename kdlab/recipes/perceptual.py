@@ -1,5 +1,6 @@
 """The frozen network that SCR and HCR compare images by: VGG19's slices, of ImageNet, of the scenes, or at random."""
 
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -11,8 +12,8 @@ from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
 from kdlab.models import VGGReader, VGGSlices
 from kdlab.recipes.settings import CPU, Settings, cached, fit_with, place, recipe_of
-from kdlab.recipes.zoo import load_from_zoo
-from kdlab.training import ModelCard, Supervised, load_model, segmentation_metrics
+from kdlab.recipes.zoo import course_model
+from kdlab.training import ModelCard, Supervised, segmentation_metrics
 
 ZOO_NAME = "scenes_vgg"
 WIDTH = 16  # a quarter of VGG19's: a sixteenth of its work
@@ -49,17 +50,16 @@ def feature_slices(weights: FeatureWeights = "auto", normalise: bool = True) -> 
 
 def _of_the_scenes(normalise: bool) -> VGGSlices:
     reader, card = scenes_reader()
-    assert isinstance(reader, VGGReader)
     slices = VGGSlices("none", normalise, WIDTH)
     slices.load_state_dict(reader.slices.state_dict())
     slices.weights_used = f"scenes: a quarter of the width, trained on {card.recipe['data']}"
     return slices
 
 
-def scenes_reader(device: torch.device = CPU) -> tuple[nn.Module, ModelCard]:
+def scenes_reader(device: torch.device = CPU) -> tuple[VGGReader, ModelCard]:
     """The narrow slices with what reads the scenes from them: those of the course, else trained here, five minutes."""
-    found = load_from_zoo(ZOO_NAME)
-    if found is None:
+
+    def train() -> Path:
         data = load_scenes(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # the slices normalise by themselves
         recipe = recipe_of(data, TRAINING, task="reader", width=WIDTH)
         out = cached(ZOO_NAME, recipe)
@@ -68,8 +68,9 @@ def scenes_reader(device: torch.device = CPU) -> tuple[nn.Module, ModelCard]:
         fit_with(
             TRAINING, objective, data.train, data, out=out, recipe=recipe, measure=measure, monitor="miou", resume=True
         )  # fmt: skip
-        found = load_model(out)
-    return found
+        return out
+
+    return course_model(ZOO_NAME, train, VGGReader, device)
 
 
 def measure(model: nn.Module, dataset: Dataset, workers: int = 0) -> dict[str, float]:

@@ -16,8 +16,7 @@ from kdlab.losses import KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN, densenet121
 from kdlab.recipes.settings import CPU, AfterEpoch, Settings, cached, fit_with, place, recipe_of
 from kdlab.training import Fit, ModelCard, Supervised, classification_metrics, load_model, predict_logits
-from kdlab.training.checkpoints import LAST, RESUME
-from kdlab.training.run_folder import check_recipe
+from kdlab.training.run_folder import check_recipe, earlier_start
 
 LOGITS = "classifier"  # the tap of the logits, in the teacher and in the student
 
@@ -55,9 +54,9 @@ def teach(
 ) -> Fit:
     """Train or fine-tune the DenseNet121 teacher; its best checkpoint is in ``out``."""
     torch.manual_seed(settings.seed)
-    earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
+    earlier = earlier_start(out, resume)
     teacher = densenet121(len(data.classes), "none" if earlier else weights)
-    used = earlier.weights if earlier else str(teacher.weights_used)
+    used = earlier or str(teacher.weights_used)
     recipe = recipe_of(data, settings, task="teach", weights=weights)
     objective = place(Supervised(teacher, LabelledCrossEntropy()), device, settings.channels_last)
     return fit_with(

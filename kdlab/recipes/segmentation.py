@@ -27,9 +27,8 @@ from kdlab.losses import ATLoss, CWDLoss, KDLoss, MGDLoss, PixelCrossEntropy
 from kdlab.models import PSPNet, UPerNet
 from kdlab.models.weights import Weights
 from kdlab.recipes.settings import CPU, AfterEpoch, Settings, fit_with, place, recipe_of
-from kdlab.training import Fit, Supervised, load_model, segmentation_metrics
-from kdlab.training.checkpoints import LAST, RESUME
-from kdlab.training.run_folder import check_recipe
+from kdlab.training import Fit, Supervised, segmentation_metrics
+from kdlab.training.run_folder import check_recipe, earlier_start
 
 LOGITS = "decode_head.conv_seg"
 STUDENT_LAYERS = {"logits": LOGITS, "features": "decode_head.pyramid"}
@@ -174,9 +173,9 @@ def teach(
     """
     _check_architecture(architecture)
     torch.manual_seed(settings.seed)
-    earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
+    earlier = earlier_start(out, resume)
     teacher = UPerNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
-    used = earlier.weights if earlier else teacher.weights_used
+    used = earlier or teacher.weights_used
     recipe = recipe_of(
         data, settings, task="teach", weights=weights, monitor=monitor, architecture=teacher.architecture
     )  # fmt: skip
@@ -216,9 +215,9 @@ def distil(
     """
     _check_architecture(architecture)
     torch.manual_seed(settings.seed)
-    earlier = load_model(out / LAST)[1] if resume and (out / RESUME).exists() else None
+    earlier = earlier_start(out, resume)
     student = PSPNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
-    used = earlier.weights if earlier else student.weights_used
+    used = earlier or student.weights_used
     objective = place(distillation.distiller(student, teacher, data.size), device, settings.channels_last)
     recipe = recipe_of(
         data, settings, task="distil", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,

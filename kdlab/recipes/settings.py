@@ -33,7 +33,7 @@ class Settings:
         lr: Adam's learning rate: constant, or the peak of one cycle.
         one_cycle: warm up to ``lr`` and anneal to 0 over the whole run.
         batch_size: what one step of the optimiser learns from, however many processes share it.
-        patience: epochs without a better validation accuracy before the run ends; None never ends early.
+        patience: epochs without a better value of the monitored metric before the run ends; None never ends early.
         precision: "bf16" computes the forward pass under autocast.
         channels_last: whether the weights of convolutions lie in memory channel by channel at each place, which is a
             third faster on a CPU.

@@ -16,10 +16,11 @@ from kdlab.distill import weights_hash
 from kdlab.errors import InputError, unknown
 from kdlab.models import MSBDN
 from kdlab.recipes.perceptual import FeatureWeights, feature_slices
-from kdlab.recipes.restoration import PixelLoss, RestorationSettings, TwoStage, distil, pairs, teach
+from kdlab.recipes.restoration import RestorationSettings, TwoStage, distil, teach
+from kdlab.recipes.restorer import PixelLoss, pairs
 from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
-from kdlab.recipes.zoo import load_from_zoo
-from kdlab.training import Fit, ModelCard, load_model
+from kdlab.recipes.zoo import course_model
+from kdlab.training import Fit, ModelCard
 from kdlab.training.checkpoints import LAST
 
 # The network of the fast profile: 1.8 million parameters. One so narrow needs the images added to its output.
@@ -48,16 +49,15 @@ METHODS = {
 
 def weather_teacher(weather: str, device: torch.device = CPU) -> tuple[MSBDN, ModelCard]:
     """The narrow teacher of one weather: the one that comes with the course, else trained here and kept, 7 minutes."""
-    found = load_from_zoo(f"{weather}_teacher")
-    if found is None:
+
+    def train() -> Path:
         data, pixel = load_weather(TEACHER_CROP), TEACHER_PIXEL[weather]
         what = NARROW | {"task": "teach", "weather": weather, "pixel": pixel}
         out = cached(f"{weather}-teacher", recipe_of(data, TEACHER, **what))
         teach(data, [weather], TEACHER, out=out, pixel=pixel, architecture=NARROW, resume=True, device=device)
-        found = load_model(out)
-    teacher, card = found
-    assert isinstance(teacher, MSBDN)
-    return teacher.to(device), card
+        return out
+
+    return course_model(f"{weather}_teacher", train, MSBDN, device)
 
 
 def weather_student(method: str, device: torch.device = CPU) -> tuple[MSBDN, ModelCard]:
@@ -66,15 +66,14 @@ def weather_student(method: str, device: torch.device = CPU) -> tuple[MSBDN, Mod
     Args:
         method: "two stages" or "from scratch".
     """
-    found = load_from_zoo(f"weather_{method.replace(' ', '_')}")
-    if found is None:
+
+    def train() -> Path:
         run = WeatherRun(method, seed=0, epochs=LONG)
         data, teachers = load_weather(), weather_teachers(device)
         run.run(data, teachers, feature_slices(run.features).to(device), keep=True)
-        found = load_model(run.folder(data, teachers) / LAST)
-    student, card = found
-    assert isinstance(student, MSBDN)
-    return student.to(device), card
+        return run.folder(data, teachers) / LAST
+
+    return course_model(f"weather_{method.replace(' ', '_')}", train, MSBDN, device)
 
 
 def weather_teachers(device: torch.device = CPU) -> dict[str, MSBDN]:

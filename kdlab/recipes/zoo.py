@@ -3,13 +3,16 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import nn
 
 import kdlab
 from kdlab.training import ModelCard, load_model
 
 ZOO = Path(kdlab.__file__).parents[1] / "data_scripts" / "zoo"
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_from_zoo(
@@ -28,3 +31,17 @@ def load_from_zoo(
     if os.environ.get("KDLAB_RETRAIN") in ("1", name) or not path.exists():
         return None
     return load(path)
+
+
+def course_model(
+    name: str, train: Callable[[], Path], kind: type[Network], device: torch.device
+) -> tuple[Network, ModelCard]:
+    """The model that comes with the course, else the one that ``train`` has kept, on the device, and its card.
+
+    Args:
+        train: trains it, where that has not been done yet, and says where it is.
+        kind: its class.
+    """
+    model, card = load_from_zoo(name) or load_model(train())
+    assert isinstance(model, kind)
+    return model.to(device), card

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kdlab.errors import InputError
+from kdlab.errors import InputError, first_line
 from kdlab.files import load_tensors, save_tensors
 from kdlab.models import build_model
 
@@ -33,12 +33,17 @@ class ModelCard:
 
     architecture: dict[str, Any]
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     size: int
     weights: str = "none: a random start"
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "ModelCard":
+        """As it was before it was JSON, which has no tuples; KeyError or TypeError where the fields are others."""
+        return cls(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
@@ -57,8 +62,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     if "card" not in meta:
         raise InputError(f"{path} holds no model but other tensors of kdlab's; wanted: a checkpoint such as {BEST}.")
     try:
-        fields: dict[str, Any] = meta["card"]
-        card = ModelCard(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
+        card = ModelCard.from_json(meta["card"])
         model = build_model(card.architecture)
     except (KeyError, TypeError, InputError) as error:  # written by another version of kdlab, or damaged
         raise InputError(
@@ -82,7 +86,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         safe = path.suffix == ".safetensors"
         weights: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise whatever the bytes provoke
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        reason = first_line(error)[:200]
         if isinstance(error, pickle.UnpicklingError):  # of which torch has a page to say
             reason = "it holds Python objects beside tensors, or is damaged"
         raise InputError(

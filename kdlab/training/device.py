@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from kdlab.errors import InputError
+from kdlab.errors import InputError, first_line
 from kdlab.processes import check_gpus
 
 
@@ -24,7 +24,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = "no Apple GPU" if name.startswith("mps") else str(error).splitlines()[0]
+        reason = "no Apple GPU" if name.startswith("mps") else first_line(error)
         raise InputError(f"device {name!r} cannot be used here ({reason}). Try 'auto' or 'cpu'.") from error
     return device
 

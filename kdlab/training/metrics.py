@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from kdlab import processes
 from kdlab.losses import PixelCrossEntropy
+from kdlab.modes import evaluating
 from kdlab.training.device import to_device
 
 
@@ -21,16 +22,13 @@ from kdlab.training.device import to_device
 def predict_logits(model: nn.Module, loader: Iterable) -> tuple[Float[Tensor, "n k"], Int[Tensor, " n"]]:
     """Logits (n, k) and labels (n) of everything that the loader yields, on the CPU.
 
-    The model computes in eval mode, in float32, on its own device, and is left in the mode that it was in.
+    The model computes in eval mode, in float32, on its own device, and is left in the modes that it was in.
     """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     logits, labels = [], []
-    for images, targets, *_ in loader:
-        logits.append(model(to_device(images, device)).float().cpu())
-        labels.append(torch.as_tensor(targets))
-    model.train(training)
+    with evaluating(model) as device:
+        for images, targets, *_ in loader:
+            logits.append(model(to_device(images, device)).float().cpu())
+            labels.append(torch.as_tensor(targets))
     return torch.cat(logits), torch.cat(labels)
 
 
@@ -57,11 +55,8 @@ def segmentation_metrics(
     carry 255 count for nothing. The IoU of a class that is nowhere is 0 in the second. Several processes count
     together: each gives its :func:`own_share` to its loader.
 
-    The model computes in eval mode, in float32, on its own device, and is left in the mode that it was in.
+    The model computes in eval mode, in float32, on its own device, and is left in the modes that it was in.
     """
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     ignore = PixelCrossEntropy.IGNORE
     measured = MetricCollection(
         {
@@ -71,15 +66,16 @@ def segmentation_metrics(
             "by_class": MulticlassJaccardIndex(classes, average="none", ignore_index=ignore, validate_args=False),
         },
         compute_groups=[["miou", "by_class"], ["mdice"], ["pixel_accuracy"]],
-    ).to(device)
+    )
     loss, pixels = 0.0, 0
-    for images, masks, *_ in loader:
-        logits, masks = model(to_device(images, device)).float(), to_device(masks, device)
-        measured.update(logits.argmax(dim=1), masks)
-        known = int((masks != ignore).sum())
-        loss += PixelCrossEntropy()(logits, masks).item() * known
-        pixels += known
-    model.train(training)
+    with evaluating(model) as device:
+        measured.to(device)
+        for images, masks, *_ in loader:
+            logits, masks = model(to_device(images, device)).float(), to_device(masks, device)
+            measured.update(logits.argmax(dim=1), masks)
+            known = int((masks != ignore).sum())
+            loss += PixelCrossEntropy()(logits, masks).item() * known
+            pixels += known
     values = measured.compute()  # over all processes
     by_class = values.pop("by_class").cpu()
     loss, pixels = processes.mean(torch.tensor([loss, pixels], dtype=torch.float64)).tolist()

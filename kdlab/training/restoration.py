@@ -6,6 +6,7 @@ from torch import nn
 
 from kdlab import processes
 from kdlab.data.pairs import PairedImages
+from kdlab.modes import evaluating
 from kdlab.progress import progress
 from kdlab.training.device import to_device
 from kdlab.training.image_quality import image_quality
@@ -18,19 +19,16 @@ QUALITY = ("psnr", "ssim", "psnr_y", "ssim_y")
 def measure_each(model: nn.Module, dataset: PairedImages) -> pd.DataFrame:
     """A row an image: "name", "weather", and what :func:`image_quality` says of the restored image.
 
-    The model computes in eval mode on its own device, and is left in the mode that it was in. Several processes share
+    The model computes in eval mode on its own device, and is left in the modes that it was in. Several processes share
     the images.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    training = model.training
-    model.eval()
     looked_at = range(processes.own_place(), len(dataset), processes.count())
     qualities = []
-    for index in progress(looked_at, desc="measuring", unit="image") if len(looked_at) > MANY else looked_at:
-        degraded, (clean, _) = dataset[index]
-        restored = model(to_device(degraded[None], device)).float().cpu()
-        qualities.append(image_quality(restored, clean[None]))
-    model.train(training)
+    with evaluating(model) as device:
+        for index in progress(looked_at, desc="measuring", unit="image") if len(looked_at) > MANY else looked_at:
+            degraded, (clean, _) = dataset[index]
+            restored = model(to_device(degraded[None], device)).float().cpu()
+            qualities.append(image_quality(restored, clean[None]))
     own = torch.tensor([[float(one[name]) for name in QUALITY] for one in qualities], dtype=torch.float64)
     measured = processes.of_all(own.reshape(-1, len(QUALITY)))
     names = pd.DataFrame([{"name": pair.name, "weather": pair.weather} for pair in dataset.pairs])

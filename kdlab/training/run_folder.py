@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
-from kdlab.errors import InputError
+from kdlab.errors import InputError, first_line
 from kdlab.files import load_tensors, save_tensors, write_whole
-from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, save_model
+from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, load_model, save_model
 
 HISTORY = "history.csv"
 Row = dict[str, float]  # of an epoch: what was measured, by name
@@ -26,7 +26,13 @@ Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Make the folder, and wait for a process that trains into it already: a cached run is then found there, done."""
+    """Make the folder, and wait for a process that trains into it already: a cached run is then found there, done.
+
+    What a killed run has left half written is deleted.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
@@ -84,7 +90,11 @@ def save(
 
 
 def load_saved(out: Path, resume: bool) -> Saved | None:
-    """What an earlier run has left in the folder to be gone on with."""
+    """What an earlier run has left in the folder to be gone on with.
+
+    Raises:
+        InputError: there is an earlier run, and it is not to be resumed; its file is damaged.
+    """
     if not (out / RESUME).exists():
         return None
     if not resume:
@@ -92,8 +102,17 @@ def load_saved(out: Path, resume: bool) -> Saved | None:
     return load_tensors(out / RESUME)
 
 
+def earlier_start(out: Path | None, resume: bool) -> str | None:
+    """What a run that goes on had started from, in words: it has no use for another start. None: it is a new one."""
+    return load_model(out / LAST)[1].weights if resume and out is not None and (out / RESUME).exists() else None
+
+
 def check_recipe(out: Path, recipe: dict[str, Any]) -> None:
-    """Refuse a folder with a run of another recipe: before the work that comes before the first step."""
+    """Refuse a folder with a run of another recipe: before the work that comes before the first step.
+
+    Raises:
+        InputError: with the settings that differ; also a damaged file.
+    """
     if (out / RESUME).exists():
         _check_recipe(out / RESUME, load_tensors(out / RESUME)[1], recipe)
 
@@ -106,7 +125,11 @@ def restore(
     scheduler: LRScheduler | None,
     card: ModelCard,
 ) -> list[Row]:
-    """Put everything back as it was after the last whole epoch, and return the rows up to there."""
+    """Put everything back as it was after the last whole epoch, and return the rows up to there.
+
+    Raises:
+        InputError: what was saved is of another recipe, model or optimiser, or of no run.
+    """
     tensors, meta = saved
     _check_recipe(path, meta, card.recipe)
     if (scheduler is None) != (meta["scheduler"] is None):
@@ -127,9 +150,8 @@ def restore(
         objective.load_state_dict(weights)
         optimizer.load_state_dict({"state": state, "param_groups": meta["optimizer"]["param_groups"]})
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} does not fit this model or optimiser ({reason}). Train into another folder."
+            f"{path} does not fit this model or optimiser ({first_line(error)}). Train into another folder."
         ) from error
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():

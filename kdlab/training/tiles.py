@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdlab.errors import InputError
 from kdlab.models.restoration import LEAST, STRIDE
+from kdlab.modes import evaluating
 from kdlab.progress import progress
 
 OVERLAP = 32
@@ -38,16 +39,11 @@ def restore(
     rows, columns = (_parts(length, tile or length, overlap) for length in image.shape[1:])
     tiles = list(product(rows, columns))
     device = next((parameter.device for parameter in model.parameters()), image.device)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     restored = torch.zeros_like(image, dtype=torch.float32)
-    try:
+    with evaluating(model):
         for (down, fade_down), (across, fade_across) in tiles if len(tiles) == 1 else progress(tiles, unit="tile"):
             weight = (fade_down[:, None] * fade_across).to(restored.device)
             restored[:, down, across] += weight * model(image[None, :, down, across].to(device))[0].to(restored)
-    finally:
-        for module in training:
-            module.training = True
     return restored.clamp(0, 1)
 
 

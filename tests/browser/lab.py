@@ -435,5 +435,15 @@ def number(text: str, pattern: str) -> float:
     return float(found.group(1))
 
 
+def panel_of(chapter: Notebook, view: str) -> Region:
+    """The box of widgets with this view in it."""
+    return chapter.within(f".widget-vbox:has(> {view})")
+
+
+def pictures(panel: Region, view: str) -> list[str]:
+    """The PNGs that an HTML widget shows, encoded."""
+    return re.findall(r'src="data:image/png;base64,([^"]+)"', panel.html_of(view))
+
+
 def _exactly(text: str) -> re.Pattern[str]:
     return re.compile(rf"^\s*{re.escape(text)}\s*$")

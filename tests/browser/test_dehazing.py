@@ -1,21 +1,11 @@
 """The widgets of chapter 10, moved by hand in a browser."""
 
-import re
-
 import pytest
 
-from .lab import number
+from .lab import number, panel_of, pictures
 
 CHAPTER = "10_dehazing_srktdn"
 MAKER, ENSEMBLE, ATTENTION, SLIDE = ".kdlab-haze", ".kdlab-ensemble", ".kdlab-attention", ".kdlab-before-after"
-
-
-def panel_of(chapter, view):
-    return chapter.within(f".widget-vbox:has(> {view})")
-
-
-def pictures(panel, view):
-    return re.findall(r'src="data:image/png;base64,([^"]+)"', panel.html_of(view))
 
 
 def after(chapter, panel, view, change):

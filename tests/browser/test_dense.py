@@ -4,19 +4,11 @@ import re
 
 import pytest
 
-from .lab import number
+from .lab import number, panel_of, pictures
 
 CHAPTER = "04_channel_wise_distillation"
 CHANNEL, ERRORS = ".kdlab-channel", ".kdlab-errors"
 POSITIONS = re.compile(r": ([\d.]+) of 64 positions")
-
-
-def panel_of(chapter, view):
-    return chapter.within(f".widget-vbox:has(> {view})")
-
-
-def pictures(panel, view):
-    return re.findall(r'src="data:image/png;base64,([^"]+)"', panel.html_of(view))
 
 
 def changed(chapter, panel, view, change):

@@ -1,23 +1,16 @@
 """The widgets of chapter 07, moved by hand in a browser."""
 
-import re
-
 import pytest
 
-from .lab import number
+from .lab import number, panel_of, pictures
 
 CHAPTER = "07_weather_and_teachers"
 MAKER, SLIDE = ".kdlab-weather", ".kdlab-before-after"
 
 
-def panel_of(chapter, view):
-    return chapter.within(f".widget-vbox:has(> {view})")
-
-
 def picture(panel, view):
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', panel.html_of(view))
-    assert len(found) == 1
-    return found[0]
+    (found,) = pictures(panel, view)
+    return found
 
 
 def decibels(text):

@@ -12,7 +12,6 @@ from torch import nn
 from kdlab.classroom import check
 from kdlab.classroom.collation import (
     Snapshot,
-    by_part,
     common_space_explorer,
     fit_plane,
     plane_of,
@@ -75,15 +74,6 @@ def test_apart_is_in_the_units_of_the_space_and_spread_knows_its_size():
     assert seen.apart("tap") == (3.0, 1.0)
     small = Snapshot(0, {"tap": 0.01 * seen.student["tap"]}, {"tap": 0.01 * teachers})
     assert small.apart("tap") == pytest.approx((0.03, 0.01))
-
-
-def test_losses_are_summed_over_taps_and_averaged_over_weathers():
-    losses = {
-        "task": 9.0, "image_haze": 1.0, "image_rain": 3.0, "ckt_haze_a": 1.0, "ckt_haze_b": 2.0, "ckt_rain_a": 3.0,
-        "ckt_rain_b": 4.0, "ckt_haze_a_reconstruction": 0.5, "ckt_rain_a_reconstruction": 0.1, "val_psnr": 20.0,
-    }  # fmt: skip
-    assert by_part(losses) == pytest.approx({"image": 2.0, "PFE": 5.0, "PFV": 0.3})
-    assert by_part({"image_haze": torch.tensor(2.0), "scr": torch.tensor(4.0)}) == {"image": 2.0, "SCR": 4.0}
 
 
 def test_the_plane_holds_the_directions_of_most_variance():

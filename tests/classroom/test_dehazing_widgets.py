@@ -1,14 +1,10 @@
 """Chapter 10 without a browser: the dark channel, haze and the widgets, pure functions first, and the checks' hints."""
 
-import base64
-import io
-import re
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from shown import pictures
 from torch import nn
 
 from kdlab.classroom import check
@@ -111,11 +107,6 @@ class TestHaze:
     def test_patchiness_spreads_what_comes_through(self, depth):
         spreads = [Haze(relief=0.0, patchiness=value).transmission(depth).std() for value in (0.0, 0.5, 1.0)]
         assert spreads[0] < 1e-6 < spreads[1] < spreads[2]
-
-
-def pictures(html):
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return [np.array(Image.open(io.BytesIO(base64.b64decode(png)))) for png in found]
 
 
 class TestMaker:

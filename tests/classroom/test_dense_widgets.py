@@ -1,7 +1,5 @@
 """The scenes' pictures and chapter 04's widgets without a browser, pure functions first; and the checks' hints."""
 
-import base64
-import io
 import re
 from itertools import pairwise
 
@@ -9,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from shown import pictures
 
 from kdlab.classroom import check
 from kdlab.classroom.dense import channel_explorer, effective_positions, error_explorer, look, over_positions
+from kdlab.classroom.pictures import coloured, picture_html
 from kdlab.classroom.scenes import (
     CLASS_COLOURS,
     ERROR_COLOURS,
-    as_html,
-    coloured,
     error_kinds,
     errors_over,
     legend_html,
@@ -74,13 +71,8 @@ def test_a_map_is_coloured_between_its_limits():
     assert coloured(torch.zeros(2, 2)).shape == (2, 2, 3)  # a map of one value
 
 
-def pictures(html):
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return [np.array(Image.open(io.BytesIO(base64.b64decode(png)))) for png in found]
-
-
 def test_a_picture_says_what_it_is_and_loses_no_pixel():
-    html = as_html(painted(MASK), "a < b")
+    html = picture_html(painted(MASK), "a < b")
     assert 'alt="a &lt; b"' in html
     assert pictures(html)[0].tolist() == painted(MASK).tolist()
     assert "#333333" in legend_html({"back & ground": "#333333"})

@@ -16,12 +16,12 @@ from kdlab.classroom.losses import (
     PAIRS,
     STUDENT_POINTS,
     TEACHER_POINTS,
-    activity,
     fitted_connector,
     geometry,
     geometry_explorer,
     gradient_explorer,
     heat_map,
+    mean_square,
     mosaic,
     pulled,
     rising,
@@ -116,7 +116,7 @@ class TestPulled:
 
     def test_rising_is_how_activity_changes_along_the_pull(self):
         features, toward = torch.randn(3, 4, 4, dtype=torch.float64), torch.randn(3, 4, 4, dtype=torch.float64)
-        change = (activity(features + 1e-6 * toward) - activity(features)) / 1e-6
+        change = (mean_square(features + 1e-6 * toward) - mean_square(features)) / 1e-6
         torch.testing.assert_close(rising(features, toward), change, atol=1e-4, rtol=1e-4)
 
     def test_attention_asks_for_activity_where_the_teacher_alone_is_active(self):

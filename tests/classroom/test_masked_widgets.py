@@ -11,7 +11,8 @@ from torch import nn
 
 from kdlab.classroom import check
 from kdlab.classroom.check.masked import OWNERS
-from kdlab.classroom.masked import ALL, generate, left_activity, mask_explorer, nested_mask, shaded
+from kdlab.classroom.masked import ALL, generate, left_activity, mask_explorer, nested_mask
+from kdlab.classroom.pictures import coloured
 from kdlab.losses import MGDLoss
 
 GREY = [217, 217, 217]
@@ -84,7 +85,7 @@ class TestPicture:
         seen = generate(MGDLoss(4, 6, 0.5), torch.randn(4, 8, 8), torch.randn(6, 8, 8), 1.0, seed=0)
         left = left_activity(seen)
         assert torch.equal(left.isnan(), seen.kept[0] == 0)
-        assert ((shaded(left) == torch.tensor(GREY)).all(dim=-1) == left.isnan()).all()
+        assert ((coloured(left) == torch.tensor(GREY)).all(dim=-1) == left.isnan()).all()
 
     def test_a_channel_mask_has_no_grey(self):
         seen = generate(MGDLoss(4, 6, 0.5, "channel"), torch.randn(4, 8, 8), torch.randn(6, 8, 8), 1.0, seed=0)
@@ -92,12 +93,12 @@ class TestPicture:
 
     def test_limits_are_shared_where_given(self):
         values = torch.tensor([[0.0, 1.0]])
-        assert torch.equal(shaded(values), shaded(2 * values))
-        assert torch.equal(shaded(values, 0.0, 2.0)[0, 1], shaded(torch.tensor([[0.0, 1.0, 2.0]]))[0, 1])
+        assert torch.equal(coloured(values), coloured(2 * values))
+        assert torch.equal(coloured(values, (0.0, 2.0))[0, 1], coloured(torch.tensor([[0.0, 1.0, 2.0]]))[0, 1])
 
     @pytest.mark.parametrize("values", [torch.zeros(2, 2), torch.full((2, 2), torch.nan)])
     def test_flat_and_empty_maps_are_drawn(self, values):
-        assert shaded(values).shape == (2, 2, 3)
+        assert coloured(values).shape == (2, 2, 3)
 
 
 class TestMaskExplorer:

@@ -15,7 +15,7 @@ from kdlab.classroom.taps import (
     NEIGHBOURS,
     NONE,
     SIZE,
-    activity,
+    mean_absolute,
     meet,
     smallest,
     taps_explorer,
@@ -53,7 +53,7 @@ def test_the_smallest_connector_meets_and_no_smaller_one_does(student):
 
 def test_activity_is_the_mean_absolute_value_over_the_channels():
     maps = torch.tensor([[[1.0, -2.0]], [[-3.0, 0.0]]])
-    assert activity(maps).tolist() == [[2.0, 1.0]]
+    assert mean_absolute(maps).tolist() == [[2.0, 1.0]]
 
 
 @pytest.fixture

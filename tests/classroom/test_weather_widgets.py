@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shown import pictures
 
 from kdlab import InputError
 from kdlab.classroom import check
+from kdlab.classroom.pictures import photograph_html
 from kdlab.classroom.weather import (
     LISTENS_TO,
     Weather,
     as_pixels,
     before_after,
     divided,
-    photograph_html,
     psnr,
     show_photographs,
     weather_maker,
@@ -83,11 +84,6 @@ def test_psnr_is_the_librarys(photograph):
     noisy = photograph + 0.3 * torch.randn(3, 40, 60)
     assert psnr(noisy, photograph) == pytest.approx(image_quality(noisy[None], photograph[None])["psnr"].item())
     assert psnr(photograph, photograph) == 100
-
-
-def pictures(html):
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return [np.array(Image.open(io.BytesIO(base64.b64decode(png)))) for png in found]
 
 
 def test_a_photograph_keeps_its_pixels_and_its_proportions(photograph):

@@ -28,7 +28,8 @@ class Handler(BaseHTTPRequestHandler):
         elif isinstance(fault, int) or content is None:
             self.send_error(fault or 404)
         else:
-            self.send(content, fault, f'"{hash(content)}"' if mine.tags else None)
+            weak = "W/" * (mine.tags == "weak")
+            self.send(content, fault, f'{weak}"{hash(content)}"' if mine.tags else None)
 
     def send(self, content, fault, tag):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -74,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server:
-    """``files`` by name; ``faults`` of the next answers, one each; ``always``, that of all others."""
+    """``files``; ``faults`` of the next answers, one each; ``always``, that of the others; ``tags``, or "weak" ones."""
 
     def __init__(self, port):
         self.url = f"http://127.0.0.1:{port}/"

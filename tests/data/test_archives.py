@@ -1,5 +1,6 @@
 """Unpacking: what is in a good archive arrives, and of a bad one nothing, nowhere."""
 
+import errno
 import io
 import tarfile
 import zipfile
@@ -138,6 +139,19 @@ def test_too_many_files_are_refused(tmp_path, target, monkeypatch):
 def test_what_does_not_fit_on_the_disk_is_refused(tmp_path, target, monkeypatch):
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(100))
     refused(pack(tmp_path / "set.zip", FILES), target, "holds 0 MB and the disk of .* has 0 MB free. Make room")
+    both = [pack(tmp_path / name, {name: bytes(60)}) for name in ("1.zip", "2.zip")]  # each of which would fit alone
+    with pytest.raises(InputError, match=r"2\.zip holds"):
+        unpack(both, target)
+
+
+def test_a_disk_that_gets_full_is_no_damage_of_the_archive(tmp_path, target, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    with pytest.raises(InputError, match="could not be written: the disk is full") as error:
+        unpack([pack(tmp_path / "set.zip", FILES)], target)
+    assert not isinstance(error.value, DamagedArchiveError)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -178,20 +178,23 @@ def test_scenes_are_as_their_manifest_says(scenes):
 
 
 def test_a_margin_is_cut_in_a_listed_pair_of_reside_and_in_no_other(tmp_path):
-    for place, size in (("its/hazy/1_1.png", (24, 20)), ("its/clear/1.png", (44, 30)), ("its/input/1.png", (24, 20))):
-        path = tmp_path / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size).save(path)
+    sizes = {(24, 20): ("hazy/1_1", "hazy/2_1", "input/1"), (44, 30): ("clear/1", "gt/1")}
+    for size, names in sizes.items():
+        for name in names:
+            path = tmp_path / "its" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", size).save(path)
 
-    def listed(weather, degraded):
+    def listed(weather, clean, degraded):
         for split in ("train", "valid"):
             (tmp_path / "meta" / split).mkdir(parents=True, exist_ok=True)
-            pairs = json.dumps([["its/clear/1.png", degraded]])
+            pairs = json.dumps([[f"its/{clean}.png", f"its/{degraded}.png"]])
             (tmp_path / "meta" / split / f"{weather}.json").write_text(pairs)
 
-    listed("haze", "its/hazy/1_1.png")
+    listed("haze", "clear/1", "hazy/1_1")
     degraded, (clean, _) = load_pairs(tmp_path).val[0]
     assert degraded.shape == clean.shape == (3, 20, 24)
-    listed("rain", "its/input/1.png")
-    with pytest.raises(InputError, match="input/1.png is 24x20 and .*clear/1.png is 44x30. Wanted: one size"):
-        load_pairs(tmp_path)
+    for clean, other in (("clear/1", "input/1"), ("clear/1", "hazy/2_1"), ("gt/1", "input/1")):
+        listed("rain", clean, other)
+        with pytest.raises(InputError, match=f"{other}.png is 24x20 and .*{clean}.png is 44x30. Wanted: one size"):
+            load_pairs(tmp_path)

@@ -4,7 +4,9 @@ import hashlib
 import multiprocessing
 import random
 import socket
+import ssl
 import time
+import urllib.error
 from collections import namedtuple
 from pathlib import Path
 
@@ -82,8 +84,9 @@ def test_a_server_that_knows_no_ranges_starts_again(get, server):
     assert server.ranges == [None, f"bytes={HALF}-"]
 
 
-def test_a_server_that_names_no_version_is_asked_for_the_rest_only_where_a_hash_will_tell(get, server):
-    server.tags = False
+@pytest.mark.parametrize("tags", [False, "weak"])
+def test_a_server_that_names_no_version_is_asked_for_the_rest_only_where_a_hash_will_tell(get, server, tags):
+    server.tags = tags
     server.faults = ["drop"]
     assert get(None) == CONTENT
     assert server.ranges == [None, None]
@@ -101,13 +104,23 @@ def test_a_file_that_has_changed_meanwhile_is_not_glued_to_its_old_beginning(get
     assert get(None) == new
 
 
-def test_the_beginning_of_another_address_is_not_gone_on_with(get, server, tmp_path):
+@pytest.mark.parametrize("tags", [True, False])
+def test_the_beginning_of_another_address_is_not_gone_on_with(get, server, tags):
+    server.tags = tags
     server.always = "drop"
     refused(get, "broke off", digest=None, tries=1, wait=0)
     server.always = None
     server.files["other.zip"] = other = CONTENT[::-1]
-    download(f"{server.url}other.zip", get.path)
+    download(f"{server.url}other.zip", get.path, f"sha256:{hashlib.sha256(other).hexdigest()}")
     assert get.path.read_bytes() == other
+
+
+def test_a_file_that_has_become_shorter_than_its_old_beginning_is_asked_for_anew(get, server):
+    server.tags = False
+    server.faults = ["drop", 500]
+    refused(get, "answers 500", tries=1)
+    server.files["set.zip"] = new = CONTENT[: HALF // 2]
+    assert get(f"sha256:{hashlib.sha256(new).hexdigest()}") == new
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, "no answer"])
@@ -239,6 +252,18 @@ def test_where_nobody_listens_the_question_is_whether_there_is_a_network(get, mo
     monkeypatch.setattr(socket, "getaddrinfo", offline)
     with pytest.raises(InputError, match=r"cannot be reached .*name resolution.*Is this machine online"):
         download("http://nowhere.invalid/set.zip", get.path, tries=1, wait=0.001)
+
+
+def test_a_certificate_that_is_not_valid_is_not_tried_again(get, monkeypatch):
+    asked = []
+
+    def unsafe(request, timeout):
+        asked.append(request)
+        raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed certificate"))
+
+    monkeypatch.setattr(module.urllib.request, "urlopen", unsafe)
+    refused(get, "the server's certificate is not valid .*self-signed")
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("url", ["", "set.zip", "ftp://host/set.zip", "file:///etc/passwd", "https://host"])

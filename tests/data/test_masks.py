@@ -146,6 +146,13 @@ def test_mean_and_std_are_those_of_the_training_images(root):
     assert (given.mean, given.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
+def test_a_channel_without_contrast_is_left_unscaled(root):
+    for path in (root / "train" / "images").iterdir():
+        Image.merge("RGB", [*picture().split()[:2], Image.new("L", (30, 20), 51)]).save(path)
+    splits = load(root)
+    assert (splits.mean[2], splits.std[2]) == (pytest.approx(0.2), 1.0)
+
+
 def test_without_a_test_split_val_stands_in(tmp_path):
     splits = load(grow(tmp_path / "own", splits=("train", "val")))
     assert splits.test_is_val

@@ -187,8 +187,10 @@ def test_a_size_is_as_the_image_is_seen(tmp_path):
 def test_an_image_too_small_to_be_judged_is_named(root, split):
     for image in ("train/rain/input/1.png", "train/rain/target/1.png"):
         draw(root / image, 0, (9, 30))
-    assert len(load(root).train) == 4
     folder = root / split / "rain"
+    for kind in ("input", "target"):
+        draw(folder / kind / "1.png", 0, (30, 11))
+    assert len(load(root).train) == 4
     for kind in ("input", "target"):
         draw(folder / kind / "1.png", 0, (30, 10))
     refuses(root, f"1 of the images of {folder / 'input'} are", folder / "input/1.png", "is 30x10", "at least 11x11")

@@ -66,6 +66,11 @@ def test_a_set_without_validation_gets_every_tenth_clean_image(tmp_path):
     assert (found.left_out, found.odd) == ([], [])
 
 
+def test_of_fewer_than_ten_clean_images_the_last_is_for_validation(tmp_path):
+    found = find(nh_haze(tmp_path, 4), tmp_path)
+    assert (names(found.pairs["val"]), len(found.pairs["train"])) == (["04_hazy"], 3)
+
+
 def test_all_that_was_made_of_a_clean_image_stays_on_one_side(tmp_path):
     for split, scenes in (("train", 10), ("test", 2)):
         pairs = [(f"rainy_image/{s}_{n}.jpg", f"ground_truth/{s}.jpg") for s in range(scenes) for n in range(1, 4)]
@@ -78,9 +83,10 @@ def test_all_that_was_made_of_a_clean_image_stays_on_one_side(tmp_path):
 def test_the_lists_are_what_load_pairs_reads(tmp_path):
     wanted = nh_haze(tmp_path)
     root = folder_of(wanted, tmp_path)
-    written = write_lists(root, find(wanted, tmp_path))
-    assert [path.relative_to(root).as_posix() for path in written] == ["meta/train/haze.json", "meta/valid/haze.json"]
-    assert json.loads(written[1].read_text()) == [["10_GT.png", "10_hazy.png"], ["20_GT.png", "20_hazy.png"]]
+    write_lists(root, find(wanted, tmp_path))
+    lists = sorted(root.glob("meta/*/*"))
+    assert [path.relative_to(root).as_posix() for path in lists] == ["meta/train/haze.json", "meta/valid/haze.json"]
+    assert json.loads(lists[1].read_text()) == [["10_GT.png", "10_hazy.png"], ["20_GT.png", "20_hazy.png"]]
     splits = load_pairs(root, crop=16)
     assert (splits.classes, len(splits.train), len(splits.val), splits.skipped) == (("haze",), 18, 2, ())
     again = find(wanted, tmp_path)

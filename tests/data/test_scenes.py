@@ -42,8 +42,10 @@ def test_drawing_leaves_the_global_generator_alone():
 
 
 def test_another_seed_and_another_split_give_other_scenes(train):
-    everything = [train.images[:50], Scenes("train", 50, seed=1).images, Scenes("val", 50).images]
-    assert len(torch.cat(everything).flatten(1).unique(dim=0)) == 150
+    others = Scenes("train", 50, seed=1), Scenes("val", 50)
+    for what in ("images", "shapes"):  # neither the same backgrounds nor the same shapes before others
+        everything = [getattr(train, what)[:50], *(getattr(other, what) for other in others)]
+        assert len(torch.cat(everything).flatten(1).unique(dim=0)) == 150
 
 
 def test_no_scene_comes_twice(train):

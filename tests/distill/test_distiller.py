@@ -341,8 +341,9 @@ def test_several_teachers_each_with_its_own_input_and_part():
     torch.testing.assert_close(losses["hint"], (mine[LABELS == 0] - rain.first(2 * IMAGES[LABELS == 0])).abs().mean())
     torch.testing.assert_close(losses["other"], (mine - haze.first(IMAGES)).abs().mean())
     assert list(d.observe_teacher(IMAGES, LABELS)) == ["rain/first", "haze/first"]
-    with pytest.raises(InputError, match="several teachers: rain, haze"):
-        _ = d.teacher
+    for only in ("teacher", "teacher_taps"):
+        with pytest.raises(InputError, match="several teachers: rain, haze"):
+            getattr(d, only)
 
 
 @pytest.mark.parametrize("indices", [False, True])

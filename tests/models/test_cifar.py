@@ -93,6 +93,14 @@ def test_a_block_whose_convolutions_are_zero_passes_its_input_on(build):
     torch.testing.assert_close(read["stages.0"], read["stem"])
 
 
+@torch.no_grad()
+def test_a_wide_block_that_changes_the_map_shortcuts_what_it_has_activated():
+    block, maps = WideResNet(10, 1).eval().stages[1][0], torch.randn(2, 16, 8, 8)
+    active = F.relu(block.norm1(maps))
+    change = block.conv2(F.relu(block.norm2(block.conv1(active))))
+    torch.testing.assert_close(block(maps), change + block.shortcut(active))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_checkpoints_architecture_builds_it_again(name):
     network = cifar_network(name, classes=7)

@@ -1,7 +1,5 @@
 """The dehazing networks: the published sizes, part by part, and images of every size."""
 
-import socket
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -244,12 +242,13 @@ def test_the_encoder_sees_normalised_images_where_asked_to_and_the_branch_never_
     normalising.load_state_dict(plain.state_dict())
     seen = []
     for network in (plain, normalising):
-        for part in (network.encoder, network.details):
-            if part is not None:
-                part.register_forward_hook(lambda module, given, result: seen.append(given[0]))
+        parts = [part for part in (network.encoder, network.details) if part is not None]
+        for part in parts:
+            part.register_forward_hook(lambda module, given, result: seen.append(given[0]))
         network(images := torch.rand(1, 3, 32, 32))
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         torch.testing.assert_close(seen[0], (images - mean) / std if network.normalise else images)
+        assert len(seen) == len(parts)
         assert all(torch.equal(one, images) for one in seen[1:])
         seen.clear()
 
@@ -305,18 +304,6 @@ def test_what_cannot_be_built_is_named(build, sentence, shapes_unchecked):
 
 
 # --- the encoders' weights -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty torch cache on a machine without a network."""
-
-    def nobody(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return tmp_path / "hub" / "checkpoints"
 
 
 def test_offline_auto_takes_a_random_start_and_imagenet_is_refused(cache):

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdlab import InputError
 from kdlab.distill import Taps
 from kdlab.models import MSBDN, build_model
-from kdlab.models.restoration import padded
+from kdlab.models.restoration import Correct, padded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,6 +42,13 @@ def test_the_parameters_are_the_published_networks_part_by_part(published):
     assert [count(part.dense) for part in published.decoder_fuse] == [389_120, 97_280, 24_320, 6_080]
     assert [count(part.correct) for part in published.decoder_fuse] == [262_338, 327_972, 344_406, 348_528]
     assert count(published.conv_output) == 435
+
+
+@torch.no_grad()
+def test_a_correction_is_what_the_map_has_more_than_the_memory_brought_back():
+    correct, x, earlier = Correct(8, 1, finer=True), torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8)
+    wanted = x + correct.back[0](correct.there[0](x) - earlier)
+    torch.testing.assert_close(correct(x, [earlier]), wanted)
 
 
 @torch.no_grad()

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torchvision.models import ResNet18_Weights
 
 from kdlab import InputError
 from kdlab.distill import Distiller, Resize, Taps, Term
 from kdlab.losses import CWDLoss
 from kdlab.models import BUILDERS, PSPNet, UPerNet, build_model
 from kdlab.models.segmentation import DilatedResNet, PyramidPooling, UPerHead
+from kdlab.models.weights import trained
 from kdlab.training.checkpoints import ModelCard, load_model, save_model
 
 LOGITS, AUXILIARY = "decode_head.conv_seg", "auxiliary_head.conv_seg"
@@ -351,7 +353,9 @@ def test_what_cannot_be_built_is_refused(build, said, shapes_unchecked):
 def test_a_saved_model_is_built_and_filled_again(build, auxiliary, tmp_path):
     model = build(5, auxiliary=auxiliary)
     model(images())  # statistics other than those of a new model
-    save_model(tmp_path / "m.safetensors", model, ModelCard(model.architecture, tuple("abcde"), (0.5,), (0.5,), 32))
+    save_model(
+        tmp_path / "m.safetensors", model, ModelCard(model.architecture, tuple("abcde"), (0.5,) * 3, (0.5,) * 3, 32)
+    )
     again, card = load_model(tmp_path / "m.safetensors")
     assert card.architecture == again.architecture == model.architecture
     assert repr(again) == repr(model)
@@ -383,16 +387,9 @@ TRAINED = {
 EACH = pytest.mark.parametrize(("build", "theirs", "source", "prefix", "name"), TRAINED.values(), ids=TRAINED)
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty torch cache on a machine without a network."""
-
-    def nobody(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return tmp_path / "hub" / "checkpoints"
+def test_the_hash_of_downloaded_weights_is_checked(monkeypatch):
+    monkeypatch.setattr(ResNet18_Weights.IMAGENET1K_V1, "get_state_dict", lambda **options: options)
+    assert trained(ResNet18_Weights.IMAGENET1K_V1)()["check_hash"]
 
 
 @EACH

@@ -28,8 +28,11 @@ def test_five_maps_of_frozen_layers(slices):
 def test_the_maps_are_those_of_torchvisions_network(monkeypatch):
     torch.manual_seed(1)
     whole = vgg19(weights=None).eval()
-    monkeypatch.setattr(VGG19_Weights.IMAGENET1K_V1, "get_state_dict", lambda **options: whole.state_dict())
+    asked = {}
+    published = VGG19_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(published, "get_state_dict", lambda **options: asked.update(options) or whole.state_dict())
     slices = VGGSlices("imagenet", normalise=False)
+    assert asked["check_hash"]
     assert slices.weights_used == "imagenet"
     x = images = torch.rand(1, 3, 32, 32)
     for maps, end, start in zip(slices(images), ENDS, (0, *ENDS), strict=False):

@@ -3,18 +3,22 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from kdlab import InputError
+from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller
 from kdlab.losses import LabelledCrossEntropy
 from kdlab.models import cifar_network
 from kdlab.models.cifar import CIFARResNet
-from kdlab.recipes import loss_zoo
-from kdlab.recipes.cifar100 import METHODS, NOT_HERE, check_names, optimiser, row, schedule, terms
+from kdlab.recipes import cifar100, loss_zoo
+from kdlab.recipes.cifar100 import METHODS, NOT_HERE, check_names, optimizer, protocol, row, run, schedule, terms
 from kdlab.recipes.cifar100_table import PAIRS
+from kdlab.training import Fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,7 +30,7 @@ WEIGHTS = {
 
 def rates(epochs, steps=2):
     """The learning rate at the first step of each epoch, counted from 1."""
-    sgd = optimiser([nn.Parameter(torch.zeros(1))])
+    sgd = optimizer([nn.Parameter(torch.zeros(1))])
     scheduler, seen = schedule(sgd, epochs, steps), {}
     for epoch in range(1, epochs + 1):
         seen[epoch] = sgd.param_groups[0]["lr"]
@@ -49,7 +53,7 @@ def test_a_trial_shrinks_the_schedule():
 
 
 def test_the_schedule_goes_on_after_it_was_json():
-    sgd = optimiser([nn.Parameter(torch.zeros(1))])
+    sgd = optimizer([nn.Parameter(torch.zeros(1))])
     scheduler = schedule(sgd, 240, 1)
     scheduler.load_state_dict(json.loads(json.dumps(scheduler.state_dict() | {"last_epoch": 149})))
     sgd.step()
@@ -58,7 +62,7 @@ def test_the_schedule_goes_on_after_it_was_json():
 
 
 def test_the_optimiser_is_the_published_one():
-    sgd = optimiser(nn.Linear(2, 2).parameters())
+    sgd = optimizer(nn.Linear(2, 2).parameters())
     assert isinstance(sgd, torch.optim.SGD)
     wanted = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "dampening": 0}
     assert sgd.param_groups[0].items() >= wanted.items()
@@ -115,6 +119,19 @@ def test_dkd_has_the_beta_of_the_pair_and_warms_up_over_a_twelfth_of_the_epochs(
 def test_alone_compares_nothing():
     with pytest.raises(InputError, match="unknown method 'alone'"):
         terms("alone", 8.0, *[CIFARResNet(8, (4, 4, 8, 8))] * 2, samples=8)
+
+
+def test_the_seed_is_that_of_the_start_and_of_the_loop(tmp_path, monkeypatch):
+    images = TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))
+    data = ImageSplits(images, images, images, ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, "cifar100", deterministic=False)
+    given, nothing = [], Fit(pd.DataFrame(), {}, "epochs")
+    monkeypatch.setattr(cifar100, "fit", lambda one, _, seed, **__: given.append((one, seed)) or nothing)
+    for seed in (3, 3, 4):
+        run(data, "resnet56-resnet20", "alone", protocol(1, seed), None, out=tmp_path)
+    assert [seed for _, seed in given] == [3, 3, 4]
+    one, again, other = (objective.student.classifier.weight for objective, _ in given)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_every_method_of_the_loss_zoo_is_reproduced_or_refused_with_a_reason():

@@ -63,6 +63,11 @@ def test_unknown_weights_are_named(shapes_unchecked):
         feature_slices("scene")
 
 
+def test_the_reader_is_on_the_device_that_is_asked_for():
+    reader, _ = scenes_reader(torch.device("meta"))
+    assert next(reader.parameters()).is_meta
+
+
 def test_the_reader_is_trained_where_it_did_not_come_with_the_course(monkeypatch, tmp_path):
     few = [Scenes(split, samples=4, size=32) for split in ("train", "val", "test")]
     data = ImageSplits(*few, few[0].classes, (0.0,) * 3, (1.0,) * 3, 32, "few", deterministic=True)

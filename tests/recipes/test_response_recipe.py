@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from states import same, weights
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -17,7 +18,7 @@ from kdlab.recipes import few_labels, response, settings
 from kdlab.recipes.few_labels import FewLabels, HiddenLabels
 from kdlab.recipes.response import Distillation, distil, teach
 from kdlab.recipes.settings import Settings, cached, place
-from kdlab.training import Supervised, load_model
+from kdlab.training import Fit, Supervised, load_model
 
 WIDTHS = (4, 4, 4, 4)
 QUICK = Settings(epochs=2, lr=1e-2, batch_size=8)
@@ -88,14 +89,6 @@ def distilled(out, *, data=None, teacher=None, distillation=None, settings=QUICK
         data or splits(), teacher or a_teacher(), distillation or Distillation(), settings, out=out, widths=WIDTHS,
         **options,
     )  # fmt: skip
-
-
-def weights(out, name="last"):
-    return load_model(out / f"{name}.safetensors")[0].state_dict()
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture
@@ -179,6 +172,31 @@ def test_distil_leaves_a_student_that_can_be_used(tmp_path):
     assert card.metrics["accuracy"] == done.best["val_accuracy"]
     recipe = {"task": "distil", "temperature": 2.0, "alpha": 0.7, "widths": [4, 4, 4, 4], "drop_rate": 0.1, "seed": 0}
     assert recipe.items() <= card.recipe.items()
+
+
+def test_the_same_seed_distils_the_same_student_whatever_was_drawn_before(tmp_path):
+    teacher, students = a_teacher(), {}
+    for name, seed in {"one": 3, "again": 3, "other": 4}.items():
+        torch.manual_seed(len(name))
+        distilled(tmp_path / name, teacher=teacher, settings=replace(QUICK, seed=seed))
+        students[name] = weights(tmp_path / name)
+    assert same(students["one"], students["again"])
+    assert not same(students["one"], students["other"])
+
+
+def test_the_loop_is_given_all_settings(tmp_path, monkeypatch):
+    given = {}
+    nothing = Fit(pd.DataFrame(), {}, "epochs")
+    monkeypatch.setattr(settings, "fit", lambda objective, loader, **options: given.update(options) or nothing)
+    asked = replace(QUICK, seed=5, patience=3, precision="bf16", compile=True, accumulate=2)
+    distilled(tmp_path / "student", settings=asked)
+    for name in ("epochs", "seed", "patience", "precision", "compile", "accumulate"):
+        assert given[name] == getattr(asked, name)
+
+
+def test_the_defaults_are_the_articles():
+    assert (Settings().epochs, Settings().lr, Settings().batch_size) == (500, 1e-4, 4)
+    assert Distillation() == Distillation(temperature=2.0, alpha=0.7)
 
 
 def test_the_reported_total_is_the_articles_loss(tmp_path):
@@ -468,7 +486,7 @@ def test_a_kept_run_is_loaded_the_second_time(monkeypatch):
     again, loaded = few("kd", keep=True)
     assert same(first.state_dict(), again.state_dict())
     assert loaded.history.equals(done.history)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         few("kd", keep=True, seed=1)
 
 

@@ -17,17 +17,17 @@ from kdlab.distill import Distiller
 from kdlab.files import load_tensors
 from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
 from kdlab.models import MSBDN
-from kdlab.recipes import restoration
+from kdlab.recipes import restorer
 from kdlab.recipes.restoration import (
     RestorationSettings,
     StageBatches,
-    ToClean,
     TwoStage,
     distil,
-    fit_restorer,
     learning_rate,
+    losses_by_part,
     teach,
 )
+from kdlab.recipes.restorer import ToClean, fit_restorer
 from kdlab.training import ModelCard, Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
 
@@ -213,6 +213,22 @@ def test_what_is_left_out_is_not_there(plan, there, not_there, teachers):
     assert not not_there & losses.keys()
 
 
+@pytest.mark.parametrize("left_out", ["image", "ckt", "scr", "hcr", None])
+@pytest.mark.parametrize("negatives", ["paired", "same_weather"])
+def test_losses_by_part_weighted_are_the_total(left_out, negatives, teachers):
+    plan = replace(PLAN, negatives=negatives, **({left_out: 0.0} if left_out else {}))
+    weights = {"image": plan.image, "PFE": plan.ckt, "PFV": plan.reconstruction, "SCR": plan.scr}
+    d = objective(teachers, plan)
+    for epoch, weigh in ((0, weights), (2, {"task": 1.0, "HCR": plan.hcr})):
+        d.set_epoch(epoch, 4)
+        losses = {name: value.item() for name, value in d(*batch((0, 1, 2, 2, 1, 0))).items()}
+        parts = losses_by_part(losses)
+        total = sum(weight * parts[part] for part, weight in weigh.items() if part in parts)
+        assert total == pytest.approx(losses["total"], rel=1e-5)
+    names = {"image": {"image"}, "ckt": {"PFE", "PFV"}, "scr": {"SCR"}, "hcr": {"HCR"}, None: set()}
+    assert parts.keys() == {*weights, "task", "HCR"} - names[left_out]
+
+
 def test_without_stages_and_contrast_it_is_plain_training():
     alone = objective({}, TwoStage(collation=0.0, hcr=0.0))
     assert isinstance(alone, Supervised)
@@ -321,7 +337,7 @@ def test_the_second_stage_draws_only_what_has_a_clean_image():
 @pytest.mark.parametrize(("plan", "epochs"), [(PLAN, 3), (replace(PLAN, collation=1), 2)])
 def test_patience_does_not_end_a_run_before_its_second_stage(data, teachers, plan, epochs, monkeypatch):
     quality = iter([4.0, 3.0, 2.0, 1.0])
-    monkeypatch.setattr(restoration, "restoration_metrics", lambda *_: {"psnr": next(quality)})
+    monkeypatch.setattr(restorer, "restoration_metrics", lambda *_: {"psnr": next(quality)})
     _, done = distil(data, teachers, plan, TwoMaps(), replace(QUICK, patience=1), architecture=TINY)
     assert (done.ended, len(done.history)) == ("patience", epochs)
 

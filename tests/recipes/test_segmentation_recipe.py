@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from states import same, weights
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -16,7 +17,7 @@ from kdlab.data.splits import ImageSplits
 from kdlab.distill import Taps
 from kdlab.losses import ATLoss, CWDLoss, KDLoss
 from kdlab.models import PSPNet, UPerNet
-from kdlab.recipes import segmentation
+from kdlab.recipes import segmentation, settings
 from kdlab.recipes.segmentation import (
     LOGITS,
     PRESETS,
@@ -29,7 +30,7 @@ from kdlab.recipes.segmentation import (
     teach,
 )
 from kdlab.recipes.settings import Settings
-from kdlab.training import load_model
+from kdlab.training import Fit, load_model
 
 TEACHER = {"widths": (4, 8, 8, 8), "depths": (1, 1, 1, 1), "channels": 8}
 STUDENT = {"width": 8, "blocks": (1, 1, 1, 1), "channels": 6}
@@ -94,14 +95,6 @@ def distilled(out, *, data=None, teacher=None, distillation=METHODS["cwd logits"
     return distil(
         data or splits(), teacher or a_teacher(), distillation, settings, out=out, architecture=STUDENT, **options
     )
-
-
-def weights(out, name="last"):
-    return load_model(out / f"{name}.safetensors")[0].state_dict()
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture
@@ -187,6 +180,14 @@ def test_each_method_trains_a_student_that_carries_nothing_else(tmp_path, distil
     said = {"task": "distil", "method": distillation.method, "layer": distillation.layer, "weight": distillation.weight}
     assert said.items() <= card.recipe.items()
     assert same(teacher.state_dict(), before)
+
+
+def test_teacher_and_student_are_trained_by_adamw(tmp_path, monkeypatch):
+    optimisers, nothing = [], Fit(pd.DataFrame(), {}, "epochs")
+    monkeypatch.setattr(settings, "fit", lambda *_, optimizer, **__: optimisers.append(type(optimizer)) or nothing)
+    teach(splits(), QUICK, out=tmp_path / "teacher", architecture=TEACHER, weights="none")
+    distilled(tmp_path / "student")
+    assert optimisers == [torch.optim.AdamW] * 2
 
 
 def test_a_student_learns_more_from_the_teacher_than_the_masks_say(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from kdlab.data.weather_photos import load_weather
 from kdlab.models import MSBDN
 from kdlab.recipes import weather
 from kdlab.recipes.weather import METHODS, NARROW, WeatherRun
+from kdlab.training import Fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,6 +59,14 @@ def test_few_photographs_have_clean_images_and_the_seed_says_which(course):
     assert run("two stages")._paired(data) is None
     _, done = replace(run("two stages", photographs=3), batch_size=9).run(*course)
     assert done.history.total.notna().all()
+
+
+def test_the_student_learns_from_the_clean_images_of_these_photographs_alone(course, monkeypatch):
+    given, nothing = {}, (nn.Identity(), Fit(pd.DataFrame(), {}, "epochs"))
+    monkeypatch.setattr(weather, "distil", lambda *_, **options: given.update(options) or nothing)
+    few = run("two stages", photographs=3)
+    few.run(*course)
+    assert given["paired"] == few._paired(course[0])
 
 
 def test_one_stage_learns_the_same_from_however_few_clean_images(course):

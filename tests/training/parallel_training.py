@@ -35,12 +35,31 @@ class Net(nn.Module):
         return self.classifier(self.features(images).relu().mean(dim=(2, 3)))
 
 
+class OwnNet(Net):
+    """With statistics and random numbers of its own in each process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(self.features, nn.BatchNorm2d(4))
+        self.drawn: list[float] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.drawn.append(torch.rand(()).item())
+        return super().forward(images)
+
+
 def train(
-    epochs: int, out: Path | None = None, dies: int = 0, terms: tuple[Term, ...] = (), **options: Any
+    epochs: int,
+    out: Path | None = None,
+    dies: int = 0,
+    terms: tuple[Term, ...] = (),
+    net: type[Net] = Net,
+    **options: Any,
 ) -> tuple[Distiller, Fit]:
     """The objective after the last epoch, and its history."""
     torch.manual_seed(0)
-    student, teacher = Net(), Net()
+    student, teacher = net(), Net()
     kd = Term("kd", KDLoss(2.0), "classifier", "classifier")
     objective = Distiller(student, teacher, [kd, *terms], task=nn.CrossEntropyLoss())
     optimizer = torch.optim.SGD(objective.parameters(), 0.1, momentum=0.9)
@@ -74,6 +93,8 @@ if __name__ == "__main__":
         remembers, _ = train(1, terms=(contrast(),))
         data = TensorDataset(IMAGES[:23], LABELS[:23])
         cache = TeacherCache.build(objective.teacher, ["classifier"], data, path=out / "teacher.safetensors")
+        own, _ = train(1, net=OwnNet)
         state = {"student": objective.student.state_dict(), "history": done.history.to_dict("list")}
+        state |= {"statistics": dict(own.student.named_buffers()), "drawn": own.student.drawn}
         state |= {"memory": remembers.losses["crd"].state_dict(), "observed": cache.outputs["classifier"]}
         torch.save(state, out / f"{own_place()}.pt")

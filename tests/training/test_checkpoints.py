@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from states import same
 from torch import nn
 
 from kdlab import InputError
@@ -51,10 +52,6 @@ def randomised():
         for value in model.state_dict().values():
             value.copy_(torch.randn(value.shape).abs() * 10)
     return model
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from kdlab import InputError
-from kdlab.training.image_quality import image_quality, luma
+from kdlab.data.pairs import Pair, PairedImages
+from kdlab.training import measure_each, restoration_metrics
+from kdlab.training.image_quality import image_quality, luma, psnr
 
 
 def images(n=3, size=24):
@@ -23,10 +26,17 @@ def test_each_image_has_the_values_of_torchmetrics():
     for i in range(3):
         one, other = clamped[i : i + 1], clean[i : i + 1]
         for suffix, a, b in (("", one, other), ("_y", luma(one), luma(other))):
-            psnr = peak_signal_noise_ratio(a, b, data_range=1.0).item()
+            decibels = peak_signal_noise_ratio(a, b, data_range=1.0).item()
             ssim = structural_similarity_index_measure(a, b, data_range=1.0).item()
-            assert quality[f"psnr{suffix}"][i].item() == pytest.approx(psnr, rel=1e-4)
+            assert quality[f"psnr{suffix}"][i].item() == pytest.approx(decibels, rel=1e-4)
             assert quality[f"ssim{suffix}"][i].item() == pytest.approx(ssim, rel=1e-4)
+
+
+def test_one_image_has_the_psnr_that_it_has_among_others():
+    restored, clean = images()
+    found = [psnr(one, other).item() for one, other in zip(restored, clean, strict=True)]
+    assert found == image_quality(restored, clean)["psnr"].tolist() == psnr(restored, clean).tolist()
+    assert psnr(clean[0], clean[0]).item() == 100
 
 
 def test_identical_images_have_a_finite_best():
@@ -59,3 +69,23 @@ def test_images_that_cannot_be_compared_are_named(shapes_unchecked):
         image_quality(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 15))
     with pytest.raises(InputError, match="10x30"):
         image_quality(torch.ones(1, 3, 10, 30), torch.ones(1, 3, 10, 30))
+
+
+class Restless(nn.Module):
+    """Another one in training mode."""
+
+    def forward(self, images):
+        return 1 - images if self.training else images
+
+
+def test_the_mean_is_over_weathers_and_the_model_computes_in_eval_mode():
+    drawn = torch.randint(256, (4, 3, 12, 12), dtype=torch.uint8)
+    clean, degraded = drawn[0], (drawn[1], drawn[2], drawn[3] // 2)
+    named = zip(degraded, ("haze", "haze", "rain"), strict=True)
+    pairs = PairedImages([Pair(one, clean, weather, weather) for one, weather in named], ("haze", "rain"))
+    model = Restless().train()
+    metrics, each = restoration_metrics(model, pairs), measure_each(nn.Identity(), pairs)
+    assert model.training
+    haze, rain = (each[each["weather"] == weather]["psnr"].mean() for weather in ("haze", "rain"))
+    assert (metrics["psnr_haze"], metrics["psnr_rain"]) == pytest.approx((haze, rain))
+    assert metrics["psnr"] == pytest.approx((haze + rain) / 2)

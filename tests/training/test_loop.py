@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from kdlab import InputError
 from kdlab.distill import Distiller, From, Term
@@ -57,13 +57,16 @@ def one_cycle(optimizer, epochs=4):
     return lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=epochs * STEPS)
 
 
-def build(data=None, *, objective=Supervised, optimizer=torch.optim.Adam, scheduler=one_cycle, generator=None):
+def build(
+    data=None, *, objective=Supervised, optimizer=torch.optim.Adam, scheduler=one_cycle, generator=None, sampler=None
+):
     """Everything that a training moves: the same at every call."""
     torch.manual_seed(7)
     student = StudentCNN(3, (4, 4, 4, 4), drop_rate=0.3)
     whole = objective(student, nn.CrossEntropyLoss())
     steps = optimizer(whole.parameters(), lr=1e-2)
-    loader = DataLoader(data or TensorDataset(IMAGES, LABELS), 4, shuffle=True, generator=generator)
+    data = data or TensorDataset(IMAGES, LABELS)
+    loader = DataLoader(data, 4, shuffle=sampler is None, sampler=sampler, generator=generator)
     return SimpleNamespace(objective=whole, loader=loader, optimizer=steps, scheduler=scheduler and scheduler(steps))
 
 
@@ -172,6 +175,20 @@ def test_shapes_are_checked_again_after_an_error():
     assert shapes_are_checked()
 
 
+class ToldTheEpoch(Supervised):
+    """Notes what a schedule would be told."""
+
+    def set_epoch(self, epoch, epochs):
+        self.told = [*getattr(self, "told", []), (epoch, epochs)]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_schedule_is_told_how_far_the_epoch_has_got_at_each_step(pieces):
+    run = train(build(objective=ToldTheEpoch), epochs=2, accumulate=pieces)
+    steps = [(epoch + step / STEPS, 2) for epoch in range(2) for step in range(STEPS)]
+    assert run.objective.told == [step for step in steps for _ in range(pieces)]
+
+
 def test_a_step_at_which_every_weight_is_0_moves_nothing():
     run = build(objective=later)
     before = [p.clone() for p in run.objective.student.parameters()]
@@ -200,22 +217,25 @@ def test_it_is_the_step_written_by_hand():
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e3])
 def test_a_gradient_above_the_norm_is_scaled_down_to_it_and_no_other(max_norm):
-    def descent(parameters, lr):
-        return torch.optim.SGD(parameters, lr)
+    """That of all that learns, a loss's own parameters among it."""
 
-    run = train(build(scheduler=None, optimizer=descent), epochs=1, seed=3, max_norm=max_norm)
-    hand = build(scheduler=None, optimizer=descent)
+    def learnable(student, _):
+        return Supervised(student, Learnable())
+
+    settings = {"scheduler": None, "objective": learnable, "optimizer": torch.optim.SGD}
+    run = train(build(**settings), epochs=1, seed=3, max_norm=max_norm)
+    hand = build(**settings)
     torch.manual_seed(3)
     hand.objective.train()
     for images, labels in hand.loader:
-        loss = F.cross_entropy(hand.objective.student(images), labels)
-        gradients = torch.autograd.grad(loss, list(hand.objective.student.parameters()))
+        loss = hand.objective(images, labels)["total"]
+        gradients = torch.autograd.grad(loss, list(hand.objective.parameters()))
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
         with torch.no_grad():
-            for parameter, gradient in zip(hand.objective.student.parameters(), gradients, strict=True):
+            for parameter, gradient in zip(hand.objective.parameters(), gradients, strict=True):
                 parameter -= 1e-2 * gradient * min(1.0, max_norm / norm.item())
-    for name, value in run.student.state_dict().items():
-        torch.testing.assert_close(value, hand.objective.student.state_dict()[name], rtol=1e-4, atol=1e-6)
+    for name, value in run.objective.state_dict().items():
+        torch.testing.assert_close(value, hand.objective.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("freeze_from", [0, 2, None])
@@ -328,6 +348,7 @@ def test_after_epoch_sees_each_row_and_stops(tmp_path):
     assert run.done.ended == "stopped"
     pd.testing.assert_frame_equal(pd.DataFrame(seen), run.done.history)
     assert load_model(tmp_path / "last.safetensors")[1].metrics["epoch"] == 2  # the epoch that was stopped after
+    assert train(after_epoch=lambda row: row["epoch"] == 4).done.ended == "epochs"  # they are all done
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------
@@ -362,6 +383,13 @@ def test_what_an_evaluation_draws_changes_nothing():
     assert same(bits(train()), bits(train(evaluate=drawing)))
 
 
+def test_gradients_that_were_there_before_change_nothing():
+    run = build()
+    for parameter in run.objective.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert same(bits(train(run)), bits(train()))
+
+
 class Noisy(Dataset):
     """Augmented by all three sources of random numbers."""
 
@@ -384,6 +412,20 @@ def momentum(parameters, lr):
     return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True)
 
 
+class Slowing(torch.optim.Optimizer):
+    """Its state is a plain number."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                count = self.state[weight]["count"] = self.state[weight].get("count", 0) + 1
+                weight.sub_(weight.grad, alpha=group["lr"] / count)
+
+
 def warm_up(optimizer):
     parts = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(optimizer, 20)]
     return lr_scheduler.SequentialLR(optimizer, parts, milestones=[7])
@@ -397,8 +439,10 @@ RUNS = {
     "Adam, one cycle": dict,
     "AdamW, warm-up and cosine": lambda: {"optimizer": adam, "scheduler": warm_up},
     "SGD with momentum, by a function": lambda: {"optimizer": momentum, "scheduler": by_function},
+    "an optimiser that counts": lambda: {"optimizer": Slowing, "scheduler": None},
     "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
     "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
+    "a sampler with a generator of its own": lambda: {"sampler": RandomSampler(LABELS, generator=torch.Generator())},
     "augmented images": lambda: {"data": Noisy()},
 }
 

@@ -1,4 +1,4 @@
-"""What a segmenter is judged by: equal to the definitions, written down."""
+"""What a classifier and a segmenter are judged by: equal to the definitions, written down."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdlab.training import half_interval, segmentation_metrics
+from kdlab.training import classification_metrics, half_interval, predict_logits, segmentation_metrics
 
 
 class Fixed(nn.Module):
@@ -19,6 +19,13 @@ class Fixed(nn.Module):
 
     def forward(self, images):
         return images
+
+
+class Restless(Fixed):
+    """Another one in training mode."""
+
+    def forward(self, images):
+        return -images if self.training else images
 
 
 def measured(logits, masks, batch_size=2, model=None):
@@ -76,10 +83,21 @@ def test_a_perfect_answer_and_an_image_without_any_known_pixel():
     assert measured(perfect, torch.full_like(masks, 255))[0]["loss"] == 0
 
 
-def test_the_model_is_left_in_its_mode(drawn):
-    model = Fixed().train()
-    measured(*drawn, model=model)
+def test_the_model_computes_in_eval_mode_and_is_left_in_its_own(drawn):
+    model, (logits, masks) = Restless().train(), drawn
+    assert measured(logits, masks, model=model)[0] == measured(logits, masks)[0]
     assert model.training
+    images, labels = torch.randn(5, 4), torch.randint(4, (5,))
+    assert torch.equal(predict_logits(model, DataLoader(TensorDataset(images, labels), 2))[0], images)
+    assert model.training
+
+
+def test_the_calibration_error_is_that_of_fifteen_bins():
+    logits, labels = torch.randn(200, 4), torch.randint(4, (200,))
+    confidence, answer = logits.softmax(dim=1).max(dim=1)
+    gap, bins = (answer == labels).float() - confidence, (15 * confidence).long()
+    error = sum(gap[bins == one].sum().abs().item() for one in range(15)) / 200
+    assert classification_metrics(logits, labels)["calibration_error"] == pytest.approx(error, rel=1e-4)
 
 
 def test_the_interval_is_students_t():

@@ -80,6 +80,17 @@ def test_both_have_what_the_teacher_says_to_each_sample(two):
         torch.testing.assert_close(observed, teacher(IMAGES[:23]).detach())
 
 
+def test_the_statistics_of_batchnorm_are_the_same_in_both(two):
+    first, second = (torch.load(two[0] / f"{place}.pt", weights_only=True)["statistics"] for place in (0, 1))
+    alike(first, second)
+
+
+def test_each_draws_random_numbers_of_its_own(two):
+    first, second = (torch.load(two[0] / f"{place}.pt", weights_only=True)["drawn"] for place in (0, 1))
+    assert len(first) == len(second) == 3
+    assert not {*first} & {*second}
+
+
 def test_one_that_is_killed_ends_the_other_and_any_number_goes_on(tmp_path, alone):
     began = time.monotonic()
     said = on_two(HERE / "parallel_training.py", tmp_path, 3, 2)
@@ -143,6 +154,27 @@ def test_no_two_share_a_gpu(gpus, monkeypatch):
     ):
         pick_device("cuda")
     assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_fewer_samples_than_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(InputError, match="there are 1 samples for 2 processes; wanted: at least one for each"):
+        processes.own_share(TensorDataset(torch.zeros(1)))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_error_of_the_first_is_one_of_all(place, monkeypatch):
+    def fail():
+        raise InputError("it cannot be read")
+
+    def received(made):
+        made[1] = made[1] or InputError("it cannot be read")
+
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "own_place", lambda: place)
+    monkeypatch.setattr(processes.dist, "broadcast_object_list", received)
+    with pytest.raises(InputError, match="it cannot be read"):
+        processes.from_first(fail)
 
 
 # --- pieces of a batch, in one process -------------------------------------------------------------------------------

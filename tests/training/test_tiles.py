@@ -107,7 +107,7 @@ def test_model_and_modes_are_as_they_were_and_the_image_too():
     with pytest.raises(InputError, match="at least 2x2 pixels"):
         restore(MSBDN(2), torch.rand(3, 1, 40))
     failing = Recorder(nn.Conv2d(4, 3, 1)).train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="to have 4 channels"):
         restore(failing, image)
     assert failing.training
     assert failing.inner.training

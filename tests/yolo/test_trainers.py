@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from states import same
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 pytest.importorskip("ultralytics")
@@ -62,10 +63,6 @@ def killed_while_saving(monkeypatch):
 
 def weights(path):
     return load_model(path).state_dict()
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def names_of_classes(path):

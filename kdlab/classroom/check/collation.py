@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, say
+from kdlab.classroom.check.grading import Answer, ask, called, say
 from kdlab.distill import Projector
 
 WEATHERS = (0, 1, 2)
@@ -94,11 +94,8 @@ def stratified_batches(answer: Callable[[Sequence[int], int], Any]) -> bool:
     weathers = [0] * 12 + [1] * 8 + [2] * 20
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        try:
-            first, second = ([list(map(int, batch)) for batch in answer(weathers, 6)] for _ in range(2))
-        except Exception as error:  # whatever a learner's code raises is part of the answer
-            return say(f"your code raised {type(error).__name__}: {error}")
-    return say(_batches_fault(weathers, first, second))
+        epochs, problem = called(lambda: [[list(map(int, batch)) for batch in answer(weathers, 6)] for _ in range(2)])
+    return say(problem or _batches_fault(weathers, *epochs))
 
 
 def _batches_fault(weathers: list[int], first: list[list[int]], second: list[list[int]]) -> str | None:

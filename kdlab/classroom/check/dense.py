@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, say
+from kdlab.classroom.check.grading import Answer, ask, normal, say
 from kdlab.losses import CWDLoss, PixelCrossEntropy
 
 Change = Callable[[Tensor], Tensor]
@@ -15,7 +15,7 @@ Change = Callable[[Tensor], Tensor]
 
 def effective_positions(answer: Answer) -> bool:
     """04, exercise 1: ``answer(maps (n, c, h, w), temperature)`` gives each channel's effective positions (n, c)."""
-    maps = _random(2, 3, 4, 5) * 5
+    maps = normal(2, 3, 4, 5) * 5
     p = torch.softmax(maps.flatten(2) / 2, dim=2)
     entropy = torch.special.entr(p).sum(dim=2)
     unsoftened = torch.special.entr(torch.softmax(maps.flatten(2), dim=2)).sum(dim=2).exp()
@@ -44,7 +44,7 @@ def cwd_loss(answer: Answer) -> bool:
     """04, exercise 2: ``answer(student (n, c, h, w), teacher (n, c, h, w), temperature)`` gives the CWD loss."""
     n, c, h, w = 2, 3, 4, 5
     T = 2.5
-    student, teacher = (_random(n, c, h, w, seed=seed) * 4 for seed in (0, 1))
+    student, teacher = (normal(n, c, h, w, seed=seed) * 4 for seed in (0, 1))
     teacher.requires_grad_()
     want = CWDLoss(T)(student, teacher)
     by_channel = _kl(student, teacher, T, dim=1).sum(dim=1)
@@ -82,7 +82,7 @@ def cwd_gradient(answer: Answer) -> bool:
     """04, exercise 3: ``answer(student, teacher, temperature)`` gives CWD's gradient to the student (n, c, h, w)."""
     n, c, h, w = 2, 3, 4, 5
     T = 2.5
-    student, teacher = (_random(n, c, h, w, seed=seed) * 4 for seed in (0, 1))
+    student, teacher = (normal(n, c, h, w, seed=seed) * 4 for seed in (0, 1))
     p_s, p_t = (torch.softmax(maps.flatten(2) / T, dim=2).view_as(maps) for maps in (student, teacher))
     q_s, q_t = (torch.softmax(maps / T, dim=1) for maps in (student, teacher))
     want = T / (n * c) * (p_s - p_t)
@@ -133,7 +133,7 @@ def unseen(answer: Any, changes: Mapping[str, Change]) -> bool:
     """04, exercise 5: the names of the changes of a map that CWD does not see."""
     if not isinstance(answer, set | frozenset | list | tuple) or not all(name in changes for name in answer):
         return say(f"you gave {answer!r}; wanted: a set of names among {', '.join(changes)}.")
-    maps = _random(2, 3, 4, 5) * 2
+    maps = normal(2, 3, 4, 5) * 2
     for name, change in changes.items():
         loss = CWDLoss()(change(maps), maps).item()
         if loss < 1e-6 and name not in answer:
@@ -154,7 +154,3 @@ def _counted(said: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     numbers = torch.arange(5).view(-1, 1)
     is_said, is_true = said.flatten() == numbers, mask.flatten() == numbers
     return (is_said & is_true).sum(1).double(), is_true.sum(1).double(), is_said.sum(1).double()
-
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from kdlab.classroom.check.grading import Answer, ask, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, say
 from kdlab.errors import InputError
 from kdlab.losses.restoration import SLICE_WEIGHTS
 from kdlab.models.restoration import STRIDE, padded
@@ -29,12 +29,9 @@ def all_pairs_distance(answer: Answer) -> bool:
         (restored[:, None] - degraded).mean().abs(): "the absolute value comes before the mean.",
     }
     problem = ask(answer, (restored, degraded), each.mean(), known)
-    if problem is None:
-        other = _maps(5, 3)
-        problem = ask(answer, (restored, other), _each_pair(restored, other).mean(), {})
-        if problem is not None:
-            problem = f"right for as many negatives as images, but not for 5 negatives and 3 images: {problem}"
-    return say(problem)
+    other = _maps(5, 3)
+    but = "right for as many negatives as images, but not for 5 negatives and 3 images"
+    return say(ask_also(problem, answer, (restored, other), _each_pair(restored, other).mean(), but))
 
 
 def all_pairs_gradient(answer: Answer) -> bool:

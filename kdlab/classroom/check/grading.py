@@ -16,11 +16,23 @@ def ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[An
         want: the right value.
         known: from the value of a frequent slip to the hint for it.
     """
+    got, problem = called(answer, *arguments)
+    return problem or compare(got, want, known)
+
+
+def ask_also(problem: str | None, answer: Answer, arguments: tuple[Any, ...], want: Any, but: str) -> str | None:
+    """``problem`` where there is one, else what is wrong for these arguments, after ``but``; None if nothing is."""
+    if problem is None and (also := ask(answer, arguments, want, {})) is not None:
+        return f"{but}: {also}"
+    return problem
+
+
+def called(answer: Answer, *arguments: Any) -> tuple[Any, str | None]:
+    """What the answer returns for these arguments and None, or None and what it raised."""
     try:
-        got = answer(*arguments)
+        return answer(*arguments), None
     except Exception as error:  # whatever a learner's code raises is part of the answer
-        return f"your code raised {type(error).__name__}: {error}"
-    return compare(got, want, known)
+        return None, f"your code raised {type(error).__name__}: {error}"
 
 
 def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
@@ -51,6 +63,16 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
 
 def _close(got: Tensor, want: Tensor) -> bool:
     return got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-6)
+
+
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    """Numbers from 0 to 1, the same at every call."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Numbers of mean 0 and variance 1, the same at every call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def say(problem: str | None) -> bool:

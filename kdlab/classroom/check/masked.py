@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdlab.classroom.check.grading import Answer, ask, compare, say
+from kdlab.classroom.check.grading import Answer, ask, called, compare, say
 from kdlab.losses import MGDLoss
 
 RATIO = 0.75
@@ -18,14 +18,11 @@ def spatial_mask(answer: Answer) -> bool:
     maps = torch.randn(6, 5, 40, 40, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        try:
-            first, second = answer(maps, RATIO), answer(maps, RATIO)
-        except Exception as error:  # whatever a learner's code raises is part of the answer
-            return say(f"your code raised {type(error).__name__}: {error}")
-    return say(_mask_fault(first, second, maps))
+        masks, problem = called(lambda: [answer(maps, RATIO) for _ in range(2)])
+    return say(problem or _mask_fault(maps, *masks))
 
 
-def _mask_fault(first: Any, second: Any, maps: Tensor) -> str | None:
+def _mask_fault(maps: Tensor, first: Any, second: Any) -> str | None:
     if first is None or first is ...:
         return "no answer yet."
     if not isinstance(first, Tensor):

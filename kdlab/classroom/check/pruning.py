@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou as torchvision_iou
 
-from kdlab.classroom.check.grading import Answer, ask, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, say
 
 
 def sparse_gradient(answer: Answer) -> bool:
@@ -60,12 +60,10 @@ def kept_channels(answer: Answer) -> bool:
             "you compared gamma with the largest of its layer; wanted: with those of all layers."
         ),
     }
-    problem = ask(_as_tensor(answer), (gammas, keep, least), want, known)
-    if problem is None:
-        problem = ask(_as_tensor(answer), (gammas, 0.9, least), _counts(gammas, 0.9).clamp(min=least), {})
-        if problem is not None:
-            problem = f"right for keep = 0.5, but not for 0.9: {problem}"
-    return say(problem)
+    asked = _as_tensor(answer)
+    problem = ask(asked, (gammas, keep, least), want, known)
+    more = _counts(gammas, 0.9).clamp(min=least)
+    return say(ask_also(problem, asked, (gammas, 0.9, least), more, "right for keep = 0.5, but not for 0.9"))
 
 
 def c2f_parameters(answer: Answer) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 
-from kdlab.classroom.check.grading import Answer, ask, say
+from kdlab.classroom.check.grading import Answer, ask, called, say
 from kdlab.classroom.scaling import Step, pieces_that_fit
 from kdlab.classroom.scaling import break_even as steps_until
 
@@ -22,15 +22,13 @@ def break_even(answer: Answer) -> bool:
             math.floor(start / gain): "one step too early: round up.",
             math.floor(start / gain) + 1: "one step too late, where it comes out even.",
         }
-        known = {slip: hint for slip, hint in known.items() if slip != want}
         problem = ask(answer, (start, before, after), want, known)
         if problem is not None:
             return say(f"start {start:g} s, {before:g} s before, {after:g} s after: {problem}")
     for before, after in ((0.25, 0.75), (0.5, 0.5)):
-        try:
-            got = answer(30.0, before, after)
-        except Exception as error:  # whatever a learner's code raises is part of the answer
-            return say(f"a step of {after:g} s after {before:g} s: your code raised {type(error).__name__}: {error}")
+        got, problem = called(answer, 30.0, before, after)
+        if problem is not None:
+            return say(f"a step of {after:g} s after {before:g} s: {problem}")
         if got != math.inf:
             return say(f"a step of {after:g} s after {before:g} s never pays: wanted math.inf, and you gave {got}.")
     return say(None)
@@ -50,7 +48,6 @@ def pieces(answer: Answer) -> bool:
             batch_size: "pieces of one image fit; but fewer, larger pieces are faster.",
             1: "the whole batch does not fit.",
         }
-        known = {slip: hint for slip, hint in known.items() if slip != want}
         problem = ask(answer, (batch_size, fixed, each, limit), want, known)
         if problem is not None:
             return say(f"batch {batch_size}, fixed {fixed:g}, each {each:g}, limit {limit:g}: {problem}")
@@ -76,7 +73,6 @@ def speed_up(answer: Answer) -> bool:
             whole / (whole / n + step.communication(n, link)): "what is not shared is not divided by n.",
         }
         want = step.speed_up(n, link)
-        known = {slip: hint for slip, hint in known.items() if not math.isclose(slip, want, rel_tol=1e-3)}
         problem = ask(answer, (n, serial, compute, size, link), want, known)
         if problem is not None:
             return say(f"{n} processes, {serial:g} s and {compute:g} s, {size:g} bytes at {link:g} a second: {problem}")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, compare, say
+from kdlab.classroom.check.grading import Answer, ask, called, compare, say, uniform
 from kdlab.data.weather import add_haze
 from kdlab.training.image_quality import luma
 
@@ -18,7 +18,7 @@ DEGREES = 2.0
 
 def hazed(answer: Answer) -> bool:
     """07, exercise 1: ``answer(image (3, h, w), depth (1, h, w), beta, airlight)`` gives the hazy image (3, h, w)."""
-    image, depth = _uniform(3, 5, 6), _uniform(1, 5, 6, seed=1)
+    image, depth = uniform(3, 5, 6), uniform(1, 5, 6, seed=1)
     t, want = (-BETA * depth).exp(), add_haze(image, depth, BETA, AIRLIGHT)
     known = {
         image * t: "the light of the air is missing: far things get dark in yours.",
@@ -35,7 +35,7 @@ def hazed(answer: Answer) -> bool:
 
 def dehazed(answer: Answer) -> bool:
     """07, exercise 2: ``answer(hazy (3, h, w), depth (1, h, w), beta, airlight)`` gives the clear image (3, h, w)."""
-    image, depth = (1.6 * _uniform(3, 5, 6) - 0.3).clamp(0, 1), _uniform(1, 5, 6, seed=1)
+    image, depth = (1.6 * uniform(3, 5, 6) - 0.3).clamp(0, 1), uniform(1, 5, 6, seed=1)
     # Not a hazy image to the last bit, as no file is: else dividing by less would show nowhere.
     beta = 4.0
     hazy = (add_haze(image, depth, beta, AIRLIGHT) * 255).round() / 255
@@ -77,8 +77,8 @@ def densest_haze(answer: Any) -> bool:
 
 def psnr_of_each(answer: Answer) -> bool:
     """07, exercise 4: ``answer(restored (n, 3, h, w), clean (n, 3, h, w))`` gives each image's PSNR, (n)."""
-    clean = _uniform(4, 3, 5, 6)
-    restored = clean + 0.6 * torch.tensor([0.1, 0.5, 1.0, 0.2]).view(4, 1, 1, 1) * (_uniform(4, 3, 5, 6, seed=1) - 0.5)
+    clean = uniform(4, 3, 5, 6)
+    restored = clean + 0.6 * torch.tensor([0.1, 0.5, 1.0, 0.2]).view(4, 1, 1, 1) * (uniform(4, 3, 5, 6, seed=1) - 0.5)
     cut = restored.clamp(0, 1)
     mse = (cut - clean).square().mean(dim=(1, 2, 3))
     want = -10 * mse.log10()
@@ -106,7 +106,7 @@ def psnr_of_each(answer: Answer) -> bool:
 
 def brightness(answer: Answer) -> bool:
     """07, exercise 5: ``answer(images (n, 3, h, w))`` gives Y, (n, 1, h, w)."""
-    images = _uniform(2, 3, 4, 5)
+    images = uniform(2, 3, 4, 5)
     want = luma(images)
     full = (want - 16 / 255) * 255 / 219
     known = {
@@ -125,11 +125,8 @@ def brightness(answer: Answer) -> bool:
 def streak_angle(answer: Answer) -> bool:
     """07, exercise 6: ``answer(kernel (h, h))`` gives the angle of a streak from the vertical in degrees."""
     for angle in (20.0, -35.0, 0.0, 58.0):
-        try:
-            got = answer(_streak(angle))
-        except Exception as error:  # whatever a learner's code raises is part of the answer
-            return say(f"your code raised {type(error).__name__}: {error}")
-        problem = _angle_fault(got, angle)
+        got, problem = called(answer, _streak(angle))
+        problem = problem or _angle_fault(got, angle)
         if problem is not None:
             return say(problem)
     return say(None)
@@ -163,7 +160,3 @@ def _streak(angle: float) -> Tensor:
     turn = math.radians(angle)
     across, along = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
     return (1.2 - across.abs()).clamp(0, 1) * (13 - along.abs()).clamp(0, 1)
-
-
-def _uniform(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
