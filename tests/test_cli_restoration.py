@@ -171,7 +171,7 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(outdoors, two, tmp_pat
                 raise KeyboardInterrupt
             return restoration_metrics(*arguments)
 
-        patch.setattr(restoration, "restoration_metrics", interrupted)
+        patch.setattr(restorer, "restoration_metrics", interrupted)
         result = run(*words, tmp_path / "resumed")
     assert (result.status, "--resume goes on" in result.err) == (130, True)
     assert "holds an earlier run. Go on with it (--resume)" in refused(*words, tmp_path / "resumed")
