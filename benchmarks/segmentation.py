@@ -194,7 +194,7 @@ def _macs(network: nn.Module, image: Tensor) -> float:
 
 
 PARTS: Parts = {
-    "step": (step, 30), "parts": (parts, 30), "networks": (networks, 50), "chapters": (chapters, 1),
+    "step": (step, 30), "parts": (parts, 100), "networks": (networks, 50), "chapters": (chapters, 1),
 }  # fmt: skip
 
 if __name__ == "__main__":
