@@ -2,9 +2,7 @@
 
 import argparse
 
-from kdlab.commands.options import numbers, whole
-
-UNSET = argparse.SUPPRESS  # settle_task sees what was given
+from kdlab.commands.options import UNSET, numbers, whole
 
 
 def add_student(parser: argparse._ActionsContainer) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from kdlab.errors import InputError
 
+UNSET = argparse.SUPPRESS  # of what depends on the task: settle_task sees what was given
+
 # All options whose default depends on the task, or that one task alone has, by command and task. None is settled later.
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "teach": {
@@ -139,16 +141,15 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> None:
     add = parser.add_argument
-    unset = argparse.SUPPRESS  # settle_task sees what was given
     epochs, lr, patience, batch_size = (
         default_of(command, name) for name in ("epochs", "lr", "patience", "batch_size")
     )
-    add("--epochs", type=whole(1), default=unset, metavar="N", help=f"rounds over the images {epochs}")
-    add("--lr", type=float, default=unset, metavar="X", help=f"{rate} {lr}")
+    add("--epochs", type=whole(1), default=UNSET, metavar="N", help=f"rounds over the images {epochs}")
+    add("--lr", type=float, default=UNSET, metavar="X", help=f"{rate} {lr}")
     add(
         "--patience",
         type=whole(1),
-        default=unset,
+        default=UNSET,
         metavar="N",
         help=f"end after N epochs without a better one {patience}",
     )
@@ -183,7 +184,7 @@ def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> No
         action="store_true",
         help="go on with the run in --out that was interrupted; all else must be as it was (default: off)",
     )
-    add_loading(parser, batch_size, unset)
+    add_loading(parser, batch_size, UNSET)
 
 
 def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> None:
@@ -191,7 +192,7 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
     add(
         "--image-size",
         type=whole(32),
-        default=argparse.SUPPRESS,
+        default=UNSET,
         metavar="N",
         help=f"pixels; the largest central square of an image is scaled to N x N, N at least 32 (default: {size}); "
         "not for restoration",
@@ -201,7 +202,7 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
             name,
             type=numbers(float),
             nargs="+",
-            default=argparse.SUPPRESS,
+            default=UNSET,
             metavar="R,G,B",
             help=f"of red, green and blue, for pixels in 0 to 1, such as 0.5,0.5,0.5 (default: {moment}); "
             "not for restoration",
@@ -212,7 +213,7 @@ def add_weights(parser: argparse._ActionsContainer, note: str = "") -> None:
     parser.add_argument(
         "--weights",
         choices=("auto", "imagenet", "none"),
-        default=argparse.SUPPRESS,
+        default=UNSET,
         help="start from ImageNet's weights (downloaded once), from random ones (none), or auto: from ImageNet's where "
         f"they can be had (default: auto){note}",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from kdlab import __version__
 from kdlab.commands.classification_options import add_augment, add_student
 from kdlab.commands.options import (
+    UNSET,
     add_data,
     add_device,
     add_format,
@@ -28,7 +29,6 @@ from kdlab.commands.segmentation_options import add_method, add_monitor
 from kdlab.commands.yolo_options import add_yolo_steps
 
 TILE = 512  # of an image of more than a megapixel
-UNSET = argparse.SUPPRESS  # for what depends on the task: settle_task sees what was given
 Add = Callable[..., argparse.ArgumentParser]
 
 

@@ -2,9 +2,8 @@
 
 import argparse
 
-from kdlab.commands.options import whole
+from kdlab.commands.options import UNSET, whole
 
-UNSET = argparse.SUPPRESS  # settle_task sees what was given
 FEATURES = ("auto", "imagenet", "scenes", "none")
 POSITIVES = ("teacher", "target")
 NEGATIVES = ("paired", "same_weather")

@@ -2,9 +2,8 @@
 
 import argparse
 
-from kdlab.commands.options import add_weights
+from kdlab.commands.options import UNSET, add_weights
 
-UNSET = argparse.SUPPRESS  # settle_task sees what was given
 PRESETS = ("cwd-logits", "cwd-logits-mmrazor", "cwd-features", "mgd")
 METHODS = ("cwd", "mgd", "kd", "at", "hard")
 
