@@ -1,5 +1,7 @@
 """Every committed notebook passes the linter, and every rule of the linter is seen to fire."""
 
+import ast
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -17,6 +19,18 @@ SOLUTION = "<details><summary>Solution</summary>\n\n```python\n1 + 1\n```\n\n</d
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_a_committed_notebook_keeps_the_rules(path):
     assert lint(path) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_what_a_committed_notebook_imports_is_there(path):
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    imports = [node for cell in cells for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.ImportFrom)]
+    own = [node for node in imports if node.module.startswith("kdlab.") and node.module != "kdlab.yolo"]  # an extra
+    assert own
+    for node in own:
+        module = import_module(node.module)
+        for name in node.names:
+            assert hasattr(module, name.name), f"{node.module} has no {name.name}"
 
 
 def test_the_course_has_its_chapters():

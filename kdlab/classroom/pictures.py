@@ -43,12 +43,16 @@ def side_by_side(pictures: Iterable[str], wrap: bool = False) -> str:
 
 
 def picture_grid(
-    rows: Mapping[str, Sequence[Pixels]], titles: Sequence[str], width: float, height: float, **drawing: Any
+    rows: Mapping[str, Sequence[UInt8[Tensor, "_ _ 3"]]],
+    titles: Sequence[str],
+    width: float,
+    height: float,
+    **drawing: Any,
 ) -> Figure:
     """Pictures in rows of a figure, each row with its name at the left.
 
     Args:
-        rows: from a row's name to its pictures; as many in each.
+        rows: from a row's name to its pictures, of any sizes; as many in each.
         titles: above the columns.
         width, height: of one picture, in inches.
         drawing: what matplotlib's ``imshow`` can be told.

@@ -82,7 +82,7 @@ def test_a_picture_says_what_it_is_and_loses_no_pixel():
 def test_pictures_are_shown_with_their_text(monkeypatch):
     shown = []
     monkeypatch.setattr("kdlab.classroom.scenes.show", lambda fig, alt, photographs: shown.append((fig, alt)))
-    rows = {"image": [painted(MASK)] * 2, "mask": [painted(MASK)] * 2}
+    rows = {"image": [painted(MASK), painted(MASK[1:])], "mask": [painted(MASK)] * 2}  # of two sizes
     show_pictures(rows, "two masks", titles=["a", "b"], classes=Scenes.classes, legend=ERROR_COLOURS)
     ((fig, alt),) = shown
     assert alt == "two masks"
