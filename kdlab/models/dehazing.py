@@ -397,15 +397,16 @@ class SuperResolution(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        folded = channels * 4**2
+        side = 4
+        folded = channels * side**2
         self.before = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels))
-        self.fold = nn.PixelUnshuffle(4)
+        self.fold = nn.PixelUnshuffle(side)
         self.body = nn.Sequential(
             nn.Conv2d(folded, channels, 3, padding=1), nn.BatchNorm2d(channels),
             *(WideBlock(channels) for _ in range(3)),
             nn.Conv2d(channels, folded, 3, padding=1),
         )  # fmt: skip
-        self.unfold = nn.PixelShuffle(4)
+        self.unfold = nn.PixelShuffle(side)
         self.after = nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, DETAILS, 3, padding=1))
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d h w"]:

@@ -239,10 +239,11 @@ class ResidualDense(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        layers = 4
         self.layers = nn.ModuleList(
-            nn.Conv2d(channels * seen, channels, 3, padding=1, bias=False) for seen in range(1, 5)
+            nn.Conv2d(channels * (1 + index), channels, 3, padding=1, bias=False) for index in range(layers)
         )
-        self.fusion = nn.Conv2d(channels * 5, channels, 1, bias=False)
+        self.fusion = nn.Conv2d(channels * (1 + layers), channels, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         seen = [x]
