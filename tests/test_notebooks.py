@@ -1,7 +1,6 @@
 """Every committed notebook passes the linter, and every rule of the linter is seen to fire."""
 
 import ast
-from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -27,10 +26,7 @@ def test_what_a_committed_notebook_imports_is_there(path):
     imports = [node for cell in cells for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.ImportFrom)]
     own = [node for node in imports if node.module.startswith("kdlab.") and node.module != "kdlab.yolo"]  # an extra
     assert own
-    for node in own:
-        module = import_module(node.module)
-        for name in node.names:
-            assert hasattr(module, name.name), f"{node.module} has no {name.name}"
+    exec(compile(ast.Module(own, type_ignores=[]), path.name, "exec"), {})
 
 
 def test_the_course_has_its_chapters():
