@@ -44,9 +44,9 @@ def epoch(device: str, repeats: int) -> list[Row]:
         yolo.prune_yolo(dense, student, keep=0.5, at_least=4)
         runs: dict[str, Callable[..., YoloRun]] = {
             "plain": partial(yolo.fine_tune, student, data, settings),
-            "CWD": partial(yolo.distil, student, teacher, data, Distillation("cwd"), settings),
-            "MGD": partial(yolo.distil, student, teacher, data, Distillation("mgd"), settings),
-            "ultralytics": partial(yolo.distil_by_ultralytics, student, teacher, data, settings),
+            "CWD": partial(yolo.distill, student, teacher, data, Distillation("cwd"), settings),
+            "MGD": partial(yolo.distill, student, teacher, data, Distillation("mgd"), settings),
+            "ultralytics": partial(yolo.distill_by_ultralytics, student, teacher, data, settings),
         }
         times = _epochs(runs, Path(folder), device, repeats)
     known = dense.to(device).eval()

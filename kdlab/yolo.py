@@ -7,7 +7,7 @@ runs.
 
 >>> sparse = sparse_train("yolov8n.yaml", "scenes", YoloSettings(epochs=50), out="runs/sparse")
 >>> prune_yolo(sparse.best, "runs/pruned.pt", keep=0.5)
->>> distil("runs/pruned.pt", sparse.best, "scenes", Distillation("cwd"), YoloSettings(epochs=100), out="runs/student")
+>>> distill("runs/pruned.pt", sparse.best, "scenes", Distillation("cwd"), YoloSettings(epochs=100), out="runs/student")
 
 Where torchrun has started several processes (:mod:`kdlab.processes`), they train one detector together.
 
@@ -226,7 +226,7 @@ def fine_tune(
     return _train(Trainer, {}, {"step": "fine-tune"}, model, data, settings, out, resume, device)
 
 
-def distil(
+def distill(
     student: Model,
     teacher: Model,
     data: str | Path,
@@ -253,7 +253,7 @@ def distil(
     return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
-def distil_by_ultralytics(
+def distill_by_ultralytics(
     student: Model,
     teacher: str | Path,
     data: str | Path,
@@ -264,7 +264,7 @@ def distil_by_ultralytics(
     resume: bool = False,
     device: str = "auto",
 ) -> YoloRun:
-    """Train a student by the distillation that ultralytics has itself, to compare :func:`distil` with.
+    """Train a student by the distillation that ultralytics has itself, to compare :func:`distill` with.
 
     It compares the maps that the head reads, through a learnt projector for each, by squared differences that are
     weighted by how sure the teacher is at that place; its loss is ``dis_loss`` in the history.
@@ -274,7 +274,7 @@ def distil_by_ultralytics(
         weight: of its loss; 6 is ultralytics' default.
 
     Raises:
-        InputError: as for :func:`distil`.
+        InputError: as for :func:`distill`.
     """
     check_weight("weight", weight)
     if Path(teacher).suffix != ".pt":

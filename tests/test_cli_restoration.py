@@ -109,7 +109,7 @@ def asked(monkeypatch):
         return fit if len(arguments) == 3 else (MSBDN(2), fit)
 
     monkeypatch.setattr(restoration, "teach", recipe)
-    monkeypatch.setattr(restoration, "distil", recipe)
+    monkeypatch.setattr(restoration, "distill", recipe)
     monkeypatch.setattr(inputs, "load_weather", partial(load_weather, variants=1))
     return calls
 

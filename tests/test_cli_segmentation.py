@@ -114,7 +114,7 @@ def asked(monkeypatch):
         return Fit(pd.DataFrame([{}]), {"epoch": 1, "val_miou": 0.25, "val_mdice": 0.75, "val_loss": 1.0}, "epochs")
 
     monkeypatch.setattr(segmentation, "teach", recipe)
-    monkeypatch.setattr(segmentation, "distil", recipe)
+    monkeypatch.setattr(segmentation, "distill", recipe)
     return calls
 
 

@@ -89,7 +89,7 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
     if data.deterministic:
         check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print("teacher outputs:", "computed once and cached" if data.deterministic else "computed at each step (--augment)")
-    fit = response.distil(
+    fit = response.distill(
         data, teacher, distillation, settings, out=args.out, widths=widths, drop_rate=args.drop_rate,
         resume=args.resume, device=device,
     )  # fmt: skip
@@ -112,7 +112,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
     print(f"teacher: validation mIoU {known['miou']:.4f}, mDice {known['mdice']:.4f}", flush=True)
     _say_weights(args, lambda: PSPNet(len(data.classes), **architecture or {}, weights=args.weights))
-    fit = segmentation.distil(
+    fit = segmentation.distill(
         data, teacher, distillation, settings, out=args.out, architecture=architecture, weights=args.weights,
         monitor=args.monitor, resume=args.resume, device=device,
     )  # fmt: skip

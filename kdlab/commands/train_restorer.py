@@ -65,7 +65,7 @@ def distill_restorer(args: argparse.Namespace) -> int:
         print(f"teacher of {printable(name)}: {printable(path)}, width {teachers[name].width}")
     print(f"weights: {', '.join(f'{name} {getattr(plan, name):g}' for name in WEIGHTS)}")
     print(f"features of SCR and HCR: {features.weights_used if contrasts else 'none, they have no weight'}", flush=True)
-    _, fit = restoration.distil(
+    _, fit = restoration.distill(
         data, teachers, plan, features, settings, out=args.out, architecture=architecture, resume=args.resume,
         device=device,
     )  # fmt: skip

@@ -53,7 +53,7 @@ def _distill(args: argparse.Namespace) -> None:
     check_used(args, args.method, USED_BY)
     numbers = {name: getattr(args, name) for name in USED_BY if getattr(args, name) is not None}
     distillation = Distillation(args.method, args.layers, args.weight, **numbers)
-    run = yolo.distil(
+    run = yolo.distill(
         args.model, args.teacher, args.data, distillation, _settings(args), out=args.out, resume=args.resume,
         device=args.device,
     )  # fmt: skip

@@ -164,7 +164,7 @@ def teach(
     )  # fmt: skip
 
 
-def distil(
+def distill(
     data: ImageSplits,
     teacher: DehazingTeacher | None,
     plan: Dehazing,

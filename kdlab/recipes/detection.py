@@ -207,10 +207,10 @@ class DetectionRun:
         match self.method:
             case "CWD" | "MGD":
                 distillation = Distillation("cwd" if self.method == "CWD" else "mgd", weight=self.weight)
-                return yolo.distil(student, deepcopy(dense), data, distillation, self.settings, **how)
+                return yolo.distill(student, deepcopy(dense), data, distillation, self.settings, **how)
             case "ultralytics":
                 yolo.save_model(teacher, dense)
-                return yolo.distil_by_ultralytics(student, teacher, data, self.settings, weight=self.weight, **how)
+                return yolo.distill_by_ultralytics(student, teacher, data, self.settings, weight=self.weight, **how)
             case "from scratch":
                 start = _at_random(self.seed, pruning.structure(yolo.load_model(student)))
                 return yolo.fine_tune(start, data, self.settings, **how)

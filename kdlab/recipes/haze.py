@@ -13,7 +13,7 @@ from kdlab.distill import weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.models import KTDN, DehazingTeacher
-from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distil, teach
+from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distill, teach
 from kdlab.recipes.restorer import pairs
 from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.zoo import course_model
@@ -125,7 +125,7 @@ class HazeRun:
         train, settings = pairs(data.train), budget(self.epochs, self.lr, self.seed)
         seen = [train.pairs[index] for index in photograph_indices(train, self.photographs, self.seed)]
         few = replace(data, train=PairedImages(seen, train.weathers, train.crop))
-        return distil(
+        return distill(
             few, teacher, self.plan, replace(settings, steps=len(train) // settings.batch_size),
             super_resolution=self.method in WITH_BRANCH, out=self.folder(data, teacher) if keep else None,
             architecture=NARROW, weights="none", resume=True, after_epoch=after_epoch,

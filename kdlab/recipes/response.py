@@ -64,7 +64,7 @@ def teach(
     )  # fmt: skip
 
 
-def distil(
+def distill(
     data: ImageSplits,
     teacher: nn.Module,
     distillation: Distillation,
@@ -86,7 +86,7 @@ def distil(
     objective = place(distillation.distiller(student, teacher), device, settings.channels_last)
     shape = {"widths": list(widths), "drop_rate": drop_rate}
     known = weights_hash(teacher)[:16]
-    recipe = recipe_of(data, settings, task="distil", teacher=known, **asdict(distillation), **shape)
+    recipe = recipe_of(data, settings, task="distill", teacher=known, **asdict(distillation), **shape)
     if resume:
         check_recipe(out, recipe)  # before the teacher runs over all images
     train = data.train

@@ -268,7 +268,7 @@ def teach(
     )  # fmt: skip
 
 
-def distil(
+def distill(
     data: ImageSplits,
     teachers: Mapping[str, MSBDN],
     plan: TwoStage,
@@ -299,7 +299,7 @@ def distil(
     objective = plan.objective(student, teachers, features, data.classes, settings.epochs)
     known = {name: weights_hash(teacher)[:16] for name, teacher in teachers.items() if name in data.classes}
     card = card_of(
-        student, data, settings, data.classes, task="distil", teachers=known if plan.collation else {},
+        student, data, settings, data.classes, task="distill", teachers=known if plan.collation else {},
         features=getattr(features, "weights_used", type(features).__name__), paired=paired and list(paired),
         **asdict(plan),
     )  # fmt: skip

@@ -186,7 +186,7 @@ def teach(
     )  # fmt: skip
 
 
-def distil(
+def distill(
     data: ImageSplits,
     teacher: nn.Module,
     distillation: DenseDistillation,
@@ -220,7 +220,7 @@ def distil(
     used = earlier or student.weights_used
     objective = place(distillation.distiller(student, teacher, data.size), device, settings.channels_last)
     recipe = recipe_of(
-        data, settings, task="distil", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,
+        data, settings, task="distill", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,
         monitor=monitor, architecture=student.architecture,
     )  # fmt: skip
     if resume:

@@ -16,7 +16,7 @@ from kdlab.distill import weights_hash
 from kdlab.errors import InputError, unknown
 from kdlab.models import MSBDN
 from kdlab.recipes.perceptual import FeatureWeights, feature_slices
-from kdlab.recipes.restoration import RestorationSettings, TwoStage, distil, teach
+from kdlab.recipes.restoration import RestorationSettings, TwoStage, distill, teach
 from kdlab.recipes.restorer import PixelLoss, pairs
 from kdlab.recipes.settings import CPU, AfterEpoch, cached, recipe_of
 from kdlab.recipes.zoo import course_model
@@ -140,7 +140,7 @@ class WeatherRun:
             epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, seed=self.seed, max_norm=self.max_norm,
             warm_up=min(WARM_UP, self.epochs - 1),
         )  # fmt: skip
-        student, done = distil(
+        student, done = distill(
             data, teachers, self.plan, features, settings, resume=True,
             out=self.folder(data, teachers) if keep else None,
             architecture=NARROW | {"width": self.width}, paired=self._paired(data), after_epoch=after_epoch,

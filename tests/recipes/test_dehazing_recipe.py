@@ -14,7 +14,7 @@ from kdlab.files import load_tensors
 from kdlab.losses import LabLoss, LaplacianLoss
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes import dehazing
-from kdlab.recipes.dehazing import NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distil, teach
+from kdlab.recipes.dehazing import NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distill, teach
 from kdlab.training import Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
 
@@ -204,7 +204,7 @@ def test_the_teacher_learns_from_clean_images_alone(taught, data, monkeypatch):
 @pytest.mark.parametrize("super_resolution", [True, False])
 def test_a_student_comes_with_and_without_the_branch(super_resolution, data, taught, tmp_path):
     teacher = load_model(taught[0])[0]
-    network, done = distil(
+    network, done = distill(
         data, teacher, Dehazing(), QUICK, super_resolution=super_resolution, out=tmp_path, architecture=TINY
     )
     assert type(network) is (SRKTDN if super_resolution else KTDN)
@@ -220,9 +220,9 @@ def test_a_student_comes_with_and_without_the_branch(super_resolution, data, tau
 
 def test_the_statistics_stay_from_the_frozen_epoch_on(data):
     settings = replace(QUICK, epochs=1, freeze_from=None)
-    short, _ = distil(data, None, Dehazing(), settings, architecture=TINY)
-    long, _ = distil(data, None, Dehazing(), replace(settings, epochs=2, freeze_from=1), architecture=TINY)
-    went_on, _ = distil(data, None, Dehazing(), replace(settings, epochs=2), architecture=TINY)
+    short, _ = distill(data, None, Dehazing(), settings, architecture=TINY)
+    long, _ = distill(data, None, Dehazing(), replace(settings, epochs=2, freeze_from=1), architecture=TINY)
+    went_on, _ = distill(data, None, Dehazing(), replace(settings, epochs=2), architecture=TINY)
     after_one, frozen, moved = (network.state_dict() for network in (short, long, went_on))
     statistics = [name for name in after_one if "running" in name]
     assert len(statistics) > 20
@@ -234,12 +234,12 @@ def test_the_statistics_stay_from_the_frozen_epoch_on(data):
 def test_a_resumed_run_ends_as_if_left_alone_over_the_freezing(data, teacher, tmp_path):
     settings = replace(QUICK, epochs=3, freeze_from=2)
     common = {"architecture": TINY}
-    distil(data, teacher, Dehazing(), settings, out=tmp_path / "alone", **common)
-    distil(
+    distill(data, teacher, Dehazing(), settings, out=tmp_path / "alone", **common)
+    distill(
         data, teacher, Dehazing(), settings, out=tmp_path / "cut", after_epoch=lambda row: row["epoch"] == 2, **common
     )
     assert (tmp_path / "cut" / RESUME).exists()
-    distil(data, teacher, Dehazing(), settings, out=tmp_path / "cut", resume=True, **common)
+    distill(data, teacher, Dehazing(), settings, out=tmp_path / "cut", resume=True, **common)
     alone, cut = (load_tensors(tmp_path / name / LAST)[0] for name in ("alone", "cut"))
     assert all(torch.equal(alone[name], cut[name]) for name in alone)
     assert load_model(tmp_path / "cut" / LAST)[1].weights.startswith("none: a random start, because")
@@ -247,7 +247,7 @@ def test_a_resumed_run_ends_as_if_left_alone_over_the_freezing(data, teacher, tm
 
 def test_training_brings_a_student_nearer_to_its_teacher_and_to_the_clean_images(data, teacher):
     settings = replace(QUICK, epochs=3, steps=6, lr=3e-3, freeze_from=None)
-    _, done = distil(data, teacher, Dehazing(), settings, architecture=TINY)
+    _, done = distill(data, teacher, Dehazing(), settings, architecture=TINY)
     for name in ("task", "transfer", "total"):
         assert done.history[name].iloc[-1] < done.history[name].iloc[0]
 
@@ -277,16 +277,16 @@ def test_the_narrow_networks_meet():
             "has 384 channels and the student's 128",
         ),
         (
-            lambda data: distil(data, None, Dehazing(), replace(QUICK, batch_size=3), architecture=TINY),
+            lambda data: distill(data, None, Dehazing(), replace(QUICK, batch_size=3), architecture=TINY),
             "batch_size is 3; wanted: a multiple of 2",
         ),
-        (lambda data: distil(data, None, Dehazing(), replace(QUICK, steps=0), architecture=TINY), "batches is 0"),
+        (lambda data: distill(data, None, Dehazing(), replace(QUICK, steps=0), architecture=TINY), "batches is 0"),
         (
-            lambda data: distil(data, None, Dehazing(), QUICK, architecture=TINY, weights="imagenet"),
+            lambda data: distill(data, None, Dehazing(), QUICK, architecture=TINY, weights="imagenet"),
             "no ImageNet weights for Res2Net101",
         ),
         (
-            lambda data: distil(replace(data, train=[1]), None, Dehazing(), QUICK, architecture=TINY),
+            lambda data: distill(replace(data, train=[1]), None, Dehazing(), QUICK, architecture=TINY),
             "the data is list; wanted: pairs",
         ),
     ],

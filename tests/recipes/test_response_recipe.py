@@ -16,7 +16,7 @@ from kdlab.distill import Distiller, TeacherCache
 from kdlab.models import StudentCNN
 from kdlab.recipes import few_labels, response, settings
 from kdlab.recipes.few_labels import FewLabels, HiddenLabels
-from kdlab.recipes.response import Distillation, distil, teach
+from kdlab.recipes.response import Distillation, distill, teach
 from kdlab.recipes.settings import Settings, cached, place
 from kdlab.training import Fit, Supervised, load_model
 
@@ -85,7 +85,7 @@ def a_teacher(seed=0):
 
 
 def distilled(out, *, data=None, teacher=None, distillation=None, settings=QUICK, **options):
-    return distil(
+    return distill(
         data or splits(), teacher or a_teacher(), distillation or Distillation(), settings, out=out, widths=WIDTHS,
         **options,
     )  # fmt: skip
@@ -159,10 +159,10 @@ def test_a_teacher_that_was_stopped_goes_on_to_the_same_bits(tmp_path, monkeypat
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-# --- distil ----------------------------------------------------------------------------------------------------------
+# --- distill ---------------------------------------------------------------------------------------------------------
 
 
-def test_distil_leaves_a_student_that_can_be_used(tmp_path):
+def test_distill_leaves_a_student_that_can_be_used(tmp_path):
     done = distilled(tmp_path / "student", settings=replace(QUICK, epochs=6), drop_rate=0.1)
     assert list(done.history.columns) == [
         "epoch", "lr", "task", "kd", "total", "val_accuracy", "val_loss", "val_calibration_error", "seconds",
@@ -170,7 +170,7 @@ def test_distil_leaves_a_student_that_can_be_used(tmp_path):
     model, card = load_model(tmp_path / "student")
     assert model.architecture == {"name": "StudentCNN", "classes": 3, "widths": [4, 4, 4, 4], "drop_rate": 0.1}
     assert card.metrics["accuracy"] == done.best["val_accuracy"]
-    recipe = {"task": "distil", "temperature": 2.0, "alpha": 0.7, "widths": [4, 4, 4, 4], "drop_rate": 0.1, "seed": 0}
+    recipe = {"task": "distill", "temperature": 2.0, "alpha": 0.7, "widths": [4, 4, 4, 4], "drop_rate": 0.1, "seed": 0}
     assert recipe.items() <= card.recipe.items()
 
 

@@ -22,7 +22,7 @@ from kdlab.recipes.restoration import (
     RestorationSettings,
     StageBatches,
     TwoStage,
-    distil,
+    distill,
     learning_rate,
     losses_by_part,
     teach,
@@ -98,7 +98,7 @@ def test_the_rate_is_the_published_one(epoch, rate):
 
 def test_a_run_goes_through_it_epoch_by_epoch_without_a_restart(data, teachers):
     settings = replace(QUICK, epochs=6)
-    _, done = distil(data, teachers, PLAN, TwoMaps(), settings, architecture=TINY)
+    _, done = distill(data, teachers, PLAN, TwoMaps(), settings, architecture=TINY)
     base = settings.lr * settings.batch_size / 16
     assert done.history.lr.tolist() == pytest.approx([learning_rate(e, 6, base, warm_up=1) for e in range(1, 7)])
     assert done.history.lr.iloc[3] < done.history.lr.iloc[2]  # over the switch
@@ -287,7 +287,7 @@ def test_a_network_is_taught_one_weather(data, tmp_path):
 
 
 def test_the_student_is_saved_alone(data, teachers, tmp_path):
-    student, done = distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path, architecture=TINY)
+    student, done = distill(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path, architecture=TINY)
     assert done.history.hcr.tolist()[:2] == [0, 0]
     assert all(done.history.hcr[2:] > 0)
     assert all(done.history.image_haze[:2] > 0)
@@ -305,7 +305,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_run_that_is_killed_goes_on_to_the_same_bits_across_the_switch(data, teachers, tmp_path, after):
-    whole, _ = distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "whole", architecture=TINY)
+    whole, _ = distill(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "whole", architecture=TINY)
 
     def kill(row):
         if row["epoch"] > after:  # before this epoch is saved
@@ -313,9 +313,11 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_across_the_switch(data, t
         return False
 
     with pytest.raises(KilledError):
-        distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "cut", architecture=TINY, after_epoch=kill)
+        distill(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "cut", architecture=TINY, after_epoch=kill)
     assert len(load_tensors(tmp_path / "cut" / RESUME)[1]["rows"]) == after
-    resumed, done = distil(data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "cut", architecture=TINY, resume=True)
+    resumed, done = distill(
+        data, teachers, PLAN, TwoMaps(), QUICK, out=tmp_path / "cut", architecture=TINY, resume=True
+    )
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     columns = ["total", "lr", "val_psnr"]
@@ -338,7 +340,7 @@ def test_the_second_stage_draws_only_what_has_a_clean_image():
 def test_patience_does_not_end_a_run_before_its_second_stage(data, teachers, plan, epochs, monkeypatch):
     quality = iter([4.0, 3.0, 2.0, 1.0])
     monkeypatch.setattr(restorer, "restoration_metrics", lambda *_: {"psnr": next(quality)})
-    _, done = distil(data, teachers, plan, TwoMaps(), replace(QUICK, patience=1), architecture=TINY)
+    _, done = distill(data, teachers, plan, TwoMaps(), replace(QUICK, patience=1), architecture=TINY)
     assert (done.ended, len(done.history)) == ("patience", epochs)
 
 
@@ -376,14 +378,14 @@ def test_pieces_with_other_shares_of_the_weathers_are_refused(data, teachers):
     four = replace(data, train=images(4, crop=32))
     settings = replace(QUICK, epochs=2, batch_size=12, accumulate=3)
     with pytest.raises(InputError, match="a batch has 4 samples of each kind, which cannot be divided into 3 equal"):
-        distil(four, teachers, PLAN, TwoMaps(), settings, architecture=TINY)
-    distil(four, teachers, PLAN, TwoMaps(), replace(settings, accumulate=2), architecture=TINY)
+        distill(four, teachers, PLAN, TwoMaps(), settings, architecture=TINY)
+    distill(four, teachers, PLAN, TwoMaps(), replace(settings, accumulate=2), architecture=TINY)
 
 
 def test_a_space_that_lives_is_not_warned_of(data, teachers):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        distil(data, teachers, PLAN, TwoMaps(), replace(QUICK, epochs=2), architecture=TINY)
+        distill(data, teachers, PLAN, TwoMaps(), replace(QUICK, epochs=2), architecture=TINY)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -414,7 +416,7 @@ def test_a_weather_that_the_data_lacks_is_named(data, tmp_path):
 
 def test_data_without_pairs_is_refused(data, teachers):
     with pytest.raises(InputError, match="the data is TensorDataset; wanted: pairs"):
-        distil(replace(data, train=TensorDataset(torch.zeros(2))), teachers, PLAN, TwoMaps(), QUICK, architecture=TINY)
+        distill(replace(data, train=TensorDataset(torch.zeros(2))), teachers, PLAN, TwoMaps(), QUICK, architecture=TINY)
 
 
 @pytest.mark.parametrize(

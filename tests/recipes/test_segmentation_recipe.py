@@ -25,7 +25,7 @@ from kdlab.recipes.segmentation import (
     TEACHER_LAYERS,
     DenseDistillation,
     HardLabels,
-    distil,
+    distill,
     measure,
     teach,
 )
@@ -92,7 +92,7 @@ def a_teacher(seed=0, classes=3):
 
 
 def distilled(out, *, data=None, teacher=None, distillation=METHODS["cwd logits"], settings=QUICK, **options):
-    return distil(
+    return distill(
         data or splits(), teacher or a_teacher(), distillation, settings, out=out, architecture=STUDENT, **options
     )
 
@@ -164,7 +164,7 @@ def test_the_best_epoch_is_that_of_the_metric_asked_for(tmp_path, monkeypatch):
         assert distilled(tmp_path / f"student {monitor}", monitor=monitor).best["epoch"] == best
 
 
-# --- distil ----------------------------------------------------------------------------------------------------------
+# --- distill ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("distillation", METHODS.values(), ids=METHODS)
@@ -177,7 +177,12 @@ def test_each_method_trains_a_student_that_carries_nothing_else(tmp_path, distil
     pd.testing.assert_series_equal(done.history["total"], mixed, check_names=False, rtol=1e-4)
     model, card = load_model(tmp_path / "student")
     assert model.state_dict().keys() == PSPNet(3, **STUDENT).state_dict().keys()
-    said = {"task": "distil", "method": distillation.method, "layer": distillation.layer, "weight": distillation.weight}
+    said = {
+        "task": "distill",
+        "method": distillation.method,
+        "layer": distillation.layer,
+        "weight": distillation.weight,
+    }
     assert said.items() <= card.recipe.items()
     assert same(teacher.state_dict(), before)
 
@@ -366,7 +371,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, method):
     assert not (tmp_path / "student").exists()
 
 
-@pytest.mark.parametrize("train", [teach, partial(distil, teacher=nn.Identity(), distillation=METHODS["kd"])])
+@pytest.mark.parametrize("train", [teach, partial(distill, teacher=nn.Identity(), distillation=METHODS["kd"])])
 def test_an_auxiliary_head_that_nothing_would_train_is_refused(train, tmp_path):
     with pytest.raises(InputError, match="auxiliary=True was given, but this recipe trains no auxiliary head"):
         train(splits(), settings=QUICK, out=tmp_path / "run", architecture={"auxiliary": True})

@@ -63,7 +63,7 @@ def test_few_photographs_have_clean_images_and_the_seed_says_which(course):
 
 def test_the_student_learns_from_the_clean_images_of_these_photographs_alone(course, monkeypatch):
     given, nothing = {}, (nn.Identity(), Fit(pd.DataFrame(), {}, "epochs"))
-    monkeypatch.setattr(weather, "distil", lambda *_, **options: given.update(options) or nothing)
+    monkeypatch.setattr(weather, "distill", lambda *_, **options: given.update(options) or nothing)
     few = run("two stages", photographs=3)
     few.run(*course)
     assert given["paired"] == few._paired(course[0])

@@ -40,7 +40,7 @@ CARD = ModelCard(
     std=(0.5, 0.6, 0.7),
     size=16,
     weights="imagenet",
-    recipe={"task": "distil", "lr": 1e-4, "widths": [4, 4, 4, 4], "patience": None},
+    recipe={"task": "distill", "lr": 1e-4, "widths": [4, 4, 4, 4], "patience": None},
     metrics={"accuracy": 0.9, "epoch": 7},
 )
 

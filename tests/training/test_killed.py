@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 from kdlab.data.splits import ImageSplits
 from kdlab.files import load_tensors
 from kdlab.models import StudentCNN
-from kdlab.recipes.response import Distillation, distil
+from kdlab.recipes.response import Distillation, distill
 from kdlab.recipes.settings import Settings
 
 KILLS = 20
@@ -49,7 +49,7 @@ def train(out: Path, gate: int = EPOCHS) -> None:
             time.sleep(1)
         return False
 
-    distil(
+    distill(
         data, teacher, Distillation(), settings, out=out, widths=(4, 4, 4, 4), resume=True,
         after_epoch=wait_at_the_gate,
     )  # fmt: skip

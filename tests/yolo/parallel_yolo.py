@@ -89,8 +89,8 @@ def others(out: Path, scenes: Path, student: Path, teacher: Path, begun: Path) -
         trainer.add_callback("on_train_batch_end", die)
         return progress(trainer)
 
-    def distil(folder: Path, **options: Any) -> None:
-        yolo.distil(student, teacher, scenes, CWD, SETTINGS, out=folder, device="cpu", **options)
+    def distill(folder: Path, **options: Any) -> None:
+        yolo.distill(student, teacher, scenes, CWD, SETTINGS, out=folder, device="cpu", **options)
 
     def refusal(name: str, data: Path, settings: YoloSettings) -> str:
         try:
@@ -101,19 +101,19 @@ def others(out: Path, scenes: Path, student: Path, teacher: Path, begun: Path) -
 
     yolo.DetectionTrainer.build_dataset = note_order
     yolo._progress = watched("distilled")
-    distil(out / "distilled")
+    distill(out / "distilled")
     yolo._progress = watched("sparse")
     torch.manual_seed(own_place())  # so that each begins with other weights
     detector = yolo.build_yolov8(0.0625, list(yolo.read_data(scenes)["names"].values()))
     yolo.sparse_train(detector, scenes, SETTINGS, strength=STRENGTH, out=out / "sparse", device="cpu")
     yolo._progress = watched("resumed")
-    distil(begun, resume=True)
+    distill(begun, resume=True)
     seen["odd"] = refusal("odd", scenes, replace(SETTINGS, batch=3))
     seen["few"] = refusal("few", scenes / "few.yaml", SETTINGS)
     torch.save(seen, out / f"{own_place()}.pt")
     wait_for_all()
     yolo._progress = dies
-    distil(out / "killed")
+    distill(out / "killed")
 
 
 def main(paths: list[Path], words: list[str]) -> None:

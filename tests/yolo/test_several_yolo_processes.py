@@ -86,7 +86,7 @@ def begun_by_one(scenes, student, teacher, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yolo, "_progress", interrupted)
         with pytest.raises(Killed):
-            yolo.distil(student, teacher, scenes, CWD, SETTINGS, out=out, device="cpu")
+            yolo.distill(student, teacher, scenes, CWD, SETTINGS, out=out, device="cpu")
     assert epoch_of(out / "weights" / "last.pt") == 0
     return out
 
@@ -193,7 +193,7 @@ def test_one_that_is_killed_ends_the_other_and_one_goes_on(two, scenes, student,
     assert two.said.returncode != 0
     assert two.after_the_death < 60
     assert epoch_of(out / "weights" / "last.pt") == 0
-    run = yolo.distil(student, teacher, scenes, CWD, SETTINGS, out=out, resume=True, device="cpu")
+    run = yolo.distill(student, teacher, scenes, CWD, SETTINGS, out=out, resume=True, device="cpu")
     assert run.history["epoch"].tolist() == [1, 2]
 
 

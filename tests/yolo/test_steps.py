@@ -226,11 +226,11 @@ def test_a_teacher_of_other_classes_is_refused(tiny, trained, scenes, settings, 
     teacher = load_model(trained.best)
     teacher.names = {**teacher.names, 5: "plus"}
     with pytest.raises(InputError, match="the teacher knows 6 classes .*plus.* and the data set has 6 .*cross"):
-        yolo.distil(tiny, teacher, scenes, Distillation(), settings, out=tmp_path / "run", device="cpu")
+        yolo.distill(tiny, teacher, scenes, Distillation(), settings, out=tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match="the teacher is yolov8n.yaml; wanted: weights"):
-        yolo.distil_by_ultralytics(tiny, "yolov8n.yaml", scenes, settings, out=tmp_path / "run", device="cpu")
+        yolo.distill_by_ultralytics(tiny, "yolov8n.yaml", scenes, settings, out=tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match="the teacher knows 80 classes"):
-        yolo.distil(
+        yolo.distill(
             tiny, load_model(tiny), scenes, Distillation(), settings, out=tmp_path / "run", device="cpu"
         )  # fmt: skip
 
@@ -239,7 +239,7 @@ def test_a_teacher_of_other_classes_is_refused(tiny, trained, scenes, settings, 
 @pytest.mark.parametrize("layer", [22, 99])
 def test_layers_that_do_not_exist_are_refused(tiny, trained, scenes, settings, tmp_path, layer):
     with pytest.raises(InputError, match=f"the student has no layer {layer} to distil; wanted: 0 to 21"):
-        yolo.distil(
+        yolo.distill(
             tiny, trained.best, scenes, Distillation(layers=[15, layer]), settings, out=tmp_path / "run", device="cpu"
         )
 
@@ -247,7 +247,7 @@ def test_layers_that_do_not_exist_are_refused(tiny, trained, scenes, settings, t
 @pytest.mark.usefixtures("no_training")
 def test_a_student_of_another_architecture_is_refused(trained, scenes, settings, tmp_path):
     with pytest.raises(InputError, match="layer 15 puts out .* networks of different architecture"):
-        yolo.distil(
+        yolo.distill(
             "yolov3-tiny.yaml", trained.best, scenes, Distillation(layers=[15]), settings, out=tmp_path / "run",
             device="cpu",
         )  # fmt: skip

@@ -155,7 +155,7 @@ def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes,
     refused("model was '.*', now '", yolo.sparse_train, model=trained.best)
     refused("data was 'scenes', now 'other'", yolo.sparse_train, data=tmp_path / "other")
     refused("step was 'sparse-train', now 'fine-tune'; strength was 0.01, now None", yolo.fine_tune)
-    refused("step was 'sparse-train', now 'distill'", yolo.distil, trained.best, more=(Distillation(),))
+    refused("step was 'sparse-train', now 'distill'", yolo.distill, trained.best, more=(Distillation(),))
     assert (out / "recipe.json").exists()
     (out / "recipe.json").unlink()
     refused("without recipe.json", yolo.sparse_train)
@@ -231,7 +231,7 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
             lambda *_, name=name: calls.update({name: calls[name] + 1})
         )  # fmt: skip
     hooks = sum(len(module._forward_pre_hooks) for module in known.modules())
-    run = yolo.distil(pruned, known, scenes, Distillation(method), TWO, out=tmp_path / "run", device="cpu")
+    run = yolo.distill(pruned, known, scenes, Distillation(method), TWO, out=tmp_path / "run", device="cpu")
 
     column = run.history[f"train/{method}_loss"]
     assert (column > 0).all()
@@ -260,12 +260,12 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
 def test_a_weight_of_zero_is_a_plain_run_to_the_bit(tiny, teacher, scenes, settings, tmp_path):
     plain = yolo.fine_tune(tiny, scenes, settings, out=tmp_path / "plain", device="cpu")
     nothing = Distillation("mgd", weight=0.0)
-    run = yolo.distil(tiny, teacher, scenes, nothing, settings, out=tmp_path / "run", device="cpu")
+    run = yolo.distill(tiny, teacher, scenes, nothing, settings, out=tmp_path / "run", device="cpu")
     assert same(weights(run.last), weights(plain.last))
     columns = ["train/box_loss", "train/cls_loss", "train/dfl_loss", "val/box_loss"]
     assert run.history[columns].equals(plain.history[columns])
     assert run.history["train/mgd_loss"].tolist() == [0]
-    weighted = yolo.distil(tiny, teacher, scenes, Distillation(), settings, out=tmp_path / "weighted", device="cpu")
+    weighted = yolo.distill(tiny, teacher, scenes, Distillation(), settings, out=tmp_path / "weighted", device="cpu")
     assert not same(weights(weighted.last), weights(plain.last))
 
 
@@ -274,14 +274,14 @@ def test_a_killed_distillation_goes_on_with_the_connectors_it_had(
 ):
     out, mgd = tmp_path / "run", Distillation("mgd", layers=[15, 18])
     with pytest.raises(Killed):
-        yolo.distil(pruned, teacher, scenes, mgd, TWO, out=out, device="cpu")
+        yolo.distill(pruned, teacher, scenes, mgd, TWO, out=out, device="cpu")
     killed_while_saving.undo()
     saved = yolo._load_checkpoint(out / "weights" / "last.pt")["optimizer"]["learnt"]
     assert saved
     with pytest.raises(InputError, match=r"layers was \[15, 18\], now \[6, 8"):
-        yolo.distil(pruned, teacher, scenes, Distillation("mgd"), TWO, out=out, resume=True, device="cpu")
+        yolo.distill(pruned, teacher, scenes, Distillation("mgd"), TWO, out=out, resume=True, device="cpu")
     with pytest.raises(InputError, match="teacher was '.*', now '"):
-        yolo.distil(pruned, pruned, scenes, mgd, TWO, out=out, resume=True, device="cpu")
+        yolo.distill(pruned, pruned, scenes, mgd, TWO, out=out, resume=True, device="cpu")
     foreign = SimpleNamespace(distillation=Distillation("mgd"), save_dir=out)
     with pytest.raises(InputError, match="other settings of the distillation"):
         DistillTrainer._load_checkpoint_state(foreign, yolo._load_checkpoint(out / "weights" / "last.pt"))
@@ -294,7 +294,7 @@ def test_a_killed_distillation_goes_on_with_the_connectors_it_had(
         restored.extend(zip(first, map(torch.clone, trainer.distiller.learnt), strict=True))
 
     killed_while_saving.setattr(DistillTrainer, "resume_training", resume)
-    run = yolo.distil(pruned, teacher, scenes, mgd, TWO, out=out, resume=True, device="cpu")
+    run = yolo.distill(pruned, teacher, scenes, mgd, TWO, out=out, resume=True, device="cpu")
     assert run.history["epoch"].tolist() == [1, 2]
     assert not any(torch.equal(first, then) for first, then in restored)  # they had been trained
     assert all(torch.equal(one, then) for one, (_, then) in zip(saved, restored, strict=True))
@@ -304,7 +304,7 @@ def test_a_killed_distillation_goes_on_with_the_connectors_it_had(
 
 
 def test_a_pruned_student_is_distilled_by_ultralytics_too(pruned, teacher, scenes, tmp_path):
-    run = yolo.distil_by_ultralytics(pruned, teacher, scenes, TWO, out=tmp_path / "run", device="cpu")
+    run = yolo.distill_by_ultralytics(pruned, teacher, scenes, TWO, out=tmp_path / "run", device="cpu")
     assert (run.history["train/dis_loss"] > 0).all()
     for path in (run.best, run.last):
         assert pruning.structure(load_model(path)) == pruning.structure(load_model(pruned))
@@ -315,11 +315,11 @@ def test_a_pruned_student_is_distilled_by_ultralytics_too(pruned, teacher, scene
 def test_a_killed_distillation_by_ultralytics_goes_on(pruned, teacher, scenes, killed_while_saving, tmp_path):
     words, out = (pruned, teacher, scenes, TWO), tmp_path / "run"
     with pytest.raises(Killed):
-        yolo.distil_by_ultralytics(*words, out=out, device="cpu")
+        yolo.distill_by_ultralytics(*words, out=out, device="cpu")
     killed_while_saving.undo()
     with pytest.raises(InputError, match="weight was 6.0, now 2.0"):
-        yolo.distil_by_ultralytics(*words, out=out, weight=2.0, resume=True, device="cpu")
-    run = yolo.distil_by_ultralytics(*words, out=out, resume=True, device="cpu")
+        yolo.distill_by_ultralytics(*words, out=out, weight=2.0, resume=True, device="cpu")
+    run = yolo.distill_by_ultralytics(*words, out=out, resume=True, device="cpu")
     assert run.history["epoch"].tolist() == [1, 2]
     assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
 
@@ -330,7 +330,7 @@ def test_the_weight_falls_once_over_the_whole_run(tiny, trained, scenes, monkeyp
         yolo.DetectionDistiller, "set_epoch", lambda self, *now: told.append(now) or set_epoch(self, *now)
     )
     plain = Distillation(layers=[15])
-    yolo.distil(tiny, trained.best, scenes, plain, TWO, out=tmp_path / "run", device="cpu")
+    yolo.distill(tiny, trained.best, scenes, plain, TWO, out=tmp_path / "run", device="cpu")
     assert told == [(0.0, 2), (0.5, 2), (1.0, 2), (1.5, 2)]
     assert [plain.schedule(epoch, 2) for epoch in (0, 1, 2)] == pytest.approx([1, 0.55, 0.1])
 

@@ -12,7 +12,7 @@ from kdlab import yolo
 
 
 def test_no_file_of_ultralytics_has_changed(trained, scenes, settings, ultralytics_files, tmp_path):
-    yolo.distil(
+    yolo.distill(
         trained.best, trained.best, scenes, yolo.Distillation(), settings, out=tmp_path / "run", device="cpu"
     )  # fmt: skip
     assert ultralytics_files.now() == ultralytics_files.before
