@@ -96,7 +96,7 @@ def test_every_step_explains_itself(step):
 
 def test_the_options_say_what_the_library_does():
     assert yolo_options.LAYERS == detection.LAYERS
-    assert set(yolo_options.METHODS) == set(detection.WEIGHTS)
+    assert set(yolo_options.METHODS) == set(detection.settings.WEIGHTS)
     assert (Distillation().temperature, Distillation().mask_ratio) == (1, 0.65)
     assert Distillation().start == 1
     assert Distillation("mgd").start == 2e-5

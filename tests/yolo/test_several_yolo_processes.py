@@ -18,7 +18,7 @@ pytest.importorskip("ultralytics")
 from parallel_yolo import CWD, SETTINGS, STRENGTH
 from ultralytics.cfg import get_cfg
 
-from kdlab import InputError, processes, pruning, yolo
+from kdlab import InputError, detection, processes, pruning, yolo
 from kdlab.yolo import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,8 +133,8 @@ def test_the_gradient_is_that_of_one_process_with_both_parts(two, student, teach
     learner, known = load_model(student).requires_grad_(True), load_model(teacher)
     learner.model[-1].dfl.requires_grad_(False)
     learner.args = get_cfg()
-    channels = yolo.tapped_channels(learner, known, CWD.layers)
-    alone = yolo.DetectionDistiller(learner, known, CWD, channels, torch.device("cpu"))
+    channels = detection.tapped_channels(learner, known, CWD.layers)
+    alone = detection.DetectionDistiller(learner, known, CWD, channels, torch.device("cpu"))
     alone.load_state_dict(two.seen[0]["distilled"]["begin"])
     alone.set_epoch(0, SETTINGS.epochs)
     for seen in two.seen:

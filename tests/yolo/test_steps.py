@@ -260,8 +260,8 @@ def test_the_default_layers_want_yolov8s_blocks():
         (("yolo11", "yolo11"), "layer 12 is a Concat in the student and a Concat in the teacher"),
     ):
         with pytest.raises(InputError, match=message):
-            yolo.tapped_channels(*map(networks.get, pair), detection.LAYERS)
-    assert yolo.tapped_channels(networks["yolov8"], networks["yolo11"], [6]) == {6: (128, 128)}
+            detection.tapped_channels(*map(networks.get, pair), detection.LAYERS)
+    assert detection.tapped_channels(networks["yolov8"], networks["yolo11"], [6]) == {6: (128, 128)}
 
 
 def test_what_pruning_cannot_work_on_or_toward_is_refused(trained):

@@ -325,9 +325,9 @@ def test_a_killed_distillation_by_ultralytics_goes_on(pruned, teacher, scenes, k
 
 
 def test_the_weight_falls_once_over_the_whole_run(tiny, trained, scenes, monkeypatch, tmp_path):
-    told, set_epoch = [], yolo.DetectionDistiller.set_epoch
+    told, set_epoch = [], detection.DetectionDistiller.set_epoch
     monkeypatch.setattr(
-        yolo.DetectionDistiller, "set_epoch", lambda self, *now: told.append(now) or set_epoch(self, *now)
+        detection.DetectionDistiller, "set_epoch", lambda self, *now: told.append(now) or set_epoch(self, *now)
     )
     plain = Distillation(layers=[15])
     yolo.distill(tiny, trained.best, scenes, plain, TWO, out=tmp_path / "run", device="cpu")
@@ -354,8 +354,8 @@ def distiller(trained, teacher):
     def build(method):
         student, known = load_model(trained.best).requires_grad_(True), load_model(teacher)
         student.args = YOLO_ARGUMENTS
-        channels = yolo.tapped_channels(student, known, detection.LAYERS)
-        built = yolo.DetectionDistiller(student, known, Distillation(method), channels, torch.device("cpu"))
+        channels = detection.tapped_channels(student, known, detection.LAYERS)
+        built = detection.DetectionDistiller(student, known, Distillation(method), channels, torch.device("cpu"))
         built.set_epoch(0, 1)
         return built
 
@@ -392,7 +392,7 @@ def test_it_works_under_autocast(distiller, method):
 
 def test_connectors_are_where_channels_differ(trained, teacher):
     student, known = load_model(trained.best), load_model(teacher)
-    other = yolo.tapped_channels(student, known, [21])[21]
+    other = detection.tapped_channels(student, known, [21])[21]
     assert other[0] != other[1]
     assert Distillation().connector(8, 8) is None
     assert Distillation().connector(*other)(torch.zeros(1, other[0], 2, 2)).shape[1] == other[1]
