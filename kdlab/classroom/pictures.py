@@ -16,15 +16,17 @@ from torch import Tensor
 from kdlab.classroom.figures import figure
 
 Pixels = UInt8[Tensor, "h w 3"]
-_COLOURS = colormaps["viridis"].with_extremes(bad="#d9d9d9")
+GREY = "#d9d9d9"
 
 
-def coloured(values: Float[Tensor, "h w"], limits: tuple[float, float] | None = None) -> Pixels:
+def coloured(
+    values: Float[Tensor, "h w"], limits: tuple[float, float] | None = None, colours: str = "viridis"
+) -> Pixels:
     """A map in false colours, dark to bright between two limits, its own where there are none; grey where it is NaN."""
     values = values.detach().float().cpu()
     low, high = limits or (values.nan_to_num(torch.inf).min().item(), values.nan_to_num(-torch.inf).max().item())
     shares = (values - low) / max(high - low, 1e-12)
-    return torch.from_numpy(_COLOURS(shares.numpy(), bytes=True)[..., :3].copy())
+    return torch.from_numpy(colormaps[colours].with_extremes(bad=GREY)(shares.numpy(), bytes=True)[..., :3].copy())
 
 
 def picture_html(pixels: Pixels, caption: str, width: int = 160) -> str:

@@ -1,19 +1,15 @@
 """The widget of chapter 02: choose two layers and a connector, and see whether they meet."""
 
-import base64
-import html
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from jaxtyping import Float
-from matplotlib import colormaps
-from PIL import Image
 from torch import Tensor, nn
 
 from kdlab.classroom.panel import Panel, choice
+from kdlab.classroom.pictures import coloured, picture_html
 from kdlab.distill import ConvConnector, Resize
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -81,12 +77,12 @@ def taps_explorer(
     @cache
     def picture(who: str, layer: str, index: int) -> str:
         maps = (student if who == "student" else teacher)[layer][index]
-        return _picture(mean_absolute(maps), f"{who}, {layer}, {_times(tuple(maps.shape))}")
+        return picture_html(coloured(mean_absolute(maps)), f"{who}, {layer}, {_times(tuple(maps.shape))}")
 
     def draw() -> str:
         index = image.value
         pictures = [
-            _picture(images[index].mean(dim=0), f"the image, {names[index]}", "gray"),
+            picture_html(coloured(images[index].mean(dim=0), colours="gray"), f"the image, {names[index]}"),
             picture("student", mine.value, index),
             picture("teacher", its.value, index),
         ]
@@ -117,17 +113,3 @@ def _shape(maps: Float[Tensor, "n c h w"]) -> Shape:
 
 def _times(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
-
-
-def _picture(values: Float[Tensor, "h w"], caption: str, colours: str = "viridis") -> str:
-    """A map as a small image, its own range from dark to bright, with its caption under it."""
-    values = values - values.min()
-    values = values / values.max().clamp(min=1e-8)
-    png = io.BytesIO()
-    Image.fromarray(colormaps[colours](values.numpy(), bytes=True)).save(png, format="png")
-    source, words = base64.b64encode(png.getvalue()).decode(), html.escape(caption)
-    return (
-        f'<figure style="margin: 0; width: 170px"><img alt="{words}" width="160" height="160" '
-        f'style="image-rendering: pixelated" src="data:image/png;base64,{source}">'
-        f"<figcaption>{words}</figcaption></figure>"
-    )
