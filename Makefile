@@ -34,7 +34,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup lab test test-gpu course notebooks bench clean
+.PHONY: help setup lab test test-gpu course notebooks docs bench clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,9 @@ course: setup  ## execute all notebooks and write them as web pages to build/cou
 
 notebooks: setup  ## execute all notebooks in place, ready to commit
 	TQDM_DISABLE=1 $(BIN)/jupyter-nbconvert --to notebook --inplace $(EXECUTE) $(NOTEBOOKS)
+
+docs: $(VENV)/.test  ## write the library's reference as web pages to build/docs
+	$(BIN)/python -m sphinx -b html docs build/docs
 
 # On an idle machine, with the threads as PyTorch has them by default.
 bench: $(VENV)/.test  ## measure the speed

@@ -77,7 +77,7 @@ def test_an_old_python_is_refused_in_plain_words(tmp_path):
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize("target", ["setup", "lab", "test", "test-gpu", "course", "notebooks", "bench"])
+@pytest.mark.parametrize("target", ["setup", "lab", "test", "test-gpu", "course", "notebooks", "docs", "bench"])
 def test_the_readme_names_the_targets(target):
     assert f"make {target}" in (ROOT / "README.md").read_text()
 

@@ -61,7 +61,7 @@ class Resize(nn.Module):
         size: height and width, or one number for both.
         mode: "bilinear", "nearest", or "area", which averages and so suits shrinking.
 
-    Shapes: (n, c, h, w) to (n, c, *size).
+    Shapes: (n, c, h, w) to ``(n, c, *size)``.
 
     Raises:
         InputError: another mode; a size below 1.

@@ -55,8 +55,8 @@ class CIFARResNet(CIFARClassifier):
     resnet20 (278,324) and resnet56 (861,620) have 16, 16, 32, 64. Where a block changes width or size its shortcut is
     a 1x1 convolution with BatchNorm.
 
-    Taps: those of :class:`CIFARClassifier`, after the ReLU. Before it: ``Tap("stages.0.B.relu", "input", call=1)`` with
-    B the number of the stage's last block.
+    Taps: those of :class:`.CIFARClassifier`, after the ReLU. Before it: ``Tap("stages.0.B.relu", "input", call=1)``,
+    B being the number of the stage's last block.
 
     Args:
         depth: 6 n + 2, for n blocks in a stage.
@@ -85,7 +85,7 @@ class WideResNet(CIFARClassifier):
 
     wrn-16-2 has 703,284 parameters for 100 classes, wrn-40-2 2,255,156. The second and the third stage halve the size.
 
-    Taps: those of :class:`CIFARClassifier`. The maps of the first two stages are sums that the next block is yet to
+    Taps: those of :class:`.CIFARClassifier`. The maps of the first two stages are sums that the next block is yet to
     normalise; that of the last is after BatchNorm and ReLU. Before the ReLU: ``stages.1.0.norm1`` and
     ``stages.2.0.norm1`` for the first two, ``stages.2.N`` with N the number of blocks for the last.
 
@@ -133,7 +133,7 @@ class CIFARVGG(CIFARClassifier):
     vgg8 (3,965,028 parameters for 100 classes) has one convolution at each width, vgg13 (9,462,180) two. The stem has
     64 channels, the four stages have 128, 256, 512 and 512; all but the last start with a 2x2 max pooling.
 
-    Taps: those of :class:`CIFARClassifier`, after the ReLU. Before it: the BatchNorm that stands before a stage's last
+    Taps: those of :class:`.CIFARClassifier`, after the ReLU. Before it: the BatchNorm that stands before a stage's last
     layer, such as ``stages.0.2`` in vgg8.
 
     Args:

@@ -32,7 +32,7 @@ class PruningPlan:
         channels: of each of them, how many output channels it has before.
         prunable: those of which channels could go; the others stay whole.
         keep: the fraction of all prunable channels that stays.
-        threshold: the largest mean |gamma| of what goes; 0 where nothing goes.
+        threshold: the largest mean ``|gamma|`` of what goes; 0 where nothing goes.
         parameters: of the whole model.
         macs: multiplications of the whole model, for one input of the example's size.
     """
@@ -82,13 +82,13 @@ def plan_pruning(
     at_least: int = 8,
     outputs: Outputs = lambda given: given,
 ) -> PruningPlan:
-    """Choose the channels that stay: those with the largest |gamma|, compared over all prunable layers at once.
+    """Choose the channels that stay: those with the largest ``|gamma|``, compared over all prunable layers at once.
 
     Channels that can only go together (the layers around a shortcut, a depthwise convolution and what it reads) are
-    one choice, judged by the mean of their |gamma|, so that a long chain of shortcuts is judged on the same scale as a
-    single layer. Of the pieces of a ``chunk``, which must stay equally many, the weakest channel of one goes with the
-    weakest of the other. Whole stay: the model's outputs, what has no BatchNorm, a layer that is called several times,
-    and what passes through an operation whose effect on channels is not known.
+    one choice, judged by the mean of their ``|gamma|``, so that a long chain of shortcuts is judged on the same scale
+    as a single layer. Of the pieces of a ``chunk``, which must stay equally many, the weakest channel of one goes with
+    the weakest of the other. Whole stay: the model's outputs, what has no BatchNorm, a layer that is called several
+    times, and what passes through an operation whose effect on channels is not known.
 
     Args:
         example: inputs as the model takes them; the first is used. A small one, as 64x64 pixels, is as good and quick;

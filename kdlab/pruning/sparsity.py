@@ -8,7 +8,7 @@ from kdlab.errors import InputError
 
 
 def gammas(model: nn.Module) -> dict[str, Tensor]:
-    """|gamma| of each BatchNorm by its name: a channel's scale, (channels,), detached.
+    """``|gamma|`` of each BatchNorm by its name: a channel's scale, (channels,), detached.
 
     Raises:
         InputError: the model has no BatchNorm with gammas.
@@ -18,7 +18,7 @@ def gammas(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def add_gamma_l1(model: nn.Module, weight: float) -> None:
-    """Add the gradient of ``weight`` * sum |gamma|, which is ``weight`` * sign(gamma), to the gammas' gradients.
+    """Add the gradient of ``weight`` * sum ``|gamma|``, which is ``weight`` * sign(gamma), to the gammas' gradients.
 
     To be called between ``backward`` and ``step``: after gradients were unscaled and clipped, or these would shrink it.
     A gamma without a gradient (frozen, or not reached by the loss) stays as it is.

@@ -44,7 +44,7 @@ class DehazingSettings(RestorerSettings):
         decay, every: what the rate is multiplied by, after how many epochs each.
         freeze_from: the first epoch, counted from 0, with frozen statistics of BatchNorm; None freezes them never.
         turned: whether crops come mirrored, upside down and transposed, or mirrored alone.
-        max_norm: as :class:`RestorerSettings` has it.
+        max_norm: as :class:`kdlab.recipes.restorer.RestorerSettings` has it.
     """
 
     epochs: int = 400
@@ -146,7 +146,7 @@ def teach(
     resume: bool = False,
     device: torch.device = CPU,
 ) -> Fit:
-    """Train a :class:`DehazingTeacher` to draw the clean images of the data, which it sees, again.
+    """Train a :class:`kdlab.models.DehazingTeacher` to draw the clean images of the data, which it sees, again.
 
     Its best checkpoint, by the PSNR of the validation images, is in ``out``.
 
@@ -182,11 +182,11 @@ def distill(
 
     Args:
         teacher: for the knowledge transfer; None, or a plan without it, leaves it out.
-        super_resolution: whether the student is a :class:`SRKTDN`, or a :class:`KTDN`.
+        super_resolution: whether the student is a :class:`kdlab.models.SRKTDN`, or a :class:`kdlab.models.KTDN`.
         weights: what the encoder starts from.
 
     Raises:
-        InputError: whatever :meth:`Dehazing.objective` and :class:`StratifiedBatches` refuse.
+        InputError: whatever :meth:`Dehazing.objective` and :class:`kdlab.data.StratifiedBatches` refuse.
     """
     torch.manual_seed(settings.seed)
     student, used = _network(SRKTDN if super_resolution else KTDN, architecture, weights, out, resume)

@@ -265,7 +265,7 @@ def train_paraphraser(paraphraser: nn.Module | None, maps: Tensor, *, steps: int
         maps: (n, c, h, w), the teacher's for the training images.
 
     Raises:
-        InputError: something else than a :class:`Paraphraser`.
+        InputError: something else than a :class:`kdlab.distill.Paraphraser`.
     """
     if not isinstance(paraphraser, Paraphraser):
         raise InputError(f"wanted: a Paraphraser to train, given: {type(paraphraser).__name__}.")

@@ -77,7 +77,7 @@ def distill(
     device: torch.device = CPU,
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
-    """Distil a :class:`StudentCNN` from the teacher; its best checkpoint is in ``out``.
+    """Distil a :class:`kdlab.models.StudentCNN` from the teacher; its best checkpoint is in ``out``.
 
     The teacher runs once over the training images where the pipeline always gives the same image, else at each step.
     """

@@ -53,7 +53,7 @@ class RestorationSettings(RestorerSettings):
             half a cosine (:func:`learning_rate`).
         batch_size: a multiple of the number of weathers; the published 32 is none.
         warm_up: epochs that the rise takes.
-        max_norm: as :class:`RestorerSettings` has it.
+        max_norm: as :class:`kdlab.recipes.restorer.RestorerSettings` has it.
     """
 
     epochs: int = 250
@@ -82,7 +82,7 @@ class TwoStage:
         image: the weight of the distance to the teachers' restored images.
         ckt, reconstruction: the weights of the distance in the common space (PFE) and of the way back from it (PFV).
         scr, hcr: the weights of the contrast in the first stage and in the second; 0 leaves it out, as with ckt.
-        detach: whether the teachers' projections learn from PFV alone, see :class:`CKTLoss`.
+        detach: whether the teachers' projections learn from PFV alone, see :class:`kdlab.losses.CKTLoss`.
         positive: what SCR brings the restored image near to: the "teacher"'s, as the paper draws it, or the clean
             "target", as the released code does.
         negatives: of SCR.
@@ -137,7 +137,7 @@ class TwoStage:
 
         Args:
             teachers: by the name of their weather; one for each, unless there is no first stage.
-            features: what SCR and HCR compare images by, such as :class:`VGGSlices`; one for both.
+            features: what SCR and HCR compare images by, such as :class:`kdlab.models.VGGSlices`; one for both.
             weathers: in the order of their numbers in the labels.
 
         Raises:
@@ -250,7 +250,7 @@ def teach(
     resume: bool = False,
     device: torch.device = CPU,
 ) -> Fit:
-    """Train a :class:`MSBDN` on clean images: a teacher of one weather, or of several the student without teachers.
+    """Train an MSBDN on clean images: a teacher of one weather, or of several the student without teachers.
 
     Its loss is the ``pixel`` distance, as :class:`TwoStage` has it. Its best checkpoint, by the PSNR on the validation
     images, is in ``out``; the weathers are its card's classes.
@@ -292,7 +292,7 @@ def distill(
         paired: the training images whose clean image may be used, for the second stage; None: all.
 
     Raises:
-        InputError: whatever :meth:`TwoStage.objective` and :class:`StratifiedBatches` refuse.
+        InputError: whatever :meth:`TwoStage.objective` and :class:`kdlab.data.StratifiedBatches` refuse.
     """
     torch.manual_seed(settings.seed)
     student, train = MSBDN(**architecture or {}), pairs(data.train)

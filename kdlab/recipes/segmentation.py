@@ -161,7 +161,7 @@ def teach(
     resume: bool = False,
     device: torch.device = CPU,
 ) -> Fit:
-    """Train the :class:`UPerNet` teacher; its best checkpoint is in ``out``.
+    """Train the :class:`kdlab.models.UPerNet` teacher; its best checkpoint is in ``out``.
 
     Args:
         architecture: other arguments of UPerNet than its own, such as :data:`NARROW_TEACHER`; no auxiliary head,
@@ -200,7 +200,7 @@ def distill(
     device: torch.device = CPU,
     after_epoch: AfterEpoch | None = None,
 ) -> Fit:
-    """Distil a :class:`PSPNet` from the teacher; its best checkpoint is in ``out``.
+    """Distil a :class:`kdlab.models.PSPNet` from the teacher; its best checkpoint is in ``out``.
 
     The teacher runs once over the training images where its outputs fit in memory, else at each step.
 

@@ -75,7 +75,7 @@ def fit(
     of its own. The first one saves and shows; a run may be resumed by another number of them.
 
     Args:
-        objective: a :class:`Distiller`, a :class:`Supervised`, or any module that returns named losses.
+        objective: a :class:`kdlab.distill.Distiller`, a :class:`Supervised`, or any module that returns named losses.
         loader: yields the objective's arguments, a batch for each of the optimiser's steps, the same in all processes.
             A batch sampler that has ``set_epoch`` is told each epoch, from 0.
         scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps.

@@ -53,7 +53,7 @@ def segmentation_metrics(
     "miou" and "mdice", 0 to 1, are means over the classes that are in a mask or in an answer, each counted over all
     pixels of all images; "pixel_accuracy" is the share of right pixels, "loss" the cross-entropy in nats. Pixels that
     carry 255 count for nothing. The IoU of a class that is nowhere is 0 in the second. Several processes count
-    together: each gives its :func:`own_share` to its loader.
+    together: each gives its :func:`kdlab.processes.own_share` to its loader.
 
     The model computes in eval mode, in float32, on its own device, and is left in the modes that it was in.
     """

@@ -14,8 +14,8 @@ class SelfEnsemble(nn.Module):
     square image takes one batch of eight, another one two of four.
 
     Args:
-        model: from images (n, 3, h, w) to the same, each by itself, hence in eval mode; :func:`restore` and
-            :func:`measure_each` call it so.
+        model: from images (n, 3, h, w) to the same, each by itself, hence in eval mode;
+            :func:`kdlab.training.tiles.restore` and :func:`measure_each` call it so.
 
     Shapes: as the model's.
 

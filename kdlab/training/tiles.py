@@ -24,7 +24,7 @@ def restore(
     image is. A tile ends where the image goes on, which a network does not know: the outer quarter of an overlap does
     not count, over the half between the weight goes from one tile to the next, linearly. A model that sees no farther
     than that quarter restores in tiles what it restores in one piece. Tiles start at multiples of 16, so that the
-    coarse maps of :class:`MSBDN` lie in a tile as they lie in the whole image.
+    coarse maps of :class:`kdlab.models.MSBDN` lie in a tile as they lie in the whole image.
 
     Args:
         model: from images (1, 3, h, w) in 0 to 1 to the same.
