@@ -12,6 +12,7 @@ other's, so that smaller is better. The comparison of KDLoss wants a package tha
 
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,22 +64,27 @@ def step(device: str, repeats: int) -> list[Row]:
     teacher = StudentCNN(CLASSES, NARROW)
     logits, _ = predict_logits(teacher, DataLoader(train, BATCH))
     cached = TeacherCache({LOGITS: logits}, fingerprint="").attach(train)
-    rows = []
+    narrow, rows = partial(_student, NARROW), []
     for name, widths in WIDTHS.items():
-        rows += _compare_steps(f"step, {name}, cached teacher", cached, teacher, widths, repeats)
-    return rows + _compare_steps("step, widths 8 to 64, small teacher run", train, teacher, NARROW, repeats)
+        rows += _compare_steps(f"step, {name}, cached teacher", cached, teacher, partial(_student, widths), repeats)
+    rows += _compare_steps("step, widths 8 to 64, small teacher run", train, teacher, narrow, repeats)
+    what = "step, a linear student, cached teacher: little but what Distiller and fit add"
+    return rows + _compare_steps(what, cached, teacher, _linear_student, repeats, at_most=None)
 
 
-def _compare_steps(what: str, train: Dataset, teacher: nn.Module, widths: tuple[int, ...], repeats: int) -> list[Row]:
+def _compare_steps(
+    what: str, train: Dataset, teacher: nn.Module, build: Callable[[], nn.Module], repeats: int,
+    at_most: float | None = 1.03,
+) -> list[Row]:  # fmt: skip
     loader = _loader(train)
-    students: dict[str, StudentCNN] = {}
+    students: dict[str, nn.Module] = {}
 
     def through_kdlab() -> Run:
-        students["ours"] = _student(widths)
+        students["ours"] = build()
         return _fit(_distiller(students["ours"], teacher), loader, EPOCHS)
 
     def by_hand() -> Run:
-        students["other"] = student = _student(widths)
+        students["other"] = student = build()
         return partial(_train_by_hand, student, teacher, AdamW(student.parameters(), LR, fused=True), loader)
 
     times = interleave({"ours": through_kdlab, "other": by_hand}, repeats)
@@ -86,7 +92,7 @@ def _compare_steps(what: str, train: Dataset, teacher: nn.Module, widths: tuple[
     ours, other = (torch.cat([p.flatten() for p in students[name].parameters()]) for name in ("ours", "other"))
     apart = (ours - other).abs().max().item()
     same = Row(f"largest difference of the weights after {steps} of these", f"{apart:.1g}", "", "", "0", yes(not apart))
-    return [compare(what, times["ours"] / steps, times["other"] / steps, at_most=1.03), same]
+    return [compare(what, times["ours"] / steps, times["other"] / steps, at_most), same]
 
 
 def _train_by_hand(student: nn.Module, teacher: nn.Module, optimizer: Optimizer, loader: DataLoader) -> None:
@@ -238,6 +244,11 @@ def chapters(device: str, repeats: int) -> list[Row]:
 def _student(widths: tuple[int, ...]) -> StudentCNN:
     torch.manual_seed(0)
     return StudentCNN(CLASSES, widths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _linear_student() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(OrderedDict(pixels=nn.Flatten(), classifier=nn.Linear(3 * 32 * 32, CLASSES)))
 
 
 def _distiller(student: nn.Module, teacher: nn.Module) -> Distiller:
