@@ -114,6 +114,8 @@ def _batches_fault(weathers: list[int], first: list[list[int]], second: list[lis
         return f"there are {len(first)} batches; wanted: 4: each of the 8 images of the rarest weather comes once."
     if first == second:
         return "two epochs are alike; wanted: a new order in each."
+    if set(drawn) == {index for batch in second for index in batch}:
+        return "the same images come in both epochs; shuffle each weather's list before you cut it into batches."
     return None
 
 
