@@ -3,6 +3,7 @@
 import math
 import re
 from functools import partial
+from itertools import cycle
 
 import pytest
 import torch
@@ -220,6 +221,7 @@ def l1(a, b, dim=None):
 
 
 IMAGE = (1, 2, 3)
+TURNS = cycle((1, -1))
 SLIPS = {
     "mean of the parts' means": (
         check.pfe,
@@ -265,6 +267,11 @@ SLIPS = {
     "twice": (check.stratified_batches, stratified(many=6), "an image comes twice"),
     "too few": (check.stratified_batches, stratified(many=2), "there are 2 batches"),
     "in order": (check.stratified_batches, stratified(shuffle=False), "two epochs are alike"),
+    "only the batches shuffled": (
+        check.stratified_batches,
+        lambda weathers, size: stratified(shuffle=False)(weathers, size)[:: next(TURNS)],
+        "the same images come in both epochs",
+    ),
     "raises": (check.stratified_batches, lambda weathers, size: weathers.shuffled(), "raised AttributeError"),
     "exchanged": (check.two_ratios, lambda n, f: ((n / f).mean(), n.mean() / f.mean()), "exchanged"),
     "both upside down": (check.two_ratios, lambda n, f: (f.mean() / n.mean(), 1 / (n / f).mean()), "upside down"),
