@@ -31,8 +31,8 @@ def add_method(parser: argparse._ActionsContainer) -> None:
         default=UNSET,
         metavar="X",
         help="of the method's loss; the masks' cross-entropy has 1 (default, as published: cwd 3, or 50 on features, "
-        "mgd 2e-5, which is for Cityscapes' large images; as it did best on the scenes of 64x64: kd 4, at 62.5; "
-        "there mgd did best with 2e-3; not tuned: hard 1)",
+        "mgd 2e-5, which is for Cityscapes' large images; as it did best on the scenes of 64x64: kd 4, "
+        "hard 4, at 62.5; there mgd did best with 2e-3)",
     )
     add(
         "--mask-ratio",

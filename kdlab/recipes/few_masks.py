@@ -32,10 +32,10 @@ TEACHER_TAPS = tuple(TEACHER_LAYERS.values())
 TEACHER = Settings(epochs=5, lr=3e-3, one_cycle=True, batch_size=32)
 TEACHER_SCENES = 30_000  # the students' 2,000 first, all with their masks: of fewer it learns the scenes by heart
 
-# The weights were chosen on the validation split, see benchmarks/evidence/few_masks_tuning.csv; hard labels' was not.
+# The weights were chosen on the validation split, see benchmarks/evidence/few_masks_tuning.csv.
 METHODS: dict[str, DenseDistillation | None] = {
     "alone": None,
-    "hard labels": DenseDistillation("hard", "logits", weight=1.0),
+    "hard labels": DenseDistillation("hard", "logits", weight=4.0),
     "pixel-wise KD": DenseDistillation("kd", "logits", weight=4.0),
     "AT": DenseDistillation("at", "features", weight=62.5),
     "CWD logits": DenseDistillation("cwd", "logits", weight=3.0),
