@@ -18,7 +18,8 @@ endif
 # A notebook is committed with what a reader needs and without what changes from run to run.
 EXECUTE := --execute --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.store_widget_state=False \
 	--ExecutePreprocessor.record_timing=False \
-	--Exporter.preprocessors=kdlab.classroom.publish.WithoutWidgetViews
+	--Exporter.preprocessors=kdlab.classroom.publish.WithoutWidgetViews \
+	--Exporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor
 
 # macOS has no timeout command; there nbval's limit on each cell is the only one.
 LIMIT := $(if $(shell command -v timeout 2>/dev/null),timeout 2400)
