@@ -1,7 +1,8 @@
 """Make shapes meet: what stands between a tapped layer and a loss.
 
 A connector is any module from a tensor to a tensor (for :class:`ReviewFusion`, from a list of maps to a list of maps).
-torch's own serve wherever they can: ``nn.Linear``, ``nn.AdaptiveAvgPool2d``, ``nn.Flatten``, ``nn.Sequential``.
+torch's own serve wherever they can: ``nn.Linear``, ``nn.AdaptiveAvgPool2d``, ``nn.Sequential``; ``nn.Flatten(0, 1)`` on
+both sides makes each token of a sequence (n, tokens, c) a sample of its own.
 """
 
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ class Resize(nn.Module):
 
 class Pixels(nn.Module):
     """Take every position for a sample of its own: a loss on logits then compares pixel by pixel.
+
+    For losses without a target, which would still have its height and width.
 
     Shapes: (n, c, h, w) to (n * h * w, c).
     """

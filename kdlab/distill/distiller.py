@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from kdlab.distill.reader import Reader, enough_samples
 from kdlab.distill.schedules import Schedule, check_weight, weight_at
@@ -169,11 +170,12 @@ class Distiller(nn.Module):
         """The losses of one batch: "task", each term by its name (unweighted), and "total", their weighted sum.
 
         A term that learns a connector on the teacher's side reports its reconstruction error as
-        "NAME_reconstruction". A term whose schedule has come to 0 is not computed and reports 0.
+        "NAME_reconstruction". A term whose schedule has come to 0 is not computed and reports 0. While every weight is
+        0 the total has no gradient: in a loop of your own, skip such a step.
 
         Args:
             images: what the student takes.
-            labels: what the task loss takes.
+            labels: what the task loss takes; a term's loss that asks for the target gets them whole.
             observed: the teacher's tapped outputs for these images where they are known already, as
                 :class:`TeacherCache` supplies them; a teacher whose taps are all among them does not run.
             index: the samples' places in the data set, for a loss that asks for them; :class:`Indexed` supplies it.
@@ -181,7 +183,8 @@ class Distiller(nn.Module):
         Raises:
             InputError: a schedule without :meth:`set_epoch`, or of a negative or infinite weight; a loss that wants an
                 index and gets none; shapes that do not meet; a connector that overwrites its input; networks on two
-                devices; a batch of one where a BatchNorm trains.
+                devices; a batch of one where a BatchNorm trains; a task loss that works in place; a term whose layer of
+                the student has no gradient.
         """
         weights = {term.name: self._weight(term.weight_at) for term in self.terms}
         # A dry run is for the terms that start later, too.
@@ -189,7 +192,7 @@ class Distiller(nn.Module):
         known = self._observed_for(active, images, labels, observed or {})
         with enough_samples():
             output, read = self._student_reader(self.student, images)
-        losses = {"task": self.task(output, labels)}
+        losses = {"task": self._task_loss(output, labels, read)}
         task_weight = self._weight(partial(weight_at, "task_weight", self.task_weight))
         parts = [task_weight * losses["task"]] if task_weight else []
         for term in self.terms:
@@ -199,6 +202,7 @@ class Distiller(nn.Module):
             mine = self._compare(term, read, known, images, labels, index)
             losses |= mine
             if weights[term.name]:
+                self._check_gradient(term, read, mine[term.name])
                 parts.append(weights[term.name] * mine[term.name])
                 if term.reconstruction is not None:
                     parts.append(term.reconstruction_weight * mine[f"{term.name}_reconstruction"])
@@ -213,6 +217,30 @@ class Distiller(nn.Module):
             if not any(p.requires_grad for p in connector.parameters()):
                 connector.eval()
         return self
+
+    def _task_loss(self, output: Any, labels: Any, read: Mapping[str, Any]) -> Tensor:
+        tapped = [leaf for leaf in tree_leaves(list(read.values())) if isinstance(leaf, Tensor)]
+        versions = list(map(version, tapped))
+        loss = self.task(output, labels)
+        if versions != list(map(version, tapped)):
+            raise InputError(
+                f"the task loss {type(self.task).__name__} works in place and has overwritten what a layer put out, "
+                "which terms read, too. Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."
+            )
+        return loss
+
+    def _check_gradient(self, term: Term, read: Mapping[str, Any], loss: Tensor) -> None:
+        """Refuse a term from which the student learns nothing, and no connector either."""
+        if not self.training or not torch.is_grad_enabled() or loss.requires_grad:
+            return
+        tapped = tree_leaves([read[key] for key in self._keys[term.name].read])
+        if not any(leaf.requires_grad for leaf in tapped if isinstance(leaf, Tensor)):
+            layers = ", ".join(str(tap) or "the output" for tap in term.student_taps)
+            raise InputError(
+                f"term {term.name!r} cannot teach the student: what it puts out at {layers} has no gradient, because "
+                "it is frozen, under torch.no_grad() or inside a reentrant checkpoint. Tap another layer, or give the "
+                "term the weight 0, which only reports it."
+            )
 
     def _compare(
         self, term: Term, read: Mapping[str, Any], known: Mapping[str, Any], images: Any, labels: Any, index: Any
@@ -307,6 +335,9 @@ class Distiller(nn.Module):
     def _teachers_of(self, term: Term) -> tuple[str, ...]:
         if term.of is None and len(self.teachers) == 1:
             return tuple(self.teachers)
+        if term.of is None:
+            known = ", ".join(map(repr, self.teachers))
+            raise InputError(f"term {term.name!r} does not say which teacher it means: give it of=, one of {known}.")
         names = tuple(term.of) if isinstance(term.of, Sequence) and not isinstance(term.of, str) else (str(term.of),)
         for name in names:
             if name not in self.teachers:

@@ -63,7 +63,8 @@ class MutualDistiller(nn.Module):
         for name, own in logits.items():
             peers = [self.mutual(own, other) for peer, other in logits.items() if peer != name]
             losses[f"mutual_{name}"] = sum(peers[1:], peers[0]) / len(peers)
-        total = sum((losses[f"task_{n}"] + self.weight * losses[f"mutual_{n}"] for n in logits), images.new_zeros(()))
+        each = [losses[f"task_{name}"] + self.weight * losses[f"mutual_{name}"] for name in logits]
+        total = sum(each[1:], each[0])
         return losses | {"total": total}
 
 

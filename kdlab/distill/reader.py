@@ -84,6 +84,11 @@ def _is_compiled(network: nn.Module) -> bool:
 
 def _refuse_non_finite(network: nn.Module, name: str, value: Any) -> None:
     for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor) and leaf.is_nested:
+            raise InputError(
+                f"layer {name!r} of {type(network).__name__} puts out a nested tensor, as PyTorch's transformer does "
+                "in eval mode for a padded batch. Build its nn.TransformerEncoder with enable_nested_tensor=False."
+            )
         if isinstance(leaf, Tensor) and not leaf.is_meta and not _is_finite(leaf):
             raise InputError(
                 f"layer {name!r} of {type(network).__name__} holds numbers that are not finite. Check its weights, and "

@@ -23,8 +23,8 @@ class Tap:
             ``model.named_parameters()`` gives it.
         what: "output" or "input" of the layer, or "parameter".
         call: which of its calls, from 0, where one forward pass calls the layer several times.
-        item: which tensor, where the layer puts out several: the index in a tuple or list, the key of a dict. For an
-            input the position (by default the first) or the keyword.
+        item: which tensor, where the layer puts out several: the index in a tuple or list, the key of a dict, the
+            attribute of any other object. For an input the position (by default the first) or the keyword.
 
     Raises:
         InputError: another ``what``; a negative call; call or item of a parameter.
@@ -72,7 +72,7 @@ class Taps:
         taps: names of layers, or :class:`Tap` for inputs, parameters, one of several calls or tensors.
         copied: the taps that need a copy; all of them if None. ``overwritten`` says which do.
         calls: how many calls each layer gets in one forward pass, where that is known: the pass is then stopped as
-            soon as the last of them is recorded, and leaves the block. What ``calls`` said after a whole pass.
+            soon as each layer has had that many, and leaves the block. What ``calls`` said after a whole pass.
 
     Raises:
         InputError: a name that the model does not have, with near names; reading a layer that no forward reached, one
@@ -92,7 +92,7 @@ class Taps:
         self._taps = {str(tap): tap for tap in map(as_tap, taps)}
         self._found: dict[str, Any] = {name: _find(model, tap) for name, tap in self._taps.items()}
         self._copied = copied
-        self._awaited = sum(calls[name] for name in self._hooked) if calls is not None else None
+        self._calls = calls
         self._records: dict[str, list[Any]] = {}
         self._own: dict[str, list[Any]] = {}
         self._originals: list[tuple[str, Tensor, int | None]] = []
@@ -174,7 +174,7 @@ class Taps:
             self._originals += [(name, leaf, version(leaf)) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
         self._records[name].append(value)
-        if self._awaited is not None and sum(map(len, self._records.values())) == self._awaited:
+        if self._calls is not None and all(len(had) >= self._calls[tap] for tap, had in self._records.items()):
             raise _Stopped
 
 
@@ -208,6 +208,11 @@ def _item(record: Any, tap: Tap) -> Any:
         known = list(record)
     elif isinstance(record, tuple | list):
         known = list(range(len(record)))
+        if isinstance(item, str) and item in getattr(record, "_fields", ()):
+            return getattr(record, item)
+    elif not isinstance(record, Tensor) and hasattr(record, "__dict__"):
+        known = list(vars(record))
+        record = vars(record)
     else:
         raise InputError(f"tap {str(tap)!r}: the layer puts out one {type(record).__name__}, which has no items.")
     if item not in known:

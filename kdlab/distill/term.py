@@ -70,6 +70,11 @@ class Term:
         self._check_teacher_connector()
 
     def _check_arguments(self) -> None:
+        if not isinstance(self.loss, nn.Module):
+            raise InputError(
+                f"term {self.name!r}: the loss is a {type(self.loss).__name__}; wanted: a module whose forward takes "
+                "(student, teacher), such as HintLoss()."
+            )
         arguments = inspect.signature(self.loss.forward).parameters
         takes = {name for name, a in arguments.items() if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
         required = {name for name in takes if arguments[name].default is inspect.Parameter.empty}

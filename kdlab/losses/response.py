@@ -34,10 +34,13 @@ class KDLoss(nn.Module):
 
     Shapes: student and teacher logits (n, k). Returns a scalar in nats: the sum over classes and the mean over the
     batch, times T squared. The teacher is detached. Half-precision logits are compared in float32, and all in float64
-    where T is above 100.
+    where T is above 100. For logits at every position, flatten the positions on both sides:
+    :class:`kdlab.distill.Pixels` for maps (n, k, h, w), ``nn.Flatten(0, 1)`` for sequences (n, tokens, k). Answers
+    that are independent of each other, one sigmoid each, are no distribution over classes: compare these by a module
+    of your own, whose forward returns ``F.binary_cross_entropy_with_logits(student, teacher.sigmoid())``.
 
     Raises:
-        InputError: temperature not above 0 or not finite; shapes that differ.
+        InputError: temperature not above 0 or not finite; shapes that differ; fewer than two classes.
 
     Source: Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
     """
@@ -48,7 +51,7 @@ class KDLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, student: Float[Tensor, "n k"], teacher: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
-        student, teacher = comparable(student, teacher, "n k")
+        student, teacher = _comparable_logits(student, teacher, type(self).__name__)
         T, dtype = self.temperature, student.dtype
         if T > 100 and student.device.type != "mps":  # T squared magnifies what is rounded off; mps has no float64
             student, teacher = student.double(), teacher.double()
@@ -209,7 +212,7 @@ class DMLLoss(KDLoss):
     batch, times T squared. Half-precision logits are compared in float32.
 
     Raises:
-        InputError: temperature not above 0 or not finite; shapes that differ.
+        InputError: temperature not above 0 or not finite; shapes that differ; fewer than two classes.
 
     Source: Zhang, Xiang, Hospedales, Lu: Deep Mutual Learning, CVPR 2018, arXiv:1706.00384.
     """
@@ -221,7 +224,10 @@ class DMLLoss(KDLoss):
 def _comparable_logits(student: Tensor, teacher: Tensor, loss: str, dims: str = "n k") -> tuple[Tensor, Tensor]:
     student, teacher = comparable(student, teacher, dims)
     if student.shape[1] < 2:
-        raise InputError(f"{loss} compares classes with each other and got logits of 1; wanted: at least 2.")
+        raise InputError(
+            f"{loss} compares classes with each other and got logits of 1; wanted: at least 2. For one sigmoid compare "
+            "by F.binary_cross_entropy_with_logits(student, teacher.sigmoid()), in a module of your own."
+        )
     return student, teacher
 
 

@@ -141,8 +141,36 @@ def test_one_layer_may_serve_several_terms():
 
 
 def test_a_teacher_may_have_no_weights():
-    d = stages([hint(student=Tap("first", "input"), teacher="0")], teacher=nn.Sequential(nn.Identity()))
+    d = stages([hint(student=Tap("first", "input"), teacher="0", weight=0.0)], teacher=nn.Sequential(nn.Identity()))
     assert d(IMAGES, LABELS)["hint"] == 0
+
+
+def test_a_function_is_no_loss(shapes_unchecked):
+    with pytest.raises(InputError, match="the loss is a builtin_function_or_method; wanted: a module whose forward"):
+        Term("x", torch.dist, "a", "b")
+
+
+class InPlace(nn.Module):
+    def forward(self, output, labels):
+        return output.sigmoid_().mean()
+
+
+def test_a_task_loss_that_works_in_place_is_refused():
+    d = distiller(terms=[kd(student="", teacher="")], task=InPlace())
+    for _ in range(2):  # the first pass reads copies
+        with pytest.raises(InputError, match="the task loss InPlace works in place"):
+            d(IMAGES, LABELS)
+
+
+def test_a_term_on_a_frozen_layer_is_refused_where_it_should_teach():
+    d = stages([hint()])
+    d.student.first.requires_grad_(False)
+    with pytest.raises(InputError, match="term 'hint' cannot teach the student: what it puts out at first has no grad"):
+        d(IMAGES, LABELS)
+    assert d.eval()(IMAGES, LABELS)["hint"] > 0
+    learns = stages([hint(student_connector=nn.Conv2d(4, 4, 1))])
+    learns.student.first.requires_grad_(False)
+    learns(IMAGES, LABELS)["total"].backward()  # its connector does
 
 
 def test_the_documented_weights_are_the_defaults():
@@ -537,7 +565,10 @@ AT_THE_CALL = {
         "'kd'.*BatchNorm cannot train on a batch of one sample.*drop_last",
     ),
     "no such teacher": (lambda: stages([hint(of="rian")], teacher=teachers_by_name()), "Did you mean 'rain'"),
-    "which teacher": (lambda: stages([hint()], teacher=teachers_by_name()), "unknown teacher 'None'. Known: 'rain'"),
+    "which teacher": (
+        lambda: stages([hint()], teacher=teachers_by_name()),
+        "does not say which teacher it means: give it of=, one of 'rain'",
+    ),
     "joined, of the whole batch": (
         lambda: stages([hint(of=["rain", "haze"])], teacher={"rain": Stages(), "haze": Stages()}),
         "joins the teachers rain, haze, and 'rain' speaks about the whole batch; wanted: .*part=",

@@ -32,6 +32,19 @@ def test_each_student_hears_the_mean_of_its_peers():
     assert d.student is d.students["a"]
 
 
+def test_students_may_take_what_is_no_tensor():
+    class OfDict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = student()
+
+        def forward(self, batch):
+            return self.net(batch["images"])
+
+    d = MutualDistiller({"a": OfDict(), "b": OfDict()}, nn.CrossEntropyLoss())
+    assert d({"images": IMAGES}, LABELS)["total"] > 0
+
+
 def test_a_peer_is_not_pulled_by_what_it_teaches():
     d = MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss())
     d(IMAGES, LABELS)["mutual_a"].backward()

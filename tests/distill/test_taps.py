@@ -1,5 +1,8 @@
 """Taps: layers read by name, hooks that leave."""
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -194,6 +197,53 @@ def test_the_pass_stops_after_the_last_tap_when_the_calls_are_known():
     assert torch.equal(taps["2"], whole["2"])
     assert [model[1].calls, model[3].calls] == [2, 1]
     assert hooks(model) == 0
+
+
+def test_a_layer_that_is_called_more_often_than_before_does_not_end_the_pass_too_early():
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            for _ in range(len(x)):
+                x = self.cell(x)
+            return self.head(x)
+
+    model, wanted = Steps(), [Tap("cell", call=0), "head"]
+    with Taps(model, wanted) as short:
+        model(torch.randn(2, 4))
+    longer = torch.randn(5, 4)
+    with Taps(model, wanted, calls=short.calls) as taps:
+        model(longer)
+    assert torch.equal(taps[wanted[0]], model.cell(longer))
+    assert torch.equal(taps["head"], model(longer))
+
+
+def test_items_are_attributes_too():
+    @dataclass
+    class Output:
+        logits: torch.Tensor
+
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: torch.Tensor
+
+    class Wraps(nn.Module):
+        def forward(self, x):
+            return x
+
+    x = torch.randn(2, 3)
+    for given, item in ((Output(x), "logits"), (Pair(x, -x), "first"), (Pair(-x, x), 1)):
+        model, tap = Wraps(), Tap("", item=item)
+        with Taps(model, [tap]) as taps:
+            model(given)
+        assert torch.equal(taps[tap], x)
+    absent = Tap("", item="hidden")
+    with Taps(model, [absent]) as taps:
+        model(Output(x))
+    with pytest.raises(InputError, match="no item 'hidden'. Known: 'logits'"):
+        taps[absent]
 
 
 def test_an_error_inside_the_block_is_not_swallowed():

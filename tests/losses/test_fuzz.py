@@ -232,8 +232,8 @@ def several_samples(s: Sizes) -> bool:
 
 
 CASES = {
-    "KDLoss": Case(lambda p, s: KDLoss(p.temperature()), logits),
-    "DMLLoss": Case(lambda p, s: DMLLoss(p.temperature()), logits),
+    "KDLoss": Case(lambda p, s: KDLoss(p.temperature()), logits, lambda s: s.c > 1),
+    "DMLLoss": Case(lambda p, s: DMLLoss(p.temperature()), logits, lambda s: s.c > 1),
     "LabelledCrossEntropy": Case(
         lambda p, s: LabelledCrossEntropy(), lambda p, s: [(s.n, s.c)], classes=lambda s: s.c, unlabelled=-100
     ),

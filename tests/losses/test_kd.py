@@ -190,3 +190,8 @@ def test_integers_of_any_width_are_labels_and_half_precision_is_widened():
 def test_the_side_that_is_wrong_is_named(teacher, sentence, shapes_unchecked):
     with pytest.raises(InputError, match=sentence):
         KDLoss()(torch.zeros(4, 5), teacher)
+
+
+def test_one_logit_is_no_distribution():
+    with pytest.raises(InputError, match="KDLoss compares classes .* got logits of 1; wanted: at least 2. For one"):
+        KDLoss()(torch.randn(4, 1), torch.randn(4, 1))
