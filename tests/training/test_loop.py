@@ -282,6 +282,11 @@ def test_the_best_file_holds_the_best_epochs_weights(tmp_path):
     assert same(load_model(tmp_path)[0].state_dict(), two.student.state_dict())
 
 
+def test_the_folder_may_be_a_text(tmp_path):
+    train(epochs=1, out=str(tmp_path), card=card())
+    assert (tmp_path / "last.safetensors").is_file()
+
+
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(epochs=1)
@@ -310,6 +315,42 @@ def test_a_tie_goes_to_the_lower_loss_and_then_to_the_earlier_epoch():
 def test_of_the_loss_the_lowest_is_best():
     metrics = {"accuracy": [0.5, 0.9, 0.6, 0.7], "loss": [4.0, 3.0, 1.0, 2.0]}
     assert best(evaluate=scripted(**metrics), monitor="loss") == 3
+
+
+NAN = float("nan")
+
+
+def test_nan_is_never_the_best():
+    level = [1.0] * 4
+    assert best(evaluate=scripted(accuracy=[NAN, 0.5, NAN, 0.4], loss=level)) == 2
+    assert best(evaluate=scripted(accuracy=level, loss=[NAN, 3.0, 2.0, NAN])) == 3  # the tie goes to a loss
+    assert best(evaluate=scripted(accuracy=level, loss=[NAN, 3.0, 2.0, NAN]), monitor="loss") == 3
+
+
+def test_metrics_may_be_tensors_or_numpy_numbers(tmp_path):
+    accuracy = [torch.tensor(0.5), np.float32(0.75), torch.tensor([0.25]), 0]
+    run = train(evaluate=scripted(accuracy=accuracy), out=tmp_path, card=card())
+    assert run.done.history["val_accuracy"].tolist() == [0.5, 0.75, 0.25, 0.0]
+    assert load_model(tmp_path)[1].metrics == {"accuracy": 0.75, "epoch": 2}
+
+
+@pytest.mark.parametrize("vector", [torch.rand(3), np.zeros((3,)), [0.5, 0.5], None])
+def test_a_metric_that_is_no_number_is_named(vector):
+    with pytest.raises(InputError, match=f"evaluate gives 'iou' as {type(vector).__name__}.*; wanted: a number"):
+        train(evaluate=lambda student: {"accuracy": 0.5, "iou": vector})
+
+
+@pytest.mark.parametrize("freeze_from", [None, 0])
+def test_the_student_is_evaluated_in_eval_mode_without_gradients_and_trains_on_as_it_was(freeze_from):
+    seen = []
+
+    def look(student):
+        seen.append((student.training, torch.is_grad_enabled()))
+        return {"accuracy": 0.0}
+
+    run = train(evaluate=look, epochs=2, freeze_from=freeze_from)
+    assert seen == [(False, False)] * 2
+    assert run.student.training == (freeze_from is None)
 
 
 def test_a_better_metric_with_a_worse_loss_is_still_saved(tmp_path):
