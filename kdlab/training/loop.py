@@ -80,6 +80,8 @@ def fit(
         objective: a :class:`kdlab.distill.Distiller`, a :class:`Supervised`, or any module that returns named losses.
         loader: yields the objective's arguments, a batch for each of the optimiser's steps, the same in all processes.
             A batch sampler that has ``set_epoch`` is told each epoch, from 0.
+        optimizer: of the objective's parameters, ``AdamW(distiller.parameters())``: those of the student alone would
+            leave connectors and learnable losses as they are.
         scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps.
         evaluate: from the student, in eval mode and without gradients, to named metrics, each a number; once an epoch.
         monitor: the one metric that says which epoch is best: the highest; for "loss", the lowest. Among epochs of
@@ -101,8 +103,10 @@ def fit(
         after_epoch: sees each epoch's row; returning True stops.
 
     Raises:
-        InputError: impossible settings; a metric that ``evaluate`` does not give, or that is no number; a checkpoint of
-            another recipe; a batch that cannot be divided equally; no compiler.
+        InputError: impossible settings; an objective without a student or a total, or with parameters that the
+            optimiser lacks; a loader without a length, or of other batches than the objective takes; a metric
+            that ``evaluate`` does not give, or that is no number; a checkpoint of another recipe; a batch that cannot
+            be divided equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -115,13 +119,14 @@ def fit(
         raise InputError(f"freeze_from is {freeze_from}; wanted: an epoch, counted from 0, or None.")
     if accumulate < 1:
         raise InputError(f"accumulate is {accumulate}; wanted: pieces of a batch, at least 1.")
-    if len(loader) == 0:
+    student = _student(objective)
+    _check_all_learn(objective, student, optimizer)
+    if _length(loader) == 0:
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
         raise InputError("out was given without a card: a saved model needs one to be used again.")
 
     out = Path(out) if out is not None else None
-    student: Any = objective.student
     divided = accumulate > 1 or processes.count() > 1
     pieces = in_pieces(loader, accumulate) if divided else loader
     with ExitStack() as stack:
@@ -172,6 +177,38 @@ def fit(
     processes.wait_for_all()  # whoever reads the files next finds the last epoch's
     history = pd.DataFrame(rows)
     return Fit(history, rows[_best(rows, monitor)], ended or "epochs")
+
+
+def _student(objective: nn.Module) -> Any:
+    student = getattr(objective, "student", None)
+    if not isinstance(student, nn.Module):
+        raise InputError(
+            f"the objective is {type(objective).__name__}, which has no network as its `student`; wanted: a Distiller, "
+            "or Supervised(network, loss) for a network alone."
+        )
+    return student
+
+
+def _check_all_learn(objective: nn.Module, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A part of the student may stay as it is; a connector that does would bend what the student learns, unseen."""
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    moved |= {id(parameter) for parameter in student.parameters()}
+    left = [name for name, one in objective.named_parameters() if one.requires_grad and id(one) not in moved]
+    if left:
+        raise InputError(
+            f"the optimiser lacks {len(left)} of the objective's parameters ({', '.join(left[:2])}); wanted: "
+            "all that are not the student's. Give it distiller.parameters(), or freeze them with requires_grad_(False)."
+        )
+
+
+def _length(loader: DataLoader) -> int:
+    try:
+        return len(loader)
+    except TypeError as error:
+        raise InputError(
+            f"the loader has no length, nor has its {type(loader.dataset).__name__}; wanted: one that says how many "
+            "batches an epoch has. Give the data set a __len__."
+        ) from error
 
 
 @contextmanager
