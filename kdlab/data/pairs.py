@@ -90,7 +90,7 @@ class StratifiedBatches(Sampler[list[int]]):
     numbers.
 
     Args:
-        pairs: the data set.
+        pairs: the data set, and no part or other form of it: these do not know their weathers.
         batch_size: a multiple of the number of weathers that are in it.
         indices: which of the pairs; None: all.
         batches: of an epoch, at least 1; None: as many as can be filled from the rarest weather without showing one of
@@ -100,7 +100,8 @@ class StratifiedBatches(Sampler[list[int]]):
         each: how many images of each weather a batch has.
 
     Raises:
-        InputError: another batch size; a weather with fewer pairs than its part of a batch; no such pairs; no batches.
+        InputError: other data; another batch size; a weather with fewer pairs than its part of a batch; no such pairs;
+            no batches.
     """
 
     def __init__(
@@ -110,6 +111,11 @@ class StratifiedBatches(Sampler[list[int]]):
         indices: Sequence[int] | None = None,
         batches: int | None = None,
     ) -> None:
+        if not isinstance(pairs, PairedImages):
+            raise InputError(
+                f"the data set is {type(pairs).__name__}; wanted: PairedImages, which know the weather of each pair. "
+                "Give these, with the indices of a part."
+            )
         allowed = set(range(len(pairs)) if indices is None else indices)
         if not allowed or min(allowed) < 0 or max(allowed) >= len(pairs):
             given = f"from {min(allowed)} to {max(allowed)}" if allowed else "empty"

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
 from kdlab.distill.taps import Tap, Taps
-from kdlab.errors import InputError
+from kdlab.errors import InputError, unknown
 from kdlab.files import load_tensors, save_tensors
 from kdlab.modes import evaluating
 from kdlab.paths import cache_dir
@@ -48,7 +48,7 @@ class TeacherCache:
         taps: Sequence[str | Tap],
         dataset: Dataset,
         *,
-        path: Path | None = None,
+        path: Path | str | None = None,
         batch_size: int = 64,
         workers: int = 0,
     ) -> "TeacherCache":
@@ -63,10 +63,12 @@ class TeacherCache:
             path: where to keep the outputs; by default in kdlab's cache, named by the fingerprint.
 
         Raises:
-            InputError: the data set is random, or the file at ``path`` belongs to other weights, taps or images.
+            InputError: the data set is random, empty or of other items; or the file at ``path`` belongs to other
+                weights, taps or images.
         """
+        _check_items(dataset)
         fingerprint = _fingerprint(teacher, taps, dataset)
-        path = path or cache_dir() / "teacher" / f"{fingerprint[:32]}.safetensors"
+        path = Path(path) if path is not None else cache_dir() / "teacher" / f"{fingerprint[:32]}.safetensors"
         if processes.mean(torch.tensor(float(path.exists()))) == 1:  # on each machine
             return cls.load(path, fingerprint)
         own = DataLoader(processes.own_share(dataset), batch_size=batch_size, num_workers=workers)
@@ -76,13 +78,13 @@ class TeacherCache:
         return cls(outputs, fingerprint)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str) -> "TeacherCache":
+    def load(cls, path: Path | str, fingerprint: str) -> "TeacherCache":
         """Read a saved cache, and refuse one that was made from anything else.
 
         Raises:
             InputError: the file is damaged, or its fingerprint is another.
         """
-        outputs, meta = load_tensors(path)
+        outputs, meta = load_tensors(Path(path))
         if meta.get("fingerprint") != fingerprint:
             raise InputError(
                 f"the teacher outputs in {path} were made from other weights, layers or images "
@@ -92,18 +94,26 @@ class TeacherCache:
         return cls(outputs, fingerprint)
 
     def only(self, taps: Sequence[str | Tap]) -> "TeacherCache":
-        """The part for these taps: the rest would travel through the loader for nothing."""
+        """The part for these taps: the rest would travel through the loader for nothing.
+
+        Raises:
+            InputError: a tap that the cache was built without.
+        """
+        for tap in taps:
+            if str(tap) not in self.outputs:
+                raise InputError(unknown("tap", str(tap), self.outputs))
         return TeacherCache({str(tap): self.outputs[str(tap)] for tap in taps}, self.fingerprint)
 
     def attach(self, dataset: Dataset) -> Dataset:
         """The data set with the teacher's outputs beside each sample: (image, label, {tap: output}).
 
         Raises:
-            InputError: the data set has another number of samples than the cache.
+            InputError: the data set has another number of samples than the cache, or other items than pairs.
         """
         samples = len(next(iter(self.outputs.values())))
         if _length(dataset) != samples:
             raise InputError(f"the cache holds {samples} samples and the data set {_length(dataset)}; build it anew.")
+        _check_items(dataset)
         return _WithTeacher(dataset, self.outputs)
 
 
@@ -166,13 +176,35 @@ def _one_a_sample(value: Any, name: str, samples: int) -> Tensor:
     return value
 
 
+def _check_items(dataset: Dataset) -> None:
+    """Look at the first item: any other than a pair would only fail within a loader, without a word of the data set."""
+    if not _length(dataset):
+        raise InputError("the data set is empty; wanted: at least one (image tensor, label).")
+    item: Any = dataset[0]
+    if isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], Tensor):
+        return
+    parts = f" ({', '.join(type(part).__name__ for part in item)})" if isinstance(item, (tuple, list)) else ""
+    raise InputError(
+        f"item 0 of the data set is a {type(item).__name__}{parts}; wanted: (image tensor, label). Wrap the data set."
+    )
+
+
+def _files(dataset: Dataset) -> list[Path]:
+    """The files behind the images; none where ``paths`` lists something else, and every image is looked at."""
+    paths = getattr(dataset, "paths", ())
+    if not isinstance(paths, (tuple, list)) or not all(isinstance(path, (str, Path)) for path in paths):
+        return []
+    files = list(map(Path, paths))
+    return files if all(file.exists() for file in files) else []  # names within some folder, as it may be
+
+
 def _fingerprint(teacher: nn.Module, taps: Sequence[str | Tap], dataset: Dataset) -> str:
     """A hash of the layers, the weights, the tap names, and the images: all files and a spread of them, or each."""
     samples = _length(dataset)
     layers = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))  # an address is another one in each process
     digest = hashlib.sha256(repr((list(map(str, taps)), samples, layers)).encode())
     digest.update(weights_hash(teacher).encode())
-    paths = getattr(dataset, "paths", ())
+    paths = _files(dataset)
     for path in paths:
         status = path.stat()
         digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdlab.errors import InputError, first_line
 from kdlab.files import load_tensors, save_tensors
-from kdlab.models import build_model
+from kdlab.models import BUILDERS, build_model
 
 BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.safetensors"
 
@@ -22,7 +22,8 @@ class ModelCard:
     """All that is needed to use a model without a flag, and to know where it comes from.
 
     Args:
-        architecture: as :func:`kdlab.models.build_model` takes it.
+        architecture: as :func:`kdlab.models.build_model` takes it. A network of your own may have any other name: its
+            weights are read with :func:`load_weights`, as :func:`load_model` cannot build it.
         classes: the class names in the order of the logits.
         mean, std: per channel (red, green, blue), in units of an image in [0, 1].
         size: height and width of the images that it was trained on, in pixels.
@@ -65,9 +66,10 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
         card = ModelCard.from_json(meta["card"])
         model = build_model(card.architecture)
     except (KeyError, TypeError, InputError) as error:  # written by another version of kdlab, or damaged
-        raise InputError(
-            f"the model card in {path} cannot be used ({error}). Take another copy, or train again."
-        ) from error
+        remedy = "Take another copy, or train again."
+        if isinstance(error, InputError) and dict(meta["card"]["architecture"]).get("name") not in BUILDERS:
+            remedy = "The weights of a network of your own are read with load_weights(model, path)."
+        raise InputError(f"the model card in {path} cannot be used ({error}). {remedy}") from error
     _load(model, tensors, path)
     return model.eval(), card
 
@@ -78,8 +80,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     A ``state_dict`` or ``model`` entry around it and a "module." prefix, as DataParallel leaves it, are looked through.
 
     Raises:
-        InputError: no such file; not a state_dict; names or shapes that do not fit.
+        InputError: no such file, or a folder; not a state_dict; names or shapes that do not fit.
     """
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder; wanted: a file with the weights of {type(model).__name__}: {BEST} in it."
+        )
     if not path.is_file():
         raise InputError(f"{path} does not exist; wanted: a file with the weights of {type(model).__name__}.")
     try:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from kdlab.errors import InputError, first_line
 from kdlab.processes import check_gpus
@@ -30,9 +31,5 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The same batch (tensors in tuples, lists and dictionaries) on the device."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    return [to_device(value, device) for value in batch]
+    """The same batch with its tensors (in tuples, lists and dictionaries) on the device, and all else as it is."""
+    return tree_map(lambda one: one.to(device, non_blocking=True) if isinstance(one, torch.Tensor) else one, batch)

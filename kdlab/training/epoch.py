@@ -1,6 +1,6 @@
 """One pass over the training data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from kdlab import processes
-from kdlab.errors import NonFiniteLossError
+from kdlab.errors import InputError, NonFiniteLossError
 from kdlab.shapes import unchecked
 from kdlab.training.device import to_device
 
@@ -45,6 +45,7 @@ class Epoch:
             bar: is moved a step at a time.
 
         Raises:
+            InputError: a batch that is no tuple or list; losses without a total.
             NonFiniteLossError: a loss, or a weight after the last step, is NaN or infinite.
         """
         device = next(self.objective.parameters()).device
@@ -79,11 +80,12 @@ class Epoch:
 
     def _backward(self, batch: Any, device: torch.device, last_piece: bool) -> dict[str, Tensor]:
         """Add the gradient of a piece; the processes compare theirs after the last one alone."""
+        _check_batch(batch)
         alone = processes.count() == 1 or last_piece
         with nullcontext() if alone else self.parallel.no_sync():
             with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                 losses = self.parallel(*batch)
-            total = losses["total"]
+            total = _total(losses)
             if total.requires_grad:  # not while every weight is still, or again, 0
                 (total / self.accumulate if self.accumulate > 1 else total).backward()
         return losses
@@ -95,6 +97,26 @@ class Epoch:
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
+
+
+def _check_batch(batch: Any) -> None:
+    """The objective takes a batch's parts one by one: of a dictionary these would be its keys, of a tensor its rows."""
+    if isinstance(batch, (tuple, list)):
+        return
+    keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+    raise InputError(
+        f"the loader yields a {type(batch).__name__}{keys}; wanted: what the objective takes, such as (images, "
+        "labels): give the DataLoader a collate_fn."
+    )
+
+
+def _total(losses: Any) -> Tensor:
+    if isinstance(losses, Mapping) and "total" in losses:
+        return losses["total"]
+    what = f"losses named {', '.join(losses)}" if isinstance(losses, Mapping) else f"a {type(losses).__name__}"
+    raise InputError(
+        f'the objective returns {what}; wanted: a dict of losses with their sum as "total". Add it to what is returned.'
+    )
 
 
 def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:

@@ -1,8 +1,9 @@
 """The one training loop."""
 
+import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from kdlab import processes
 from kdlab.errors import InputError
 from kdlab.frames import with_room_for_frames
+from kdlab.modes import evaluating
 from kdlab.progress import progress
 from kdlab.training.batches import Pieces, in_pieces
 from kdlab.training.checkpoints import RESUME, ModelCard
@@ -48,11 +50,11 @@ def fit(
     epochs: int,
     optimizer: torch.optim.Optimizer,
     scheduler: LRScheduler | None = None,
-    evaluate: Callable[[nn.Module], Row],
+    evaluate: Callable[[nn.Module], Mapping[str, Any]],
     monitor: str = "accuracy",
     patience: int | None = None,
     patience_from: int = 0,
-    out: Path | None = None,
+    out: Path | str | None = None,
     card: ModelCard | None = None,
     resume: bool = False,
     seed: int = 0,
@@ -78,10 +80,12 @@ def fit(
         objective: a :class:`kdlab.distill.Distiller`, a :class:`Supervised`, or any module that returns named losses.
         loader: yields the objective's arguments, a batch for each of the optimiser's steps, the same in all processes.
             A batch sampler that has ``set_epoch`` is told each epoch, from 0.
+        optimizer: of the objective's parameters, ``AdamW(distiller.parameters())``: those of the student alone would
+            leave connectors and learnable losses as they are.
         scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps.
-        evaluate: from the student to named metrics, once an epoch.
+        evaluate: from the student, in eval mode and without gradients, to named metrics, each a number; once an epoch.
         monitor: the one metric that says which epoch is best: the highest; for "loss", the lowest. Among epochs of
-            equal metric the one of lower validation loss is the better.
+            equal metric the one of lower validation loss is the better. NaN is worse than any number.
         patience: end after so many epochs without a better one; None never does.
         patience_from: the first epoch, counted from 0, that is counted for it.
         out: folder for ``best``, ``last`` (models with their ``card``), ``resume`` (everything else, too) and
@@ -99,8 +103,10 @@ def fit(
         after_epoch: sees each epoch's row; returning True stops.
 
     Raises:
-        InputError: impossible settings; a metric that ``evaluate`` does not give; a checkpoint of another recipe; a
-            batch that cannot be divided equally; no compiler.
+        InputError: impossible settings; an objective without a student or a total, or with parameters that the
+            optimiser lacks; a loader without a length, or of other batches than the objective takes; a metric
+            that ``evaluate`` does not give, or that is no number; a checkpoint of another recipe; a batch that cannot
+            be divided equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -113,12 +119,14 @@ def fit(
         raise InputError(f"freeze_from is {freeze_from}; wanted: an epoch, counted from 0, or None.")
     if accumulate < 1:
         raise InputError(f"accumulate is {accumulate}; wanted: pieces of a batch, at least 1.")
-    if len(loader) == 0:
+    student = _student(objective)
+    _check_all_learn(objective, student, optimizer)
+    if _length(loader) == 0:
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
         raise InputError("out was given without a card: a saved model needs one to be used again.")
 
-    student: Any = objective.student
+    out = Path(out) if out is not None else None
     divided = accumulate > 1 or processes.count() > 1
     pieces = in_pieces(loader, accumulate) if divided else loader
     with ExitStack() as stack:
@@ -153,13 +161,14 @@ def fit(
                     student.eval()
                 row |= steps.run(epoch, epochs, bar)
                 processes.average_buffers(objective)
-                with torch.compiler.set_stance("force_eager") if compile else nullcontext():
-                    validation = evaluate(student)
-                row |= {f"val_{name}": value for name, value in validation.items()}
+                eager = torch.compiler.set_stance("force_eager") if compile else nullcontext()
+                with eager, evaluating(student), torch.no_grad():
+                    metrics = evaluate(student)
+                row |= {f"val_{name}": _number(name, value) for name, value in metrics.items()}
                 _check_monitor(row, monitor)
                 row["seconds"] = time.perf_counter() - began
                 rows.append(row)
-                bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {validation[monitor]:.4g}")
+                bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {row[f'val_{monitor}']:.4g}")
                 ended = _ended(rows, epochs, monitor, patience, patience_from)
                 if after_epoch is not None and after_epoch(row) and not ended:
                     ended = "stopped"
@@ -168,6 +177,38 @@ def fit(
     processes.wait_for_all()  # whoever reads the files next finds the last epoch's
     history = pd.DataFrame(rows)
     return Fit(history, rows[_best(rows, monitor)], ended or "epochs")
+
+
+def _student(objective: nn.Module) -> Any:
+    student = getattr(objective, "student", None)
+    if not isinstance(student, nn.Module):
+        raise InputError(
+            f"the objective is {type(objective).__name__}, which has no network as its `student`; wanted: a Distiller, "
+            "or Supervised(network, loss) for a network alone."
+        )
+    return student
+
+
+def _check_all_learn(objective: nn.Module, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A part of the student may stay as it is; a connector that does would bend what the student learns, unseen."""
+    moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    moved |= {id(parameter) for parameter in student.parameters()}
+    left = [name for name, one in objective.named_parameters() if one.requires_grad and id(one) not in moved]
+    if left:
+        raise InputError(
+            f"the optimiser lacks {len(left)} of the objective's parameters ({', '.join(left[:2])}); wanted: "
+            "all that are not the student's. Give it distiller.parameters(), or freeze them with requires_grad_(False)."
+        )
+
+
+def _length(loader: DataLoader) -> int:
+    try:
+        return len(loader)
+    except TypeError as error:
+        raise InputError(
+            f"the loader has no length, nor has its {type(loader.dataset).__name__}; wanted: one that says how many "
+            "batches an epoch has. Give the data set a __len__."
+        ) from error
 
 
 @contextmanager
@@ -196,6 +237,17 @@ def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
             generator.manual_seed(seed)
 
 
+def _number(metric: str, value: Any) -> float:
+    """A tensor or a NumPy number, too, as one that ranks, prints and goes into JSON."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"{type(value).__name__} {tuple(value.shape)}" if hasattr(value, "shape") else type(value).__name__
+        raise InputError(
+            f"evaluate gives {metric!r} as {what}; wanted: a number. Take its mean, or give each value a name."
+        ) from error
+
+
 def _check_monitor(row: Row, monitor: str) -> None:
     metrics = [name.removeprefix("val_") for name in row if name.startswith("val_")]
     if monitor not in metrics:
@@ -204,8 +256,13 @@ def _check_monitor(row: Row, monitor: str) -> None:
 
 def _rank(row: Row, monitor: str) -> tuple[float, float]:
     """Larger is better. A tie in the metric, frequent on a small validation split, goes to the lower loss."""
-    loss = -row.get("val_loss", 0.0)
-    return (loss if monitor == "loss" else row[f"val_{monitor}"], loss)
+    loss = _nan_last(-row.get("val_loss", 0.0))
+    return (loss if monitor == "loss" else _nan_last(row[f"val_{monitor}"]), loss)
+
+
+def _nan_last(value: float) -> float:
+    """NaN compares as neither more nor less: as the best so far it would never be replaced."""
+    return -math.inf if math.isnan(value) else value
 
 
 def _best(rows: Sequence[Row], monitor: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from kdlab import InputError
 from kdlab.data.pairs import Pair, PairedImages, StratifiedBatches
@@ -281,6 +281,12 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(size):
     message = f"batch_size is {size}; wanted: a multiple of 3, the same number .*haze, rain, snow"
     with pytest.raises(InputError, match=message):
         StratifiedBatches(many(haze=9, rain=9, snow=9), size)
+
+
+def test_other_data_is_refused(shapes_unchecked):
+    part = Subset(many(haze=9, rain=9), range(6))
+    with pytest.raises(InputError, match=r"the data set is Subset; wanted: PairedImages.*with the indices of a part"):
+        StratifiedBatches(part, 2)
 
 
 def test_a_weather_too_rare_for_its_part_is_named():

@@ -156,6 +156,67 @@ def test_of_a_data_set_with_files_another_transform_is_noticed(teacher, dataset,
         TeacherCache.build(teacher, TAPS, brighter, path=path)
 
 
+def test_files_may_be_named_by_texts(teacher, dataset, path, tmp_path):
+    file = tmp_path / "image.png"
+    file.write_bytes(b"one")
+    dataset.paths = [str(file)] * 20
+    TeacherCache.build(teacher, TAPS, dataset, path=str(path))
+    assert path.is_file()
+    dataset.paths = [file] * 20
+    TeacherCache.build(teacher, TAPS, dataset, path=path)  # the same files
+    file.write_bytes(b"other")
+    with pytest.raises(InputError, match="made from other"):
+        TeacherCache.build(teacher, TAPS, dataset, path=path)
+
+
+@pytest.mark.parametrize("paths", [[3, 4], ["within/a/folder.png"], {"root": "here"}, "here", None])
+def test_paths_that_are_no_files_are_let_be_and_every_image_counts(paths, teacher, dataset, path):
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+    dataset.paths = paths
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+
+
+def test_a_tap_that_the_cache_lacks_is_named(teacher, dataset, path):
+    cache = TeacherCache.build(teacher, TAPS, dataset, path=path)
+    with pytest.raises(InputError, match=r"unknown tap 'clasifier'\. Did you mean 'classifier'\?"):
+        cache.only(["clasifier"])
+
+
+ITEMS = {
+    "a dictionary": ({"image": torch.zeros(3, 16, 16)}, "dict;"),
+    "a tensor": (torch.zeros(3, 16, 16), "Tensor;"),
+    "no image tensor": (["a.png", 0], r"list \(str, int\);"),
+    "three parts": ((torch.zeros(3, 16, 16), 0, 0), r"tuple \(Tensor, int, int\);"),
+}
+
+
+class Always(Dataset):
+    def __init__(self, item, samples=20):
+        self.item, self.samples = item, samples
+
+    def __len__(self):
+        return self.samples
+
+    def __getitem__(self, index):
+        return self.item
+
+
+@pytest.mark.parametrize(("item", "said"), ITEMS.values(), ids=ITEMS)
+def test_other_items_than_pairs_are_refused(item, said, teacher, dataset, path):
+    others = Always(item)
+    message = rf"item 0 of the data set is a {said} wanted: \(image tensor, label\)\. Wrap the data set"
+    with pytest.raises(InputError, match=message):
+        TeacherCache.build(teacher, TAPS, others, path=path)
+    cache = TeacherCache.build(teacher, TAPS, dataset, path=path)
+    with pytest.raises(InputError, match=message):
+        cache.attach(others)
+
+
+def test_an_empty_data_set_is_refused(teacher, path):
+    with pytest.raises(InputError, match="the data set is empty"):
+        TeacherCache.build(teacher, TAPS, Always(None, samples=0), path=path)
+
+
 class Augmented(Dataset):
     def __init__(self, start):
         self.start = start

@@ -121,7 +121,11 @@ FOREIGN = {
     "a card with more": (lambda path: card_of(path, lambda card: card.update(licence="MIT")), "card"),
     "an unknown architecture": (
         lambda path: card_of(path, lambda card: card["architecture"].update(name="CNN")),
-        "architecture 'CNN'",
+        r"architecture 'CNN'.*The weights of a network of your own are read with load_weights\(model, path\)",
+    ),
+    "an argument that there is not": (
+        lambda path: card_of(path, lambda card: card["architecture"].update(depth=3)),
+        r"architecture 'StudentCNN' cannot be built.*Take another copy, or train again",
     ),
     "other classes than weights": (
         lambda path: card_of(path, lambda card: card["architecture"].update(classes=5)),
@@ -381,8 +385,19 @@ def test_a_truncated_file_of_weights_is_named(tmp_path, suffix, share):
         load_weights(small(), path)
 
 
-@pytest.mark.parametrize("name", ["none.pt", "folder"])
-def test_no_such_file_of_weights(tmp_path, name):
+@pytest.mark.parametrize(("name", "said"), [("none.pt", "does not exist"), ("folder", "is a folder")])
+def test_no_such_file_of_weights(tmp_path, name, said):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=f"{name} does not exist; wanted: a file with the weights of Linear"):
+    with pytest.raises(InputError, match=f"{name} {said}; wanted: a file with the weights of Linear"):
         load_weights(nn.Linear(2, 2), tmp_path / name)
+
+
+def test_a_network_of_ones_own_comes_back_as_the_card_says(tmp_path):
+    save_model(tmp_path / "best.safetensors", nn.Linear(2, 2), replace(CARD, architecture={"name": "mine"}))
+    with pytest.raises(InputError, match="load_weights"):
+        load_model(tmp_path)
+    model = nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"best\.safetensors in it"):
+        load_weights(model, tmp_path)
+    load_weights(model, tmp_path / "best.safetensors")
+    assert same(model.state_dict(), load_tensors(tmp_path / "best.safetensors")[0])

@@ -1,6 +1,7 @@
 """The training loop: what it records, when it ends, that it resumes to the same bits, and what it refuses."""
 
 import random
+from collections import namedtuple
 from threading import Event, Thread, Timer
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from kdlab import InputError
 from kdlab.distill import Distiller, From, Term
@@ -20,6 +21,7 @@ from kdlab.files import save_tensors
 from kdlab.losses import HintLoss
 from kdlab.models import StudentCNN
 from kdlab.training import ModelCard, Supervised, fit, load_model
+from kdlab.training.device import to_device
 from kdlab.training.image_quality import luma
 
 IMAGES = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -282,6 +284,11 @@ def test_the_best_file_holds_the_best_epochs_weights(tmp_path):
     assert same(load_model(tmp_path)[0].state_dict(), two.student.state_dict())
 
 
+def test_the_folder_may_be_a_text(tmp_path):
+    train(epochs=1, out=str(tmp_path), card=card())
+    assert (tmp_path / "last.safetensors").is_file()
+
+
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(epochs=1)
@@ -310,6 +317,42 @@ def test_a_tie_goes_to_the_lower_loss_and_then_to_the_earlier_epoch():
 def test_of_the_loss_the_lowest_is_best():
     metrics = {"accuracy": [0.5, 0.9, 0.6, 0.7], "loss": [4.0, 3.0, 1.0, 2.0]}
     assert best(evaluate=scripted(**metrics), monitor="loss") == 3
+
+
+NAN = float("nan")
+
+
+def test_nan_is_never_the_best():
+    level = [1.0] * 4
+    assert best(evaluate=scripted(accuracy=[NAN, 0.5, NAN, 0.4], loss=level)) == 2
+    assert best(evaluate=scripted(accuracy=level, loss=[NAN, 3.0, 2.0, NAN])) == 3  # the tie goes to a loss
+    assert best(evaluate=scripted(accuracy=level, loss=[NAN, 3.0, 2.0, NAN]), monitor="loss") == 3
+
+
+def test_metrics_may_be_tensors_or_numpy_numbers(tmp_path):
+    accuracy = [torch.tensor(0.5), np.float32(0.75), torch.tensor([0.25]), 0]
+    run = train(evaluate=scripted(accuracy=accuracy), out=tmp_path, card=card())
+    assert run.done.history["val_accuracy"].tolist() == [0.5, 0.75, 0.25, 0.0]
+    assert load_model(tmp_path)[1].metrics == {"accuracy": 0.75, "epoch": 2}
+
+
+@pytest.mark.parametrize("vector", [torch.rand(3), np.zeros((3,)), [0.5, 0.5], None])
+def test_a_metric_that_is_no_number_is_named(vector):
+    with pytest.raises(InputError, match=f"evaluate gives 'iou' as {type(vector).__name__}.*; wanted: a number"):
+        train(evaluate=lambda student: {"accuracy": 0.5, "iou": vector})
+
+
+@pytest.mark.parametrize("freeze_from", [None, 0])
+def test_the_student_is_evaluated_in_eval_mode_without_gradients_and_trains_on_as_it_was(freeze_from):
+    seen = []
+
+    def look(student):
+        seen.append((student.training, torch.is_grad_enabled()))
+        return {"accuracy": 0.0}
+
+    run = train(evaluate=look, epochs=2, freeze_from=freeze_from)
+    assert seen == [(False, False)] * 2
+    assert run.student.training == (freeze_from is None)
 
 
 def test_a_better_metric_with_a_worse_loss_is_still_saved(tmp_path):
@@ -812,6 +855,75 @@ def test_a_loader_without_a_batch_is_refused(images):
     run.loader = DataLoader(TensorDataset(IMAGES[:images], LABELS[:images]), 4, drop_last=True)
     with pytest.raises(InputError, match="the loader yields no batch: fewer samples than one batch"):
         train(run)
+
+
+def test_an_optimiser_without_what_a_loss_learns_is_refused():
+    run = build(objective=lambda student, _: Supervised(student, Learnable()))
+    name = next(name for name, _ in run.objective.named_parameters() if name.startswith("task"))
+    run.optimizer = torch.optim.Adam(run.objective.student.parameters())
+    with pytest.raises(
+        InputError, match=rf"the optimiser lacks .*{name}.*Give it distiller\.parameters\(\), or freeze"
+    ):
+        train(run)
+    run.objective.task.requires_grad_(False)
+    run.optimizer = torch.optim.Adam(run.objective.student.classifier.parameters())  # a part of it may stay as it is
+    run.scheduler = None
+    train(run, epochs=1)
+
+
+def test_an_objective_without_a_student_is_refused():
+    run = build()
+    run.objective = run.objective.student
+    with pytest.raises(InputError, match=r"the objective is StudentCNN, which has no network as its `student`.*Superv"):
+        fit(run.objective, run.loader, epochs=1, optimizer=run.optimizer, evaluate=judge)
+
+
+@pytest.mark.parametrize(("losses", "said"), [({"task": 1.0, "kd": 2.0}, "losses named task, kd"), (3.0, "a float")])
+def test_losses_without_a_total_are_refused(losses, said):
+    run = build()
+    run.objective.forward = lambda images, labels: losses
+    with pytest.raises(InputError, match=f'the objective returns {said}; wanted: a dict of losses .* as "total"'):
+        train(run)
+
+
+class Named(Dataset):
+    """Samples that are dictionaries, with a name that is text."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"image": IMAGES[index], "name": str(index)}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(Named(), "a dict with the keys image, name"), (list(IMAGES), "a Tensor"), (["one"] * 4, None)]
+)
+def test_a_batch_that_is_not_what_the_objective_takes_is_refused(data, said):
+    run = build()
+    run.loader = DataLoader(data, 4, collate_fn="".join if said is None else None)
+    with pytest.raises(InputError, match=rf"the loader yields {said or 'a str'}; wanted: .*such as \(images, labels\)"):
+        train(run)
+
+
+def test_a_loader_without_a_length_is_refused():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from zip(IMAGES, LABELS, strict=True)
+
+    run = build()
+    run.loader = DataLoader(Stream(), 4)
+    with pytest.raises(InputError, match=r"the loader has no length, nor has its Stream.*Give the data set a __len__"):
+        train(run)
+
+
+def test_a_batch_moves_with_all_that_is_in_it():
+    Sample = namedtuple("Sample", ["image", "name"])
+    moved = to_device([Sample(torch.ones(2), "ant"), {"mask": None, "size": (torch.ones(1), 3)}], torch.device("meta"))
+    assert isinstance(moved[0], Sample)
+    assert (moved[0].name, moved[1]["mask"], moved[1]["size"][1]) == ("ant", None, 3)
+    assert moved[0].image.is_meta
+    assert moved[1]["size"][0].is_meta
 
 
 def test_an_unknown_monitor_is_named_with_what_there_is(tmp_path):
