@@ -230,8 +230,10 @@ class Distiller(nn.Module):
         return loss
 
     def _check_gradient(self, term: Term, read: Mapping[str, Any], loss: Tensor) -> None:
-        """Refuse a term from which the student learns nothing, and no connector either."""
+        """Refuse a term from which neither the student learns nor a connector; a frozen student is only looked at."""
         if not self.training or not torch.is_grad_enabled() or loss.requires_grad:
+            return
+        if not any(parameter.requires_grad for parameter in self.student.parameters()):
             return
         tapped = tree_leaves([read[key] for key in self._keys[term.name].read])
         if not any(leaf.requires_grad for leaf in tapped if isinstance(leaf, Tensor)):

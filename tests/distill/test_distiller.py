@@ -168,6 +168,8 @@ def test_a_term_on_a_frozen_layer_is_refused_where_it_should_teach():
     with pytest.raises(InputError, match="term 'hint' cannot teach the student: what it puts out at first has no grad"):
         d(IMAGES, LABELS)
     assert d.eval()(IMAGES, LABELS)["hint"] > 0
+    d.train().student.requires_grad_(False)
+    assert d(IMAGES, LABELS)["hint"] > 0  # nobody is to learn
     learns = stages([hint(student_connector=nn.Conv2d(4, 4, 1))])
     learns.student.first.requires_grad_(False)
     learns(IMAGES, LABELS)["total"].backward()  # its connector does
