@@ -94,6 +94,13 @@ SLIPS = {
         lambda s, t, y, T, a: (1 - a) * KDLoss(T)(s, t) + a * F.cross_entropy(s, y),
         "exchanged",
     ),
+    "no gradient at all": (check.kd_loss, lambda s, t, T: KDLoss(T)(s.detach(), t), "no gradient reaches the student"),
+    "a plain number": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t).item(), "no gradient reaches the student"),
+    "last of equals": (
+        check.best_epoch,
+        lambda history: int(history.sort_values("val_accuracy", kind="stable").epoch.iloc[-1]),
+        "the earlier of two equals has the lower loss: ",
+    ),
     "the logits": (check.kd_loss, lambda s, t, T: F.mse_loss(s, t), "compares the logits themselves"),
     "the labels alone": (check.total_loss, lambda s, t, y, T, a: F.cross_entropy(s, y), "the teacher has no part"),
     "maps by numbers": (check.dense.cwd_loss, lambda s, t, T: F.mse_loss(s, t), "number by number"),

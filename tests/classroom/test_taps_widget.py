@@ -149,6 +149,7 @@ SLIPS = {
     "unknown layer": (lambda: second(Tap("share", call=1)), "kdlab says: unknown layer"),
     "a name": (lambda: second("shared"), "you gave a str"),
     "bilinear": (shrunk(lambda m, size: F.interpolate(m, size, mode="bilinear")), "four nearest"),
+    "another size": (shrunk(lambda m, size: F.avg_pool2d(m, 4)), "for size 4"),
     "strided": (shrunk(lambda m, size: m[:, :, :: m.shape[2] // size, :: m.shape[3] // size]), "every fourth"),
     "largest": (shrunk(F.adaptive_max_pool2d), "largest of each area"),
     "sum": (shrunk(lambda m, size: 16 * F.adaptive_avg_pool2d(m, size)), "summed each area"),

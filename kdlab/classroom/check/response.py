@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, compare, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, compare, say
 from kdlab.classroom.response import soften
 from kdlab.losses import KDLoss
 
@@ -47,7 +47,10 @@ def kd_loss(answer: Answer) -> bool:
         KDLoss(T)(teacher, student): "this is KL(student ‖ teacher); wanted: KL(teacher ‖ student).",
     }
     problem = ask(answer, (student, teacher, T), want, known)
-    if problem is None and answer(student.requires_grad_(), teacher, T).requires_grad:
+    if problem is None:
+        loss = answer(student.requires_grad_(), teacher.detach(), T)
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            return say("the value is right, but no gradient reaches the student: detach the teacher's logits alone.")
         (gradient,) = torch.autograd.grad(answer(student, teacher, T), teacher, allow_unused=True)
         if gradient is not None:
             problem = "the value is right, but a gradient reaches the teacher: detach its logits."
@@ -92,4 +95,6 @@ def best_epoch(answer: Answer) -> bool:
         3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
         5.0: "the last epoch, of the lowest loss, the last to better both; wanted: the most accurate.",
     }
-    return say(ask(answer, (history,), 4, known))
+    problem = ask(answer, (history,), 4, known)
+    earlier = history.assign(val_loss=[0.50, 0.45, 0.55, 0.60, 0.40])
+    return say(ask_also(problem, answer, (earlier,), 3, "where the earlier of two equals has the lower loss"))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.classroom.check.grading import Answer, ask, compare, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, compare, say
 from kdlab.distill import ConvConnector, Tap, Taps
 from kdlab.errors import InputError
 
@@ -82,7 +82,8 @@ def shrunk(answer: Answer) -> bool:
         F.adaptive_max_pool2d(maps, 2): "you took the largest of each area; wanted: its mean.",
         want * 16: "you summed each area; wanted: its mean.",
     }
-    return say(ask(answer, (maps, 2), want, known))
+    larger = F.interpolate(maps, 4, mode="area")
+    return say(ask_also(ask(answer, (maps, 2), want, known), answer, (maps, 4), larger, "for size 4"))
 
 
 def dangerous(answer: Any, connectors: Mapping[str, nn.Module]) -> bool:
