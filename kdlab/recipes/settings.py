@@ -1,5 +1,6 @@
 """What every recipe trains with: the settings, the loop that follows them, and a place for the result."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -131,7 +132,18 @@ def fit_with(
 
 
 def cached(name: str, recipe: dict[str, Any]) -> Path:
-    """The folder in kdlab's cache for what this recipe trains."""
-    versions = [kdlab.__version__, torch.__version__]
-    digest = hashlib.sha256(json.dumps([versions, recipe], sort_keys=True).encode()).hexdigest()
+    """The folder in kdlab's cache for what this recipe trains, with this code and this PyTorch."""
+    what = [_code(Path(kdlab.__file__).parent), torch.__version__, recipe]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "trained" / f"{name}-{digest[:16]}"
+
+
+@functools.cache
+def _code(package: Path) -> str:
+    """A hash of all that can change what is trained: after an update, nothing of the older code is taken for its own."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] not in ("classroom", "commands"):
+            digest.update(f"{name.as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

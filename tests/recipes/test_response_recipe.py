@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -382,6 +383,26 @@ def test_the_folder_in_the_cache_depends_on_the_recipe_and_on_torch(tmp_path, mo
     monkeypatch.setattr(torch, "__version__", "99.0")
     others.append(cached("student", {"lr": 1e-3, "steps": 400}))
     assert len({one, *others}) == 5
+
+
+def test_the_folder_in_the_cache_depends_on_the_code_that_trains(tmp_path, monkeypatch):
+    package = tmp_path / "kdlab"
+    files = {name: package / name for name in ("__init__.py", "losses/kd.py", "classroom/show.py", "commands/run.py")}
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("one = 1\n")
+    monkeypatch.setattr(settings.kdlab, "__file__", str(files["__init__.py"]))
+
+    def folder() -> Path:
+        settings._code.cache_clear()
+        return cached("student", {"lr": 1e-3})
+
+    before = folder()
+    files["classroom/show.py"].write_text("two = 2\n")
+    files["commands/run.py"].write_text("two = 2\n")
+    assert folder() == before
+    files["losses/kd.py"].write_text("two = 2\n")
+    assert folder() != before
 
 
 def test_the_teacher_of_the_digits_is_trained_once(tmp_path, monkeypatch, calls):
