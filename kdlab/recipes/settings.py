@@ -140,7 +140,7 @@ def cached(name: str, recipe: dict[str, Any]) -> Path:
 
 @functools.cache
 def _code(package: Path) -> str:
-    """A hash of all that can change what is trained: after an update, nothing of the older code is taken for its own."""
+    """A hash of what can change a training: after an update, nothing that older code has made is taken for its own."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)

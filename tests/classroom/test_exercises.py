@@ -96,6 +96,11 @@ SLIPS = {
     ),
     "no gradient at all": (check.kd_loss, lambda s, t, T: KDLoss(T)(s.detach(), t), "no gradient reaches the student"),
     "a plain number": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t).item(), "no gradient reaches the student"),
+    "a student detached": (
+        check.total_loss,
+        lambda s, t, y, T, a: (a * KDLoss(T)(s, t) + (1 - a) * F.cross_entropy(s, y)).detach(),
+        "no gradient reaches the student",
+    ),
     "last of equals": (
         check.best_epoch,
         lambda history: int(history.sort_values("val_accuracy", kind="stable").epoch.iloc[-1]),

@@ -48,9 +48,8 @@ def kd_loss(answer: Answer) -> bool:
     }
     problem = ask(answer, (student, teacher, T), want, known)
     if problem is None:
-        loss = answer(student.requires_grad_(), teacher.detach(), T)
-        if not isinstance(loss, Tensor) or not loss.requires_grad:
-            return say("the value is right, but no gradient reaches the student: detach the teacher's logits alone.")
+        problem = _without_gradient(answer(student.requires_grad_(), teacher.detach(), T))
+    if problem is None:
         (gradient,) = torch.autograd.grad(answer(student, teacher, T), teacher, allow_unused=True)
         if gradient is not None:
             problem = "the value is right, but a gradient reaches the teacher: detach its logits."
@@ -71,7 +70,16 @@ def total_loss(answer: Answer) -> bool:
         0.8 * kd
         + 0.2 * F.cross_entropy(student / 2, labels): "the labels' cross-entropy takes the plain logits, T = 1.",
     }
-    return say(ask(answer, (student, teacher, labels, 2.0, 0.8), 0.8 * kd + 0.2 * task, known))
+    problem = ask(answer, (student, teacher, labels, 2.0, 0.8), 0.8 * kd + 0.2 * task, known)
+    if problem is None:
+        problem = _without_gradient(answer(student.requires_grad_(), teacher, labels, 2.0, 0.8))
+    return say(problem)
+
+
+def _without_gradient(loss: object) -> str | None:
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        return None
+    return "the value is right, but no gradient reaches the student: detach the teacher's logits alone."
 
 
 def temperature_for(answer: float, logits: Tensor, entropy: float) -> bool:
