@@ -257,7 +257,7 @@ def _labels_later(epoch: float, epochs: int) -> float:
     return float(epoch >= INIT_EPOCHS)
 
 
-def train_paraphraser(paraphraser: nn.Module | None, maps: Tensor, *, steps: int = 200, seed: int = 0) -> None:
+def train_paraphraser(paraphraser: nn.Module | None, maps: Tensor, *, steps: int = 1000, seed: int = 0) -> None:
     """Factor transfer's first phase: teach the paraphraser to give back the teacher's maps, then freeze it.
 
     Args:
@@ -272,7 +272,7 @@ def train_paraphraser(paraphraser: nn.Module | None, maps: Tensor, *, steps: int
     device = next(paraphraser.parameters()).device
     draw = torch.Generator().manual_seed(seed)
     paraphraser.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(paraphraser.parameters(), 1e-3, fused=True)
+    optimizer = torch.optim.AdamW(paraphraser.parameters(), 1e-2, fused=True)
     for _ in range(steps):
         batch = maps[torch.randint(len(maps), (64,), generator=draw)].to(device)
         error = F.mse_loss(paraphraser.reconstruct(batch), batch)
