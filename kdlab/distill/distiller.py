@@ -219,15 +219,9 @@ class Distiller(nn.Module):
         return self
 
     def _task_loss(self, output: Any, labels: Any, read: Mapping[str, Any]) -> Tensor:
-        tapped = [leaf for leaf in tree_leaves(list(read.values())) if isinstance(leaf, Tensor)]
-        versions = list(map(version, tapped))
-        loss = self.task(output, labels)
-        if versions != list(map(version, tapped)):
-            raise InputError(
-                f"the task loss {type(self.task).__name__} works in place and has overwritten what a layer put out, "
-                "which terms read, too. Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."
-            )
-        return loss
+        who = f"the task loss {type(self.task).__name__}"
+        with _left_alone(read, who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."):
+            return self.task(output, labels)
 
     def _check_gradient(self, term: Term, read: Mapping[str, Any], loss: Tensor) -> None:
         """Refuse a term from which neither the student learns nor a connector; a frozen student is only looked at."""
@@ -263,9 +257,9 @@ class Distiller(nn.Module):
                     f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
                     "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
                 )
-        tapped = [tensor for tensor in (*student_side, *teacher_side) if isinstance(tensor, Tensor)]
-        versions = list(map(version, tapped))
-        with _told(term, student_side, teacher_side), enough_samples():
+        sides = (student_side, teacher_side)
+        left_alone = _left_alone(sides, "a connector or the loss", "Give its activations inplace=False.")
+        with _told(term, *sides), enough_samples(), left_alone:
             student = on_side(term.student, student_side)
             teacher = raw = on_side(term.teacher, teacher_side)
             if term.student_connector is not None:
@@ -275,11 +269,6 @@ class Distiller(nn.Module):
             losses = {term.name: term.loss(student, teacher, **extra)}
             if term.reconstruction is not None:
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
-            if versions != list(map(version, tapped)):
-                raise InputError(
-                    "a connector or the loss works in place and has overwritten what a layer put out, which other "
-                    "terms read, too. Give its activations inplace=False."
-                )
         return losses
 
     def _rows(self, names: Sequence[str], images: Any, labels: Any) -> Tensor | None:
@@ -421,6 +410,18 @@ def _check_apart(student: nn.Module, teachers: Mapping[str, Teacher]) -> None:
 
 def _by_term(terms: Sequence[Term], part: str) -> nn.ModuleDict:
     return nn.ModuleDict({term.name: getattr(term, part) for term in terms if getattr(term, part) is not None})
+
+
+@contextmanager
+def _left_alone(read: Any, who: str, instead: str) -> Iterator[None]:
+    """Refuse who works in place on what was read."""
+    tensors = [leaf for leaf in tree_leaves(read) if isinstance(leaf, Tensor)]
+    versions = list(map(version, tensors))
+    yield
+    if versions != list(map(version, tensors)):
+        raise InputError(
+            f"{who} works in place and has overwritten what a layer put out, which other terms read, too. {instead}"
+        )
 
 
 @contextmanager
