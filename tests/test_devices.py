@@ -1,14 +1,17 @@
 """What is computed on a GPU is what is computed on the CPU, within the accuracy of the number format.
 
-The reference is the CPU in float64. `make test-gpu` runs this on a CUDA GPU; on the CPU it tests float32.
+The reference is the CPU in float64. `make test-gpu` runs this on a CUDA GPU. Without one it tests float32 on the CPU,
+and on a device that only keeps its tensors apart from the CPU's: what is not moved along is found there, too.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from second_device import NAME, second_device
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,19 +23,34 @@ from kdlab.models import KTDN, MSBDN, SRKTDN, DehazingTeacher, PSPNet, StudentCN
 from kdlab.training import ModelCard, classification_metrics, fit, predict_logits
 
 # A GPU's convolutions round their inputs to 10 bits (TF32) unless they are told not to.
-TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
+TOLERANCE = {"cpu": 1e-4, NAME: 1e-4, "cuda": 1e-2}
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.fixture(params=["cpu", NAME, pytest.param("cuda", marks=NEEDS_CUDA)])
 def device(request):
-    return torch.device(request.param)
+    with second_device() if request.param == NAME else nullcontext():
+        yield torch.device(request.param)
 
 
 def agree(mine: torch.Tensor, reference: torch.Tensor, device: torch.device) -> None:
     """As a whole: single small entries may differ by more."""
     error = (mine.detach().cpu().double() - reference.detach()).norm()
     assert error <= TOLERANCE[device.type] * reference.detach().norm() + 1e-9
+
+
+def test_the_second_device_keeps_its_tensors_apart():
+    with second_device() as second:
+        there, here = torch.ones(3, device=second), torch.ones(3)
+        assert (there.device.type, there.cpu().tolist()) == (NAME, [1.0, 1.0, 1.0])
+        assert (there * 2 + torch.tensor(1.0)).device == second  # a single number may come from anywhere
+        assert there[torch.tensor([0, 2])].device == second  # and so may an index
+        draw = torch.Generator()
+        for compute in (lambda: there + here, lambda: here[there.long()], lambda: there.normal_(generator=draw)):
+            with pytest.raises(RuntimeError, match=r"Expected .* device"):
+                compute()
+        with pytest.raises(RuntimeError):
+            there.numpy()
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------

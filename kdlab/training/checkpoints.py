@@ -47,17 +47,18 @@ class ModelCard:
         return cls(**fields | {name: tuple(fields[name]) for name in ("classes", "mean", "std")})
 
 
-def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+def save_model(path: Path | str, model: nn.Module, card: ModelCard) -> None:
     """Write a model and its card as one safetensors file, whole or not at all."""
-    save_tensors(path, model.state_dict(), {"card": asdict(card)})
+    save_tensors(Path(path), model.state_dict(), {"card": asdict(card)})
 
 
-def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
+def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
     """Read a model that kdlab saved, on the CPU, in eval mode. A folder stands for its best checkpoint.
 
     Raises:
         InputError: no such file; a truncated or foreign one; weights that do not fit the card.
     """
+    path = Path(path)
     path = path / BEST if path.is_dir() else path
     tensors, meta = load_tensors(path)
     if "card" not in meta:
@@ -74,7 +75,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelCard]:
     return model.eval(), card
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path | str) -> None:
     """Fill a model from a plain state_dict of any origin (.pt, .pth, .safetensors), without running code from the file.
 
     A ``state_dict`` or ``model`` entry around it and a "module." prefix, as DataParallel leaves it, are looked through.
@@ -82,6 +83,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         InputError: no such file, or a folder; not a state_dict; names or shapes that do not fit.
     """
+    path = Path(path)
     if path.is_dir():
         raise InputError(
             f"{path} is a folder; wanted: a file with the weights of {type(model).__name__}: {BEST} in it."

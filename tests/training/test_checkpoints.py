@@ -75,6 +75,14 @@ def test_a_model_comes_back_with_its_card_and_needs_no_flag(tmp_path):
     assert torch.equal(loaded(images), model.eval()(images))
 
 
+def test_a_path_may_be_text(tmp_path):
+    saved, other = randomised(), small()
+    save_model(f"{tmp_path}/model.safetensors", saved, CARD)
+    load_weights(other, f"{tmp_path}/model.safetensors")
+    for read in (load_model(f"{tmp_path}/model.safetensors")[0], other):
+        assert same(read.state_dict(), saved.state_dict())
+
+
 def test_a_folder_stands_for_its_best_checkpoint(tmp_path):
     models = {name: randomised() for name in ("best", "last")}
     for name, model in models.items():
