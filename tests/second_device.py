@@ -54,8 +54,13 @@ class _Everywhere(TorchDispatchMode):
 def second_device() -> Iterator[torch.device]:
     """In here ``torch.device("second")`` is a device, as "cuda" would be."""
     _register()
-    with _Everywhere():
-        yield torch.device(NAME, 0)
+    # As `parameter.data = ...` changes a tensor without telling the wrapper: a converted module gets its parameters so.
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        with _Everywhere():
+            yield torch.device(NAME, 0)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
 
 
 def _compute(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
