@@ -25,7 +25,7 @@ EXECUTE := --execute --ExecutePreprocessor.timeout=600 --ExecutePreprocessor.sto
 LIMIT := $(if $(shell command -v timeout 2>/dev/null),timeout 2400)
 
 # Threads that wait for each other sleep instead of spinning: beside any other load (a browser, say) a training step is
-# many times faster so, and on an idle machine nearly as fast.
+# many times faster so. On an idle machine it is nearly as fast, or takes up to 1.7 times as long where threads wake late.
 export OMP_WAIT_POLICY := PASSIVE
 
 # A notebook checks shapes while it imports, and what is imported so has compiled files of its own. Where none may be written,
