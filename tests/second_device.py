@@ -1,7 +1,8 @@
 """A device beside the CPU on any machine: what stays behind on the CPU is an error here, as it is on a GPU.
 
 A tensor of this device wraps one of the CPU, which computes for it. An operation on tensors of both devices is refused;
-what a GPU allows is allowed: copies, single numbers and indices from the CPU.
+what a GPU allows is allowed: copies, single numbers and indices from the CPU. It wants a process of its own: torch
+cannot forget a device, and autograd must know of it before its first backward pass.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-NAME = "second"
+NAME = "second_device"  # becomes a method of every module, too, and so must be the name of nothing else
 COPIES = ("aten::_to_copy", "aten::copy_", "aten::_local_scalar_dense")  # between devices
 INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 
@@ -52,7 +53,7 @@ class _Everywhere(TorchDispatchMode):
 
 @contextmanager
 def second_device() -> Iterator[torch.device]:
-    """In here ``torch.device("second")`` is a device, as "cuda" would be."""
+    """In here ``torch.device(NAME)`` is a device, as "cuda" would be."""
     _register()
     # As `parameter.data = ...` changes a tensor without telling the wrapper: a converted module gets its parameters so.
     torch.__future__.set_swap_module_params_on_conversion(True)

@@ -4,6 +4,9 @@ The reference is the CPU in float64. `make test-gpu` runs this on a CUDA GPU. Wi
 and on a device that only keeps its tensors apart from the CPU's: what is not moved along is found there, too.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,11 +28,12 @@ from kdlab.training import ModelCard, classification_metrics, fit, predict_logit
 # A GPU's convolutions round their inputs to 10 bits (TF32) unless they are told not to.
 TOLERANCE = {"cpu": 1e-4, NAME: 1e-4, "cuda": 1e-2}
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+ON_SECOND = os.environ.get("KDLAB_TEST_DEVICE") == NAME
 
 
-@pytest.fixture(params=["cpu", NAME, pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.fixture(params=[NAME] if ON_SECOND else ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 def device(request):
-    with second_device() if request.param == NAME else nullcontext():
+    with second_device() if ON_SECOND else nullcontext():
         yield torch.device(request.param)
 
 
@@ -39,6 +43,15 @@ def agree(mine: torch.Tensor, reference: torch.Tensor, device: torch.device) -> 
     assert error <= TOLERANCE[device.type] * reference.detach().norm() + 1e-9
 
 
+@pytest.mark.skipif(ON_SECOND or torch.cuda.is_available(), reason="is this very run, or a GPU shows it")
+def test_all_of_this_holds_where_nothing_may_stay_on_the_cpu():
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    run = subprocess.run(command, env=own | {"KDLAB_TEST_DEVICE": NAME}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-1000:]
+
+
+@pytest.mark.skipif(not ON_SECOND, reason="in a process of its own: see the test above")
 def test_the_second_device_keeps_its_tensors_apart():
     with second_device() as second:
         there, here = torch.ones(3, device=second), torch.ones(3)
