@@ -55,9 +55,10 @@ def seconds(run: Run, calls: int = 1) -> float:
 def interleave(
     variants: Mapping[str, Callable[[], Run]], repeats: int, calls: Mapping[str, int] | None = None
 ) -> dict[str, np.ndarray]:
-    """Seconds a call of each variant, in the order A B A B ..., after one round that does not count.
+    """Seconds a call of each variant, in the order A B B A A B ..., after one round that does not count.
 
-    What else the machine does then slows all variants alike.
+    What else the machine does then slows all variants alike, and so does what the one before leaves behind: memory
+    that the system has to hand out again, page by page.
 
     Args:
         variants: by name, what prepares a run; only the run itself is timed.
@@ -65,8 +66,9 @@ def interleave(
         calls: of a variant's run in a row, for one so short that the clock would not see it; otherwise 1.
     """
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(1 + repeats):
-        for name, prepare in variants.items():
+    for number in range(1 + repeats):
+        turns = list(variants.items())
+        for name, prepare in reversed(turns) if number % 2 else turns:
             times[name].append(seconds(prepare(), (calls or {}).get(name, 1)))
     return {name: np.array(taken[1:]) for name, taken in times.items()}
 

@@ -1,7 +1,7 @@
 """Teachers, student and the terms that compare them, as one module that returns its losses."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from kdlab.distill.reader import Reader, enough_samples
 from kdlab.distill.schedules import Schedule, check_weight, weight_at
-from kdlab.distill.taps import Tap, Taps, version
+from kdlab.distill.taps import Tap, Taps, tensors_in, version
 from kdlab.distill.term import Term, on_side
 from kdlab.errors import InputError, unknown
 
@@ -220,7 +219,7 @@ class Distiller(nn.Module):
 
     def _task_loss(self, output: Any, labels: Any, read: Mapping[str, Any]) -> Tensor:
         who = f"the task loss {type(self.task).__name__}"
-        with _left_alone(read, who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."):
+        with _left_alone(read.values(), who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."):
             return self.task(output, labels)
 
     def _check_gradient(self, term: Term, read: Mapping[str, Any], loss: Tensor) -> None:
@@ -229,8 +228,8 @@ class Distiller(nn.Module):
             return
         if not any(parameter.requires_grad for parameter in self.student.parameters()):
             return
-        tapped = tree_leaves([read[key] for key in self._keys[term.name].read])
-        if not any(leaf.requires_grad for leaf in tapped if isinstance(leaf, Tensor)):
+        tapped = tensors_in(read[key] for key in self._keys[term.name].read)
+        if not any(tensor.requires_grad for tensor in tapped):
             layers = ", ".join(str(tap) or "the output" for tap in term.student_taps)
             raise InputError(
                 f"term {term.name!r} cannot teach the student: what it puts out at {layers} has no gradient, because "
@@ -257,9 +256,9 @@ class Distiller(nn.Module):
                     f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
                     "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
                 )
-        sides = (student_side, teacher_side)
-        left_alone = _left_alone(sides, "a connector or the loss", "Give its activations inplace=False.")
-        with _told(term, *sides), enough_samples(), left_alone:
+        read_here = [*student_side, *teacher_side]
+        left_alone = _left_alone(read_here, "a connector or the loss", "Give its activations inplace=False.")
+        with _told(term, student_side, teacher_side), enough_samples(), left_alone:
             student = on_side(term.student, student_side)
             teacher = raw = on_side(term.teacher, teacher_side)
             if term.student_connector is not None:
@@ -291,7 +290,6 @@ class Distiller(nn.Module):
     @torch.no_grad()
     def _observe(self, name: str, images: Any, labels: Any) -> dict[str, Any]:
         teacher = self.teachers[name]
-        self._check_devices(name, teacher.model)
         if teacher.model.training:  # someone has called its own train()
             teacher.model.eval()
         seen = images if teacher.sees is None else teacher.sees(images, labels)
@@ -302,7 +300,11 @@ class Distiller(nn.Module):
                     f"no sample of this batch is the part of teacher {name!r}. Draw batches that hold some for every "
                     "teacher, as kdlab.data.StratifiedBatches does."
                 )
-        _, read = self._teacher_readers[name](teacher.model, seen)
+        try:
+            _, read = self._teacher_readers[name](teacher.model, seen)
+        except RuntimeError:
+            self._check_devices(name, teacher.model)
+            raise
         return {self._key(name, tap): value for tap, value in read.items()}
 
     def _check_devices(self, name: str, teacher: nn.Module) -> None:
@@ -413,9 +415,9 @@ def _by_term(terms: Sequence[Term], part: str) -> nn.ModuleDict:
 
 
 @contextmanager
-def _left_alone(read: Any, who: str, instead: str) -> Iterator[None]:
+def _left_alone(read: Iterable[Any], who: str, instead: str) -> Iterator[None]:
     """Refuse who works in place on what was read."""
-    tensors = [leaf for leaf in tree_leaves(read) if isinstance(leaf, Tensor)]
+    tensors = tensors_in(read)
     versions = list(map(version, tensors))
     yield
     if versions != list(map(version, tensors)):

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from kdlab.distill.taps import Tap, Taps
+from kdlab.distill.taps import Tap, Taps, tensors_in
 from kdlab.errors import InputError
 
 
@@ -83,13 +82,13 @@ def _is_compiled(network: nn.Module) -> bool:
 
 
 def _refuse_non_finite(network: nn.Module, name: str, value: Any) -> None:
-    for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor) and leaf.is_nested:
+    for leaf in tensors_in([value]):
+        if leaf.is_nested:
             raise InputError(
                 f"layer {name!r} of {type(network).__name__} puts out a nested tensor, as PyTorch's transformer does "
                 "in eval mode for a padded batch. Build its nn.TransformerEncoder with enable_nested_tensor=False."
             )
-        if isinstance(leaf, Tensor) and not leaf.is_meta and not _is_finite(leaf):
+        if not leaf.is_meta and not _is_finite(leaf):
             raise InputError(
                 f"layer {name!r} of {type(network).__name__} holds numbers that are not finite. Check its weights, and "
                 "that the images are normalised as it was trained with; in half precision, try float32."

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, Literal
 
@@ -45,6 +46,10 @@ class Tap:
 
     def __str__(self) -> str:
         """The layer's name alone for its output; otherwise with what is special about it, such as "block:input"."""
+        return self._name
+
+    @cached_property
+    def _name(self) -> str:
         what = "" if self.what == "output" else f":{self.what}"
         call = "" if self.call is None else f" call {self.call}"
         item = "" if self.item is None else f"[{self.item!r}]"
@@ -171,7 +176,7 @@ class Taps:
     def _record(self, name: str, value: Any) -> None:
         if self._copied is None or name in self._copied:
             self._own.setdefault(name, []).append(value)
-            self._originals += [(name, leaf, version(leaf)) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+            self._originals += [(name, leaf, version(leaf)) for leaf in tensors_in([value])]
             value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
         self._records[name].append(value)
         if self._calls is not None and all(len(had) >= self._calls[tap] for tap, had in self._records.items()):
@@ -180,6 +185,13 @@ class Taps:
 
 class _Stopped(BaseException):
     """Ends a forward pass after its last tap. No Exception: a model that catches those must not catch this."""
+
+
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """All tensors, those inside tuples, lists and dictionaries too."""
+    # Most values are tensors, and to look for leaves in these would take longer than all else at each step.
+    leaves = chain.from_iterable([value] if isinstance(value, Tensor) else tree_leaves(value) for value in values)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def version(tensor: Tensor) -> int | None:

@@ -68,8 +68,7 @@ class Epoch:
                 continue
             self._step()
             if step % LOOK_EVERY == 0 or step == steps:
-                pieces = torch.stack([loss.float() for loss in recent]).view(-1, self.accumulate, len(names))
-                rows = pieces.mean(dim=1).cpu()
+                rows = torch.stack(recent).float().view(-1, self.accumulate, len(names)).mean(dim=1).cpu()
                 _refuse_non_finite(rows, names, first_step=epoch * steps + step - len(rows) + 1)
                 bar.update(len(rows))
                 seen.append(rows)
@@ -120,6 +119,8 @@ def _total(losses: Any) -> Tensor:
 
 
 def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
+    if losses.isfinite().all():
+        return
     bad = ~losses.isfinite()
     if bad[:, names.index("total")].any():  # a loss of weight 0 is only reported
         step = int(bad[:, names.index("total")].nonzero()[0])
