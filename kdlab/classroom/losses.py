@@ -29,20 +29,30 @@ Layers = Mapping[str, tuple[Float[Tensor, "n _ _ _"], Float[Tensor, "n _ _ _"]]]
 
 
 def show_maps(
-    maps: Mapping[str, Float[Tensor, "_ _"]], alt: str, *, signed: Sequence[str] = (), width: float = 1.9
+    maps: Mapping[str, Float[Tensor, "_ _"]],
+    alt: str,
+    *,
+    signed: Sequence[str] = (),
+    same_scale: Sequence[str] = (),
+    width: float = 1.9,
 ) -> None:
     """Small pictures side by side, each with its title, and one sentence for those who cannot see them.
 
     Args:
         maps: from title to numbers, dark to bright from the least to the greatest.
         signed: titles of those that are drawn around 0: blue below, red above.
+        same_scale: titles of those that are to be compared: a colour is the same number in all of them.
         width: of one picture, in inches.
     """
     fig, axes = figure(1, len(maps), width=width, height=width + 0.25)
     for ax, (title, values) in zip(axes, maps.items(), strict=True):
-        limit = values.abs().max().item()
-        around_zero = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if title in signed else {"cmap": "viridis"}
-        ax.imshow(values.detach().numpy(), aspect="auto", interpolation="nearest", **around_zero)
+        scaled_by = [maps[other] for other in same_scale] if title in same_scale else [values]
+        least, greatest = min(x.min().item() for x in scaled_by), max(x.max().item() for x in scaled_by)
+        colours = "viridis"
+        if title in signed:
+            colours, greatest = "RdBu_r", max(-least, greatest)
+            least = -greatest
+        ax.imshow(values.detach().numpy(), colours, aspect="auto", interpolation="nearest", vmin=least, vmax=greatest)
         ax.set_title(title, fontsize=9)
         ax.set(xticks=[], yticks=[])
         ax.grid(False)

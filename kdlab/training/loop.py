@@ -105,8 +105,8 @@ def fit(
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
             optimiser lacks; a loader without a length, or of other batches than the objective takes; a metric
-            that ``evaluate`` does not give, or that is no number; a checkpoint of another recipe; a batch that cannot
-            be divided equally; no compiler.
+            that ``evaluate`` does not give, or that has no name or is no number; a checkpoint of another recipe; a batch
+            that cannot be divided equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -163,8 +163,8 @@ def fit(
                 processes.average_buffers(objective)
                 eager = torch.compiler.set_stance("force_eager") if compile else nullcontext()
                 with eager, evaluating(student), torch.no_grad():
-                    metrics = evaluate(student)
-                row |= {f"val_{name}": _number(name, value) for name, value in metrics.items()}
+                    metrics = _named_numbers(evaluate(student))
+                row |= {f"val_{name}": value for name, value in metrics.items()}
                 _check_monitor(row, monitor)
                 row["seconds"] = time.perf_counter() - began
                 rows.append(row)
@@ -235,6 +235,15 @@ def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
     for generator in {getattr(loader, "generator", None), getattr(getattr(loader, "sampler", None), "generator", None)}:
         if generator is not None:
             generator.manual_seed(seed)
+
+
+def _named_numbers(metrics: Any) -> dict[str, float]:
+    if not isinstance(metrics, Mapping):
+        raise InputError(
+            f"evaluate gives a {type(metrics).__name__}; wanted: each metric by its name, such as "
+            "{'accuracy': 0.9}, also where there is only one."
+        )
+    return {name: _number(name, value) for name, value in metrics.items()}
 
 
 def _number(metric: str, value: Any) -> float:

@@ -48,6 +48,14 @@ class TestMaps:
         show_maps({"a": torch.rand(3, 4), "b": torch.zeros(2, 2)}, "two maps", signed=["b"])
         assert 'alt="two maps"' in shown[0].data
 
+    def test_only_maps_of_one_scale_share_what_a_colour_means(self, monkeypatch):
+        figures = []
+        monkeypatch.setattr("kdlab.classroom.losses.show", lambda fig, alt: figures.append(fig))
+        maps = {name: torch.tensor([[0.0, top]]) for name, top in (("a", 1.0), ("b", 2.0), ("c", 3.0), ("d", 4.0))}
+        show_maps(maps, "four maps", signed=["a", "d"], same_scale=["a", "b"])
+        limits = [ax.images[0].get_clim() for ax in figures[0].axes]
+        assert limits == [(-2, 2), (0, 2), (0, 3), (-4, 4)]
+
     def test_maps_without_a_sentence_are_refused(self):
         with pytest.raises(InputError, match="empty text"):
             show_maps({"a": torch.rand(3, 4), "b": torch.rand(3, 4)}, " ")

@@ -342,6 +342,12 @@ def test_a_metric_that_is_no_number_is_named(vector):
         train(evaluate=lambda student: {"accuracy": 0.5, "iou": vector})
 
 
+@pytest.mark.parametrize("bare", [0.5, torch.tensor(0.5), None])
+def test_a_metric_without_a_name_is_refused(bare):
+    with pytest.raises(InputError, match=f"evaluate gives a {type(bare).__name__}; wanted: each metric by its name"):
+        train(evaluate=lambda student: bare)
+
+
 @pytest.mark.parametrize("freeze_from", [None, 0])
 def test_the_student_is_evaluated_in_eval_mode_without_gradients_and_trains_on_as_it_was(freeze_from):
     seen = []
