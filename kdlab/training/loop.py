@@ -105,8 +105,8 @@ def fit(
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
             optimiser lacks; a loader without a length, or of other batches than the objective takes; a metric
-            that ``evaluate`` does not give, or that has no name or is no number; a checkpoint of another recipe; a batch
-            that cannot be divided equally; no compiler.
+            that ``evaluate`` does not give, or that has no name or is no number; a checkpoint of another recipe; a
+            batch that cannot be divided equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
