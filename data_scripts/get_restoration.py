@@ -4,7 +4,7 @@
     python data_scripts/get_restoration.py nh-haze                            # what to download, and where to put it
     python data_scripts/get_restoration.py nh-haze --from ~/Downloads/NH-HAZE.zip
     python data_scripts/get_restoration.py rain1400 --from train=train.zip test=test.zip
-    python data_scripts/get_restoration.py reside-ots sots-outdoor rain1400 csd --lists data/three
+    python data_scripts/get_restoration.py reside-ots sots-outdoor rain1400 csd --lists data/three --sample 5000
     kdlab teach data/nh-haze --task restoration --weather haze --out runs/haze
     python data_scripts/get_restoration.py nh-haze --check                    # is it still as it was?
 

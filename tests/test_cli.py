@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from class_folder import grow, picture
 from command_line import done, refused, run
-from PIL import Image, ImageDraw
+from PIL import Image
 from states import same, weights
 
 import kdlab.doctor
@@ -33,26 +34,6 @@ from kdlab.training import ModelCard, load_model, save_model
 
 SMALL = ("--batch-size", "4", "--device", "cpu")
 TINY = (*SMALL, "--widths", "4,4,8,8", "--lr", "1e-2")
-
-
-def picture(name: str, seed: int) -> Image.Image:
-    """A red circle or a green square on a dark ground, somewhere else for every seed."""
-    image = Image.new("RGB", (32, 32), (seed % 5 * 12, 30, 40))
-    left, top = seed % 7, seed * 3 % 8
-    draw = ImageDraw.Draw(image)
-    box = (left, top, left + 22, top + 22)
-    draw.ellipse(box, (220, 40, 30)) if name == "circle" else draw.rectangle(box, (40, 200, 60))
-    return image
-
-
-def grow(root: Path, classes=("circle", "square"), **counts: int) -> Path:
-    for split, count in (counts or {"train": 6, "val": 3, "test": 3}).items():
-        for name in classes:
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                picture(name, index + 10 * len(split)).save(folder / f"{index}.png")
-    return root
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -331,6 +312,11 @@ def no_work(monkeypatch):
         (["--std", "0,0.5,0.5"], "wanted three values above 0"),
         (["--classes", "3"], "the teacher has 3 classes by --classes; shapes has 2: circle, square"),
         (["--batch-size", "1"], "--batch-size is 1; wanted: at least 2"),
+        (
+            ["--batch-size", "4", "--accumulate", "4"],
+            "--batch-size is 4; wanted: at least 8, since batch normalisation compares images, two or more in each of "
+            "the 4 parts",
+        ),
         (["--batch-size", "13"], "at most 12, the number of training images"),
         (["--teacher", "nowhere"], "--teacher nowhere does not exist. Make a teacher with `kdlab teach`"),
         (["--teacher", "nowhere.pt"], "--teacher nowhere.pt does not exist"),

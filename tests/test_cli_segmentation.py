@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import done, refused, run
+from mask_folder import drawn, grow
 from PIL import Image
 from states import same, weights
 from torchvision.transforms.v2 import functional as transforms
@@ -33,34 +34,9 @@ from kdlab.training import Fit, ModelCard, load_model, save_model
 
 SEGMENTATION = ("--task", "segmentation", "--narrow", "--device", "cpu")
 TINY = (*SEGMENTATION, "--batch-size", 4, "--lr", 3e-3)
-COLOURS = ((90, 90, 90), (220, 40, 30), (40, 200, 60))  # of the three classes, so that they are easy to tell apart
 SIZE = 36  # no multiple of the student's stride 8 nor of the teacher's 32
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def drawn(seed: int, width: int = 48, height: int = 40) -> tuple[Image.Image, Image.Image]:
-    """An upright bar and below it a lying one, each in the colour of its class, and their mask."""
-    values = np.zeros((height, width), np.uint8)
-    left = width // 4 + seed % 5
-    values[: height // 2, left : left + width // 3] = 1
-    values[height * 2 // 3 :, width // 8 : width - 3 * (seed % 3)] = 2
-    noise = np.random.default_rng(seed).integers(-20, 21, (height, width, 3))
-    image = (np.array(COLOURS)[values] + noise).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(image), Image.fromarray(values)
-
-
-def grow(root: Path, change=lambda mask: mask, **counts: int) -> Path:
-    seed = 0
-    for split, count in (counts or {"train": 8, "val": 3, "test": 4}).items():
-        for kind in ("images", "masks"):
-            (root / split / kind).mkdir(parents=True)
-        for index in range(count):
-            image, mask = drawn(seed)
-            image.save(root / split / "images" / f"{index}.png")
-            Image.fromarray(change(np.array(mask))).save(root / split / "masks" / f"{index}.png")
-            seed += 1
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,12 @@ def haze(data, count=10):
             Image.fromarray(np.full((18, 20, 3), level, np.uint8)).save(path)
 
 
+def sizes(one):
+    if isinstance(one, catalogue.DirectSet):
+        return one.counts
+    return {split: part.counts[0][0] for split, part in one.parts.items() if part.counts}
+
+
 @pytest.mark.parametrize("script", [*MAKE, *GET])
 def test_help_has_an_example_of_its_own(run, script):
     status, said = run(script, "--help")
@@ -61,7 +67,8 @@ def test_list_shows_name_size_licence_and_use_of_every_set(run, script):
     assert status == 0
     for one in getattr(catalogue, GET[script]):
         (entry,) = [line for line in said.splitlines() if line.split()[0] == one.name]
-        assert one.title in entry
+        assert f"{one.title}: {one.weather if script == 'get_restoration' else one.task}; " in entry
+        assert all(f"{number:,} {split}" in entry for split, number in sizes(one).items())
         assert f"licence: {one.licence}" in entry
         assert f"for {one.used}" in said
 
@@ -142,6 +149,22 @@ def test_lists_may_be_joined_and_take_the_place_of_those_there(run, tmp_path):
     assert not (tmp_path / "nh-haze/meta").exists()
 
 
+def test_joined_lists_may_be_a_sample_of_the_training_pairs(run, tmp_path):
+    haze(tmp_path)
+    words = ("nh-haze", "--data", tmp_path, "--lists", tmp_path / "some")
+    whole, some = [], []
+    for listed, more in ((whole, []), (some, ["--sample", 4]), (some, ["--sample", 4])):
+        run("get_restoration", *words, *more)
+        listed.append(load_pairs(tmp_path / "some"))
+    drawn, again = (set(data.train.pairs) for data in some)
+    assert drawn == again
+    assert drawn < set(whole[0].train.pairs)
+    assert len(drawn) == 4
+    assert len(some[0].val) == len(whole[0].val)
+    run("get_restoration", *words, "--sample", 100)
+    assert len(load_pairs(tmp_path / "some").train) == len(whole[0].train)
+
+
 def test_no_lists_are_joined_where_a_set_is_missing(run, tmp_path):
     haze(tmp_path)
     status, said = run("get_restoration", "csd", "nh-haze", "--data", tmp_path, "--lists", tmp_path / "both")
@@ -154,6 +177,7 @@ def test_no_lists_are_joined_where_a_set_is_missing(run, tmp_path):
     ("words", "said"),
     [
         (["nh-haze", "csd", "--from", "a.zip"], "--from was given; wanted with it: one set"),
+        (["nh-haze", "--sample", "4"], "--sample was given; wanted with it: --lists FOLDER"),
         (["nh-haze", "--check", "--from", "a.zip"], "--from was given; wanted with it: one set"),
         (["csd", "--from", "a.zip"], "csd has no split 'a.zip'; wanted: train or test"),
         (["csd", "--from", "train=a.zip"], "a.zip: no such file"),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from kdlab.commands.options import whole
 from kdlab.data import direct_sets, restoration_sets
 from kdlab.data.catalogue import DirectSet, RestorationSet
 from kdlab.data.images import few, printable
@@ -103,6 +104,12 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
         help="write the lists of all named sets together to FOLDER/meta/, in the place of those there, to train on "
         "them as one (default: each set's in a folder of its name)",
     )
+    parser.add_argument(
+        "--sample",
+        type=whole(1),
+        metavar="N",
+        help="of the training pairs that --lists joins, draw N of each weather, always the same ones",
+    )
     args = parser.parse_args()
     if args.list:
         for one in sets:
@@ -115,6 +122,8 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
     with _plain_errors(script):
         if args.sources and (len(args.names) != 1 or args.check):
             raise InputError("--from was given; wanted with it: one set, and no --check.")
+        if args.sample is not None and (args.lists is None or args.check):
+            raise InputError("--sample was given; wanted with it: --lists FOLDER, and no --check.")
         found: dict[str, restoration_sets.Found] = {}
 
         def work(one: RestorationSet) -> str:
@@ -129,6 +138,8 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
                     f"{few(missing)}. Get them, or leave them out."
                 )
             together = restoration_sets.joined(found.values())
+            if args.sample is not None:
+                together = restoration_sets.drawn(together, args.sample)
             restoration_sets.write_lists(args.lists, together)
             print(". ".join([f"{printable(args.lists)}: {_counts(together)} pairs", *together.left_out]))
     raise SystemExit(failed)

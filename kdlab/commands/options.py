@@ -100,9 +100,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "imagenette-160 or imagenette-320, where data_scripts/get_classification.py has put them into ./data. "
         "For segmentation a folder with images/ and masks/ in train/ and val/, perhaps test/ (a mask is a PNG "
         "of class numbers, called like its image; 255 means ignore); or scenes, built in; or pets or voc, where "
-        "torchvision has put them into ./data. For restoration a folder with train/WEATHER/ and val/WEATHER/, "
-        "perhaps test/WEATHER/, each with degraded images and clean ones as a public set has them (such as "
-        "input/ and target/), or with lists of pairs in meta/train/WEATHER.json and meta/valid/WEATHER.json; or "
+        "data_scripts/get_segmentation.py has put them into ./data. For restoration a folder with train/WEATHER/ and "
+        "val/WEATHER/, perhaps test/WEATHER/, each with degraded images and clean ones as a public set has them (such "
+        "as input/ and target/), or with lists of pairs in meta/train/WEATHER.json and meta/valid/WEATHER.json; or "
         "weather, built in; or a public set's name, such as nh-haze, where data_scripts/get_restoration.py has "
         "listed it in ./data",
     )

@@ -137,10 +137,13 @@ def _flat(groups: Sequence[Sequence] | None) -> tuple | None:
 def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) -> None:
     """The last checks before the work, and what it will work on."""
     train = len(data.train)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
-    if not 2 <= args.batch_size <= train:
+    parts = processes.count() * args.accumulate
+    least = 2 * parts
+    if not least <= args.batch_size <= train:
+        each = "" if parts == 1 else f" in each of the {parts} parts that are computed apart"
         raise InputError(
-            f"--batch-size is {args.batch_size}; wanted: at least 2, since batch normalisation compares images, and at "
-            f"most {train}, the number of training images."
+            f"--batch-size is {args.batch_size}; wanted: at least {least}, since batch normalisation compares images, "
+            f"two or more{each}; and at most {train}, the number of training images."
         )
     processes.own_share(data.val)  # refuses now what it would refuse after the first epoch
     check_writable(args.out, "--out")

@@ -210,6 +210,7 @@ RESTORATION = (
     RestorationSet(
         "reside-ots", "RESIDE OTS (outdoor)", "haze", RESIDE,
         {"train": Part(".", ((72_135, "the download's"), (313_950, "the paper's")))}, layout="RESIDE",
+        used=SETTING_1,
         note="2,061 clean images; the download has four parts with 18,200, 18,200, 18,200 and 17,535 hazy ones. "
         "They may stay folders of their own in hazy/.",
     ),

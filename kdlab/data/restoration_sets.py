@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 from kdlab.data.archives import DamagedArchiveError, unpack
@@ -174,6 +175,15 @@ def joined(found: Iterable[Found]) -> Found:
         known |= one.hashes
     pairs, left_out = _apart(pairs, known)
     return Found(pairs, left_out, odd, known)
+
+
+def drawn(found: Found, number: int) -> Found:
+    """At most so many training pairs of each weather, always the same ones; validation and test stay whole."""
+    by_weather: dict[str, list[Pair]] = {}
+    for pair in found.pairs.get("train", []):
+        by_weather.setdefault(pair.weather, []).append(pair)
+    some = [pair for pairs in by_weather.values() for pair in Random(0).sample(pairs, min(number, len(pairs)))]
+    return found._replace(pairs=found.pairs | {"train": some})
 
 
 # --- what is on disk --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The training loop: what it records, when it ends, that it resumes to the same bits, and what it refuses."""
 
 import random
+import shutil
 from collections import namedtuple
 from threading import Event, Thread, Timer
 from types import SimpleNamespace
@@ -718,6 +719,14 @@ def test_a_compiled_student_learns_the_same_and_is_judged_as_it_is(monkeypatch, 
     pd.testing.assert_frame_equal(*losses, rtol=1e-5)
     compiled.student(IMAGES[:3])
     assert len(graphs) == 1  # nor for what comes after
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="no compiler")
+def test_a_student_that_is_really_compiled_learns_the_same(shapes_unchecked):
+    torch._dynamo.reset()
+    eager, compiled = train(epochs=2), train(epochs=2, compile=True)
+    for name, tensor in eager.student.state_dict().items():
+        torch.testing.assert_close(compiled.student.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_where_nothing_compiles_that_is_said(monkeypatch, shapes_unchecked):

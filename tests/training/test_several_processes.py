@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import class_folder
+import mask_folder
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +17,10 @@ from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 from weather_folder import grow
 
 from kdlab import InputError, processes
+from kdlab.commands.inputs import load_masks
+from kdlab.data import load_folders
+from kdlab.recipes import segmentation
+from kdlab.recipes.response import evaluate
 from kdlab.training import load_model, pick_device
 from kdlab.training.batches import Pieces, in_pieces
 
@@ -123,6 +129,34 @@ def test_a_whole_command_on_two_processes(tmp_path):
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("best epoch") == 1
     assert load_model(out / "last.safetensors")[1].metrics["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "grow", "narrow"),
+    [("classification", class_folder.grow, []), ("segmentation", mask_folder.grow, ["--narrow"])],
+)
+def test_the_metrics_of_a_command_on_two_processes_are_of_all_images(task, grow, narrow, tmp_path):
+    """Of an odd number, of which one process looks at one more than the other."""
+    data = grow(tmp_path / "data", train=8, val=3)
+    kdlab = ["--no-python", Path(sys.executable).with_name("kdlab")]
+    words = [data, "--task", task, "--device", "cpu", "--batch-size", 4, "--epochs", 1, *narrow]
+    start = [] if task == "segmentation" else ["--weights", "none"]
+    said = on_two(*kdlab, "teach", *words, *start, "--image-size", 32, "--out", tmp_path / "teacher")
+    assert said.returncode == 0, said.stderr
+    said = on_two(*kdlab, "distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("best epoch") == 1
+    for who in ("teacher", "student"):
+        model, card = load_model(tmp_path / who / "last.safetensors")
+        if task == "segmentation":
+            splits = load_masks(str(data), card.size, card.mean, card.std, who="model", classes=card.classes)
+            alone = segmentation.measure(model, splits.val)
+        else:
+            splits = load_folders(data, size=card.size, mean=card.mean, std=card.std)
+            alone = evaluate(model, splits.val)
+        assert {f"val_{name}": card.metrics[f"val_{name}"] for name in alone} == pytest.approx(
+            {f"val_{name}": value for name, value in alone.items()}, rel=1e-4
+        )
 
 
 def test_the_published_comparison_on_two_processes(tmp_path, monkeypatch):
