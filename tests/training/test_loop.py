@@ -724,7 +724,11 @@ def test_a_compiled_student_learns_the_same_and_is_judged_as_it_is(monkeypatch, 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))), reason="no compiler")
 def test_a_student_that_is_really_compiled_learns_the_same(shapes_unchecked):
     torch._dynamo.reset()
-    eager, compiled = train(epochs=2), train(epochs=2, compile=True)
+    eager, compiled = (build(optimizer=torch.optim.SGD) for _ in range(2))  # Adam makes steps of rounding errors
+    for module in (*eager.objective.modules(), *compiled.objective.modules()):
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # a compiled network draws random numbers of its own
+    eager, compiled = train(eager, epochs=2), train(compiled, epochs=2, compile=True)
     for name, tensor in eager.student.state_dict().items():
         torch.testing.assert_close(compiled.student.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
