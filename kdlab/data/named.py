@@ -14,10 +14,10 @@ DATA = Path("data")  # where the scripts put everything, unless they are told an
 def locate(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSet, ...]) -> Path:
     """The folder of a set that is named, such as ``data/imagenette2-160`` of "imagenette-160"; any other path as it is.
 
-    A folder of that name in the working directory goes before the set, and a restoration set's lists before its files.
+    A folder of that name in the working directory goes before the set. A restoration set's is that of its lists.
 
     Raises:
-        InputError: the set has not been got yet.
+        InputError: the set has not been got yet, or not been listed.
     """
     path = Path(source)
     known = {one.name: one for one in sets}
@@ -29,8 +29,11 @@ def locate(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSe
     else:
         script, listed = "get_restoration", DATA / wanted.name
         folder = listed if (listed / LISTS).is_dir() else folder_of(wanted, DATA)
+    command = f"python data_scripts/{script}.py {wanted.name}"
     if not folder.is_dir():
+        raise InputError(f"{wanted.title} is not in {printable(folder)}. Get it with: {command}")
+    if isinstance(wanted, RestorationSet) and not (folder / LISTS).is_dir():
         raise InputError(
-            f"{wanted.title} is not in {printable(folder)}. Get it with: python data_scripts/{script}.py {wanted.name}"
+            f"{wanted.title} is in {printable(folder)}, but its pairs are not listed. List them: {command}"
         )
     return folder

@@ -1,5 +1,6 @@
 """Public sets by their names, where the scripts have put them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,19 +25,19 @@ def here(tmp_path, monkeypatch):
         ("imagenette-160", CLASSIFICATION, "data/imagenette2-160"),
         ("cifar10", CLASSIFICATION, "data/cifar10"),  # the class folders, not the files that torchvision reads
         ("nh-haze", RESTORATION, "data/nh-haze"),
-        ("sots-outdoor", RESTORATION, "data/sots/outdoor"),
     ],
 )
 def test_a_name_is_the_folder_that_its_script_made(name, sets, folder):
-    Path(folder).mkdir(parents=True)
+    Path(folder, "meta").mkdir(parents=True)
     assert locate(name, sets) == Path(folder)
 
 
-def test_a_sets_lists_go_before_its_files():
+def test_a_sets_lists_are_what_is_wanted_and_not_its_files():
     for folder in ("sots/outdoor/hazy", "sots-outdoor/meta/test"):
         Path("data", folder).mkdir(parents=True)
     assert locate("sots-outdoor", RESTORATION) == Path("data/sots-outdoor")
-    assert locate("sots-outdoor-492", RESTORATION) == Path("data/sots/outdoor")
+    with pytest.raises(InputError, match="in data/sots/outdoor, and its pairs are not listed yet. Do so: .* sots-out"):
+        locate("sots-outdoor-492", RESTORATION)
 
 
 def test_a_folder_of_that_name_goes_first_and_any_other_path_is_what_it_is(here):
@@ -68,5 +69,11 @@ def test_the_commands_take_them_by_name(here):
             (here / "data" / "cifar10" / split / label).mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(here / "data" / "cifar10" / split / label / "a.png")
     assert load_data("cifar10").classes == ("one", "two")
-    grow(here / "data" / "csd", weathers=("snow",))
+    csd = grow(here / "data" / "csd", weathers=("snow",))
+    for split, its in (("train", "train"), ("val", "valid")):
+        names = sorted(path.name for path in (csd / split / "snow" / "input").iterdir())
+        pairs = [[f"{split}/snow/{kind}/{name}" for kind in ("target", "input")] for name in names]
+        listed = csd / "meta" / its / "snow.json"
+        listed.parent.mkdir(parents=True)
+        listed.write_text(json.dumps(pairs))
     assert load_restoration("csd", 32).classes == ("snow",)
