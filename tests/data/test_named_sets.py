@@ -36,7 +36,7 @@ def test_a_sets_lists_are_what_is_wanted_and_not_its_files():
     for folder in ("sots/outdoor/hazy", "sots-outdoor/meta/test"):
         Path("data", folder).mkdir(parents=True)
     assert locate("sots-outdoor", RESTORATION) == Path("data/sots-outdoor")
-    with pytest.raises(InputError, match="in data/sots/outdoor, and its pairs are not listed yet. Do so: .* sots-out"):
+    with pytest.raises(InputError, match="in data/sots/outdoor, but its pairs are not listed. List them: .* sots-out"):
         locate("sots-outdoor-492", RESTORATION)
 
 
