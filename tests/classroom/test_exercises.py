@@ -83,6 +83,7 @@ SLIPS = {
     "a sum": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) * len(s), "summed over the images"),
     "element mean": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) / 5, "over images and classes"),
     "direction": (check.kd_loss, lambda s, t, T: KDLoss(T)(t, s), "this is KL"),
+    "nothing": (check.kd_loss, lambda s, t, T: 0.0, "your answer is 0 everywhere"),
     "scaled": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) * 7, "scale: your answer is 7"),
     "not detached": (
         check.kd_loss,

@@ -36,7 +36,7 @@ def called(answer: Answer, *arguments: Any) -> tuple[Any, str | None]:
 
 
 def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
-    """The first thing wrong: type, shape, NaN, sign, a known slip, scale, value; None if nothing is."""
+    """The first thing wrong: type, shape, NaN, a known slip, all 0, sign, scale, value; None if nothing is."""
     if got is None or got is ...:
         return "no answer yet."
     try:
@@ -53,6 +53,8 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     for slip, hint in known.items():
         if _close(got, torch.as_tensor(slip, dtype=torch.float64).detach()):
             return hint
+    if want.any() and not got.any():
+        return "your answer is 0 everywhere."
     if (want >= 0).all() and (got < 0).any():
         return "sign: part of your answer is below 0; nothing here can be."
     ratio = (got.sum() / want.sum()).item()

@@ -20,6 +20,7 @@ def sparse_gradient(answer: Answer) -> bool:
     clipped = gradient * (largest / norm)
     penalised = gradient + strength * gamma.sign()
     known = {
+        gradient: "this is the task's gradient as it came: clip it, then add the penalty's.",
         clipped: "the penalty is missing.",
         penalised: "the gradient is not clipped yet.",
         penalised * (largest / penalised.norm()): (
