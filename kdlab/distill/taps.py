@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import chain
 from types import TracebackType
 from typing import Any, Literal
@@ -46,10 +46,6 @@ class Tap:
 
     def __str__(self) -> str:
         """The layer's name alone for its output; otherwise with what is special about it, such as "block:input"."""
-        return self._name
-
-    @cached_property
-    def _name(self) -> str:
         what = "" if self.what == "output" else f":{self.what}"
         call = "" if self.call is None else f" call {self.call}"
         item = "" if self.item is None else f"[{self.item!r}]"

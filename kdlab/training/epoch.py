@@ -119,8 +119,6 @@ def _total(losses: Any) -> Tensor:
 
 
 def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
-    if losses.isfinite().all():
-        return
     bad = ~losses.isfinite()
     if bad[:, names.index("total")].any():  # a loss of weight 0 is only reported
         step = int(bad[:, names.index("total")].nonzero()[0])
