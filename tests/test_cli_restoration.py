@@ -277,7 +277,7 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
         (["--temperature", "2"], "--temperature was given, which only classification and segmentation have"),
         (["--mean", "0.5"], "Leave it out, or say --task classification or segmentation."),
         (["--image-size", "64"], "--image-size was given, which only classification and segmentation have"),
-        (["--weights", "none"], "--weights was given, which only segmentation has"),
+        (["--weights", "none"], "--weights was given, which only segmentation and dehazing have"),
     ],
 )
 def test_impossible_settings(outdoors, two, tmp_path, options, message):
@@ -289,15 +289,15 @@ def test_impossible_settings(outdoors, two, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
-        ("teach", ("--weather", "haze"), "--weather was given, which only restoration has; the task is classification"),
+        ("teach", ("--weather", "haze"), "--weather was given, which only restoration and dehazing have; the"),
         ("teach", ("--width", 8, "--crop", 64), "--crop, --width was given, which only restoration has"),
-        ("teach", ("--narrow",), "--narrow was given, which only segmentation and restoration have"),
+        ("teach", ("--narrow",), "--narrow was given, which only segmentation, restoration and dehazing have"),
         ("teach", ("--task", "segmentation", "--warm-up", 2), "Leave it out, or say --task restoration."),
         ("distill", ("--hcr", 1), "--hcr was given, which only restoration has"),
         ("distill", ("--task", "segmentation", "--detach"), "--detach was given, which only restoration has"),
         ("distill", (), "--teacher is missing; wanted: what `kdlab teach` made."),
         ("distill", ("--task", "segmentation"), "--teacher is missing"),
-        ("teach", ("--task", "restoration", "--weights", "none"), "which only classification and segmentation have"),
+        ("teach", ("--task", "restoration", "--weights", "none"), "which only classification, segmentation and deh"),
     ],
 )
 def test_options_of_another_task_are_not_ignored(command, words, message, tmp_path):
@@ -321,7 +321,7 @@ def test_teachers_are_known_by_the_name_of_their_weather(outdoors, haze, models,
         ((f"haze={models('classifier')}", *other), "was made for classification (StudentCNN), and the task is rest"),
         (("haze=nowhere", *other), "--teacher nowhere does not exist"),
         ((right, "--teacher", f"rain={models('wide')}"), "the teachers have different widths (haze 2, rain 4)"),
-        ((f"haze={models('srktdn')}", *other), "srktdn.safetensors is SRKTDN, and the student is MSBDN"),
+        ((f"haze={models('srktdn')}", *other), "was made for dehazing (SRKTDN), and the task is rest"),
     ):
         assert said in refused(*words, *teachers)
     torch.save({}, tmp_path / "teacher.pt")
@@ -347,7 +347,7 @@ def test_data_that_does_not_fit(outdoors, haze, models, two, tmp_path, monkeypat
     )
     monkeypatch.chdir(tmp_path)
     for name in ("digits", "scenes"):
-        said = f"{name} has no clean image for each image, which restoration wants: weather, or a folder"
+        said = f"{name} has no clean image for each image, which restoration wants: weather or haze, or a folder"
         assert said in refused("teach", name, *out, *TASK)
         assert said in refused("evaluate", name, "--model", haze.out)
     said = "weather has a clean image for each image and no labels, which is for restoration; wanted for classification"

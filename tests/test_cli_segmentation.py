@@ -264,11 +264,11 @@ def test_impossible_settings(roads, taught, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
-        ("teach", ("--narrow",), "--narrow was given, which only segmentation and restoration have"),
+        ("teach", ("--narrow",), "--narrow was given, which only segmentation, restoration and dehazing have"),
         ("teach", ("--monitor", "miou"), "Leave it out, or say --task segmentation."),
         ("teach", ("--task", "segmentation", "--augment"), "--augment was given, which only classification has"),
         ("distill", ("--teacher", "t", "--method", "cwd"), "--method was given, which only segmentation has"),
-        ("distill", ("--teacher", "t", "--weights", "none"), "--weights was given, which only segmentation has"),
+        ("distill", ("--teacher", "t", "--weights", "none"), "which only segmentation and dehazing have"),
         ("distill", ("--teacher", "t", "--preset", "mgd", "--mask-ratio", "0"), "--mask-ratio, --preset was given"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kdlab.commands.evaluate_restorer import evaluate_restorer
-from kdlab.commands.inputs import METRICS, check_classes, check_split, load_data, load_masks, task_of
+from kdlab.commands.inputs import METRICS, RESTORING, check_classes, check_split, load_data, load_masks, task_of
 from kdlab.commands.options import option
 from kdlab.commands.outputs import say_skipped
 from kdlab.data import ImageSplits
@@ -38,13 +38,13 @@ def evaluate(args: argparse.Namespace) -> int:
     model, card = load_model(args.model)
     model.to(device)
     task = task_of(model)
-    useless = ("batch_size", "workers") if task == "restoration" else ("weather", "per_image", "self_ensemble")
+    useless = ("batch_size", "workers") if task in RESTORING else ("weather", "per_image", "self_ensemble")
     for name in useless:
         if getattr(args, name) is not None:
             raise InputError(
                 f"{option(name)} was given, but the model is for {task}, which has no use for it. Leave it out."
             )
-    if task == "restoration":
+    if task in RESTORING:
         evaluate_restorer(args, model, card)
     elif task == "segmentation":
         _evaluate_segmenter(args, model, card)

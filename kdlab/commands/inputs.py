@@ -14,14 +14,16 @@ from kdlab.data.images import printable
 from kdlab.data.masks import NAMED
 from kdlab.data.named import locate
 from kdlab.data.pair_folders import load_pairs
-from kdlab.data.weather_photos import load_weather
+from kdlab.data.weather_photos import load_haze, load_weather
 from kdlab.errors import InputError
 from kdlab.models import Restorer
+from kdlab.models.dehazing import Dehazer
 from kdlab.models.segmentation import Segmenter
 
 # As they are written; the others are words.
 METRICS = {"miou": "mIoU", "mdice": "mDice", "psnr": "PSNR", "ssim": "SSIM"}
-WEATHER = "weather"  # the built-in pairs
+RESTORING = ("restoration", "dehazing")  # the tasks of pairs of images
+DRAWN = ("weather", "haze")  # the built-in pairs
 
 
 def load_data(
@@ -37,9 +39,9 @@ def load_data(
         InputError: whatever :func:`kdlab.data.load_folders` refuses; a set that has not been got; augmentation of
             digits; a set of masks or pairs.
     """
-    if source == WEATHER and not Path(source).exists():
+    if source in DRAWN and not Path(source).exists():
         raise InputError(
-            "weather has a clean image for each image and no labels, which is for restoration; wanted for "
+            f"{source} has a clean image for each image and no labels, which is for restoration; wanted for "
             "classification: digits, or a folder with train/CLASS/ and val/CLASS/."
         )
     if source in NAMED and not Path(source).exists():
@@ -71,7 +73,7 @@ def load_masks(
     Raises:
         InputError: whatever :func:`kdlab.data.load_segmentation` refuses; digits; pairs; other classes than those.
     """
-    other = {"digits": ("a label", "classification"), WEATHER: ("a clean image", "restoration")}
+    other = {"digits": ("a label", "classification")} | dict.fromkeys(DRAWN, ("a clean image", "restoration"))
     if source in other:
         what, task = other[source]
         raise InputError(
@@ -90,7 +92,7 @@ def load_masks(
 
 
 def load_restoration(source: str, crop: int | None = None, *, only_judged: bool = False) -> ImageSplits:
-    """The splits of DATA with clean images: the word "weather", a public set's name, or a folder.
+    """The splits of DATA with clean images: a word of :data:`DRAWN`, a public set's name, or a folder.
 
     Args:
         crop: of the training images; None: the data's own.
@@ -98,17 +100,19 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
             or without the variants that take seconds to draw.
 
     Raises:
-        InputError: whatever :func:`load_pairs` and :func:`load_weather` refuse; a built-in set of another task.
+        InputError: whatever :func:`load_pairs`, :func:`load_weather` and :func:`load_haze` refuse; a built-in set of
+            another task.
     """
     if source == "digits" or source in NAMED:
         raise InputError(
-            f"{source} has no clean image for each image, which restoration wants: weather, or a folder with "
+            f"{source} has no clean image for each image, which restoration wants: weather or haze, or a folder with "
             f"train/WEATHER/ and val/WEATHER/ (./{source} is a folder of that name)."
         )
     size = {} if crop is None else {"crop": crop}
-    if source != WEATHER:
+    if source not in DRAWN:
         return load_pairs(locate(source, RESTORATION), **size, only_judged=only_judged)
-    return replace(load_weather(variants=1), name=WEATHER) if only_judged else load_weather(**size)
+    draw = load_haze if source == "haze" else load_weather
+    return replace(draw(variants=1), name=source) if only_judged else draw(**size)
 
 
 def check_classes(who: str, known: Sequence[str], data: ImageSplits) -> None:
@@ -133,7 +137,7 @@ def check_split(args: argparse.Namespace, data: ImageSplits) -> None:
 def task_of(model: nn.Module) -> str:
     """The --task that made a model."""
     if isinstance(model, Restorer):
-        return "restoration"
+        return "dehazing" if isinstance(model, Dehazer) else "restoration"
     return "segmentation" if isinstance(model, Segmenter) else "classification"
 
 

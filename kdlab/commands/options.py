@@ -25,6 +25,10 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
             "width": None, "crop": None, "warm_up": None, "max_norm": None, "pixel": "l1",
             "weather": None,
         },
+        "dehazing": {
+            "epochs": 400, "lr": 1e-4, "one_cycle": False, "batch_size": 15, "patience": None, "narrow": False,
+            "weights": "auto", "crop": None, "max_norm": None, "weather": None, "steps": None,
+        },
     },
     "distill": {
         "classification": {
@@ -43,6 +47,11 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
             "ckt": None, "reconstruction": None, "scr": None, "hcr": None, "detach": None, "positive": None,
             "negatives": None, "features": "auto",
         },
+        "dehazing": {
+            "epochs": 400, "lr": 1e-4, "one_cycle": False, "batch_size": 15, "patience": None, "narrow": False,
+            "weights": "auto", "crop": None, "max_norm": None, "weather": None, "steps": None, "transfer": 1.0,
+            "super_resolution": True,
+        },
     },
 }  # fmt: skip
 
@@ -59,12 +68,17 @@ def settle_task(args: argparse.Namespace) -> None:
         if foreign:
             owners = [task for task, own in by_task.items() if own.keys() >= set(foreign)]
             raise InputError(
-                f"{', '.join(map(option, foreign))} was given, which only {' and '.join(owners)} "
+                f"{', '.join(map(option, foreign))} was given, which only {_listed(owners, 'and')} "
                 f"{'have' if len(owners) > 1 else 'has'}; the task is {args.task}. "
-                f"Leave it out, or say --task {' or '.join(owners)}."
+                f"Leave it out, or say --task {_listed(owners, 'or')}."
             )
     if by_task:
         vars(args).update(by_task[args.task] | vars(args))
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """Words in a row, such as "one, two and three"."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def option(name: str) -> str:
@@ -100,11 +114,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "imagenette-160 or imagenette-320, where data_scripts/get_classification.py has put them into ./data. "
         "For segmentation a folder with images/ and masks/ in train/ and val/, perhaps test/ (a mask is a PNG "
         "of class numbers, called like its image; 255 means ignore); or scenes, built in; or pets or voc, where "
-        "data_scripts/get_segmentation.py has put them into ./data. For restoration a folder with train/WEATHER/ and "
-        "val/WEATHER/, perhaps test/WEATHER/, each with degraded images and clean ones as a public set has them (such "
-        "as input/ and target/), or with lists of pairs in meta/train/WEATHER.json and meta/valid/WEATHER.json; or "
-        "weather, built in; or a public set's name, such as nh-haze, where data_scripts/get_restoration.py has "
-        "listed it in ./data",
+        "data_scripts/get_segmentation.py has put them into ./data. For restoration and dehazing a folder with "
+        "train/WEATHER/ and val/WEATHER/, perhaps test/WEATHER/, each with degraded images and clean ones as a public "
+        "set has them (such as input/ and target/), or with lists of pairs in meta/train/WEATHER.json and "
+        "meta/valid/WEATHER.json; or weather or haze, built in; or a public set's name, such as nh-haze, where "
+        "data_scripts/get_restoration.py has listed it in ./data",
     )
 
 
@@ -121,9 +135,10 @@ def add_split(parser: argparse.ArgumentParser) -> None:
 def add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
-        choices=("classification", "segmentation", "restoration"),
+        choices=("classification", "segmentation", "restoration", "dehazing"),
         default="classification",
-        help="one class for an image, one for each pixel, or an image without its weather (default: %(default)s)",
+        help="one class for an image, one for each pixel, an image without its weather, or without dense haze "
+        "(default: %(default)s)",
     )
 
 
@@ -195,7 +210,7 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
         default=UNSET,
         metavar="N",
         help=f"pixels; the largest central square of an image is scaled to N x N, N at least 32 (default: {size}); "
-        "not for restoration",
+        "not for restoration and dehazing",
     )
     for name in ("--mean", "--std"):
         add(
@@ -205,7 +220,7 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
             default=UNSET,
             metavar="R,G,B",
             help=f"of red, green and blue, for pixels in 0 to 1, such as 0.5,0.5,0.5 (default: {moment}); "
-            "not for restoration",
+            "not for restoration and dehazing",
         )
 
 

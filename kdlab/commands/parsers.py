@@ -24,7 +24,7 @@ from kdlab.commands.options import (
     add_workers,
     whole,
 )
-from kdlab.commands.restoration_options import add_restorer, add_two_stages
+from kdlab.commands.restoration_options import add_pairs, add_restorer, add_steps, add_transfer, add_two_stages
 from kdlab.commands.segmentation_options import add_method, add_monitor
 from kdlab.commands.yolo_options import add_yolo_steps
 
@@ -85,10 +85,11 @@ def _add_teach(add: Add) -> None:
         "train or fine-tune the teacher",
         description=(
             """Train or fine-tune the teacher: DenseNet121 (7 million parameters), for segmentation UPerNet on
-            ConvNeXt-Tiny (59 million), for restoration MSBDN (29 million). After each epoch it is judged on the
-            validation images: T/best.safetensors is the epoch of highest accuracy, mIoU or PSNR (of equal ones that of
-            lower loss), T/last.safetensors the latest. Both carry classes, image size, mean and std, so that no later
-            command has to be told.""",
+            ConvNeXt-Tiny (59 million), for restoration MSBDN (29 million), for dehazing an auto-encoder of the clean
+            images on ResNet18 (26 million). After each epoch it is judged on the validation images:
+            T/best.safetensors is the epoch of highest accuracy, mIoU or PSNR (of equal ones that of lower loss),
+            T/last.safetensors the latest. Both carry classes, image size, mean and std, so that no later command has
+            to be told.""",
         ),
         examples=(
             "pets/ --out runs/teacher --epochs 10 --batch-size 16 --augment",
@@ -96,30 +97,29 @@ def _add_teach(add: Add) -> None:
             "scenes --task segmentation --narrow --out runs/narrow --lr 3e-3 --batch-size 32",
             "outdoors/ --task restoration --weather haze --out runs/haze --batch-size 32",
             "weather --task restoration --weather haze --narrow --out runs/haze --epochs 40 --lr 4e-3 --batch-size 4",
+            "nh-haze --task dehazing --out runs/clean --workers 8",
         ),
     )
     add_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="T", help="folder for the teacher")
     add_task(parser)
     add_weights(parser, "; not for restoration")
-    _add_narrow(parser, "for segmentation 1.2 million parameters, for restoration 1.8")
+    _add_narrow(parser, "for segmentation 1.2 million parameters, for restoration 1.8, for dehazing 0.6")
     rate = (
         "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. A random start bears "
         "3e-3, ImageNet's weights rather want 1e-4. For restoration it is that of a batch of 16 and grows in "
-        "proportion to the batch"
+        "proportion to the batch; for dehazing Adam's first one, which falls to a twelfth"
     )
     add_training(parser, "teach", rate)
     add_images(parser, size="224, or 32 for digits and 64 for scenes", moment="the training images'")
     add_augment(parser.add_argument_group("for --task classification"))
     add_monitor(parser.add_argument_group("for --task segmentation"))
-    restorer = parser.add_argument_group("for --task restoration")
-    restorer.add_argument(
-        "--weather",
-        default=UNSET,
-        metavar="W",
-        help="train a teacher of this weather alone (default: one network for all that DATA has)",
+    add_pairs(
+        parser.add_argument_group("for --task restoration and dehazing"),
+        "train a teacher of this weather alone (default: one network for all that DATA has)",
     )
-    add_restorer(restorer)
+    add_restorer(parser.add_argument_group("for --task restoration"))
+    add_steps(parser.add_argument_group("for --task dehazing"))
 
 
 def _add_distill(add: Add) -> None:
@@ -140,12 +140,16 @@ def _add_distill(add: Add) -> None:
             parameters). In the first stage the student learns from the teachers: their restored images, their features
             in a common space (CKT), and to leave the degraded image behind (SCR). In the second it learns from the
             clean images (L1 and HCR). Best is the epoch of highest PSNR.""",
+            """For dehazing the student is SRKTDN on Res2Net101 (49 million parameters). It learns the clean images
+            (their pixels, details and colours), and that its map of a hazy image at 1/16 of the size be the teacher's
+            of the clean one. Best is the epoch of highest PSNR.""",
         ),
         examples=(
             "pets/ --teacher runs/teacher --out runs/student --temperature 4 --epochs 50 --batch-size 32",
             "roads/ --task segmentation --teacher runs/segmenter --out runs/small --preset cwd-logits",
             "scenes --task segmentation --narrow --teacher runs/narrow --out runs/tiny --method mgd --weight 2e-3",
             "outdoors/ --task restoration --teacher haze=runs/haze --teacher rain=runs/rain --out runs/all --width 8",
+            "nh-haze --task dehazing --teacher runs/clean --out runs/dehazer --workers 8",
         ),
     )
     add_data(parser)
@@ -156,11 +160,12 @@ def _add_distill(add: Add) -> None:
         help="what `kdlab teach` made (the folder, or a file in it); for classification also a plain state_dict of "
         "DenseNet121 (.pt, .pth, .safetensors), from which no code is run: give the --image-size, --mean and --std "
         "that it was trained with. For restoration WEATHER=T, such as haze=runs/haze, once for each weather of DATA; "
-        "only without a first stage (--collation 0) none is wanted",
+        "only without a first stage (--collation 0) none is wanted. For dehazing none with --transfer 0",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="S", help="folder for the student")
     add_task(parser)
-    _add_narrow(parser, "for segmentation 0.5 million parameters, for restoration 1.8")
+    add_weights(parser, "; only for segmentation and dehazing")
+    _add_narrow(parser, "for segmentation 0.5 million parameters, for restoration 1.8, for dehazing 0.4")
     parser.add_argument(
         "--temperature",
         type=float,
@@ -170,7 +175,8 @@ def _add_distill(add: Add) -> None:
     )
     rate = (
         "Adam's learning rate; for segmentation AdamW's highest one, in one cycle; for restoration Adam's highest one, "
-        "of a batch of 16, from which it grows in proportion to the batch"
+        "of a batch of 16, from which it grows in proportion to the batch; for dehazing Adam's first one, which falls "
+        "to a twelfth"
     )
     add_training(parser, "distill", rate)
     otherwise = "for a plain state_dict"
@@ -182,11 +188,18 @@ def _add_distill(add: Add) -> None:
 
     add_student(parser.add_argument_group("for --task classification"))
     add_method(parser.add_argument_group("for --task segmentation"))
+    add_pairs(
+        parser.add_argument_group("for --task restoration and dehazing"),
+        "only for dehazing: of this weather alone (default: all that DATA has)",
+    )
     restorer = parser.add_argument_group(
         "for --task restoration", "Defaults are the published ones, and with --narrow those of the course."
     )
     add_restorer(restorer)
     add_two_stages(restorer)
+    dehazer = parser.add_argument_group("for --task dehazing")
+    add_steps(dehazer)
+    add_transfer(dehazer)
 
 
 def _add_evaluate(add: Add) -> None:

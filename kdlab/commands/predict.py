@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from kdlab.commands.inputs import task_of
+from kdlab.commands.inputs import RESTORING, task_of
 from kdlab.commands.outputs import say_skipped
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
@@ -41,7 +41,7 @@ def predict(args: argparse.Namespace) -> int:
     """Name the classes of image files, or of their pixels, in a table, CSV or JSON."""
     device = pick_device(args.device)
     model, card = load_model(args.model)
-    if task_of(model) == "restoration":
+    if task_of(model) in RESTORING:
         raise InputError(
             f"the model in {args.model} is a restorer, which knows weather and no classes. For images without their "
             "weather use `kdlab restore`."

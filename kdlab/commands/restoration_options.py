@@ -10,29 +10,17 @@ NEGATIVES = ("paired", "same_weather")
 PIXEL = ("l1", "mse")
 
 
-def add_restorer(parser: argparse._ActionsContainer) -> None:
-    """The network and the images of both commands."""
+def add_pairs(parser: argparse._ActionsContainer, weather: str) -> None:
+    """What every training on pairs of images has, whichever the task; ``weather`` is that option's help."""
     add = parser.add_argument
-    add(
-        "--width",
-        type=whole(2),
-        default=UNSET,
-        metavar="N",
-        help="channels of the network at the full size, an even number (default: 16, with --narrow 4)",
-    )
+    add("--weather", default=UNSET, metavar="W", help=weather)
     add(
         "--crop",
         type=whole(16),
         default=UNSET,
         metavar="N",
-        help="train on random parts of N x N pixels, mirrored half of the time (default: 224, for weather 64)",
-    )
-    add(
-        "--warm-up",
-        type=whole(0),
-        default=UNSET,
-        metavar="N",
-        help="epochs in which the learning rate rises (default: 3, and always less than --epochs)",
+        help="train on random parts of N x N pixels, mirrored half of the time, for dehazing also upside down and "
+        "transposed (default: 224, for dehazing 256, for weather and haze 64)",
     )
     add(
         "--max-norm",
@@ -42,12 +30,60 @@ def add_restorer(parser: argparse._ActionsContainer) -> None:
         help="scale a gradient down to this norm where it is larger, such as 0.5 for a high learning rate (default: "
         "leave it as it is)",
     )
+
+
+def add_restorer(parser: argparse._ActionsContainer) -> None:
+    """The network and the schedule of both commands."""
+    add = parser.add_argument
+    add(
+        "--width",
+        type=whole(2),
+        default=UNSET,
+        metavar="N",
+        help="channels of the network at the full size, an even number (default: 16, with --narrow 4)",
+    )
+    add(
+        "--warm-up",
+        type=whole(0),
+        default=UNSET,
+        metavar="N",
+        help="epochs in which the learning rate rises (default: 3, and always less than --epochs)",
+    )
     add(
         "--pixel",
         choices=PIXEL,
         default=UNSET,
         help="the distance between images: mean absolute or mean squared; mse also learns what covers few pixels, such "
         "as flakes (default: l1)",
+    )
+
+
+def add_steps(parser: argparse._ActionsContainer) -> None:
+    """The schedule of dehazing in both commands."""
+    parser.add_argument(
+        "--steps",
+        type=whole(1),
+        default=UNSET,
+        metavar="N",
+        help="batches of an epoch (default: 100, with --narrow as many as there are images for)",
+    )
+
+
+def add_transfer(parser: argparse._ActionsContainer) -> None:
+    """What distill compares, and the student."""
+    add = parser.add_argument
+    add(
+        "--transfer",
+        type=float,
+        default=UNSET,
+        metavar="X",
+        help="weight of the distance to the teacher's map of the clean image; with 0 there is no teacher (default: 1)",
+    )
+    add(
+        "--super-resolution",
+        action=argparse.BooleanOptionalAction,
+        default=UNSET,
+        help="whether the student has the branch that sees the image at its full size (default: yes)",
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
-from kdlab.commands.inputs import task_of
+from kdlab.commands.inputs import RESTORING, task_of
 from kdlab.commands.outputs import as_png, distinct_names, make_folder, say_skipped
 from kdlab.commands.parsers import TILE
 from kdlab.data import Skipped
@@ -27,10 +27,11 @@ def restore_images(args: argparse.Namespace) -> int:
     """Write the restored images into a folder."""
     device = pick_device(args.device)
     model, card = load_model(args.model)
-    if task_of(model) != "restoration":
+    if task_of(model) not in RESTORING:
         raise InputError(
             f"the model in {args.model} was made for {task_of(model)} ({card.architecture['name']}) and restores "
-            "nothing; wanted: what teach or distill made with --task restoration. For this one use `kdlab predict`."
+            "nothing; wanted: what teach or distill made with --task restoration or dehazing. For this one use `kdlab "
+            "predict`."
         )
     if args.tile != 0:
         check_tiles(args.tile or TILE, args.overlap)

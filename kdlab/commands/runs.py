@@ -2,14 +2,15 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from kdlab import processes
 from kdlab.commands.inputs import METRICS, names, task_of
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
@@ -18,12 +19,13 @@ from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model
 from kdlab.training.batches import check_divides
 from kdlab.training.checkpoints import BEST, LAST, RESUME
-from kdlab.training.run_folder import HISTORY
+from kdlab.training.run_folder import HISTORY, earlier_start
 
 USES = {
     "classification": "predict IMAGES --model {out}",
     "segmentation": "predict IMAGES --model {out} --out MASKS",
     "restoration": "restore IMAGES --model {out} --out RESTORED",
+    "dehazing": "restore IMAGES --model {out} --out RESTORED",
 }
 SHOWN, SKIPPED = 20, "skipped.txt"
 Kind = TypeVar("Kind", bound=Settings)
@@ -34,6 +36,28 @@ def settings_of(args: argparse.Namespace, kind: type[Kind]) -> Kind:
     settings = kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
     check_divides(settings.batch_size, settings.accumulate)
     return settings
+
+
+def architecture_of(args: argparse.Namespace, narrow: dict[str, Any]) -> dict[str, Any] | None:
+    """The narrow network, where it was asked for; None is the recipe's own."""
+    if args.narrow and args.weights == "imagenet":
+        raise InputError(
+            "--weights imagenet was given with --narrow, which ImageNet's do not fit. Leave one of them out."
+        )
+    return narrow if args.narrow else None
+
+
+def check_batch_size(args: argparse.Namespace, most: int | None = None) -> None:
+    """Refuse a batch that leaves a process, or a piece, one image alone; and one of more images than there are."""
+    parts = processes.count() * args.accumulate
+    least = 2 * parts
+    if args.batch_size < least or (most is not None and args.batch_size > most):
+        each = "" if parts == 1 else f" in each of the {parts} parts that are computed apart"
+        limit = "" if most is None else f"; and at most {most}, the number of training images"
+        raise InputError(
+            f"--batch-size is {args.batch_size}; wanted: at least {least}, since batch normalisation compares images, "
+            f"two or more{each}{limit}."
+        )
 
 
 def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:
@@ -119,11 +143,17 @@ def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
         print(f"  ... all of them in {out / SKIPPED}")
 
 
-def finish(args: argparse.Namespace, fit: Fit, judged_by: Sequence[str]) -> None:
-    """What has come of it, by these validation metrics, and how to use it."""
+def say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:
+    """What the training starts from, before it takes hours: a download that fails leaves a random start."""
+    used = earlier_start(args.out, args.resume) or build().weights_used
+    print(f"started from weights: {used}", flush=True)
+
+
+def finish(args: argparse.Namespace, fit: Fit, judged_by: Sequence[str], use: str = "") -> None:
+    """What has come of it, by these validation metrics, and how to use it: ``use``, or what the task's are used for."""
     out, early = shlex.quote(str(args.out)), f" (none better for {args.patience})" if fit.ended == "patience" else ""
     metrics = [f"{METRICS.get(name, name)} {fit.best[f'val_{name}']:.4f}" for name in judged_by]
     print(f"best epoch: {fit.best['epoch']} of {len(fit.history)}{early}, with validation {' and '.join(metrics)}")
     print(f"saved in {args.out}: {BEST}, {LAST}, history.csv")
-    print("use it:")
-    print(f"  kdlab evaluate {shlex.quote(args.data)} --model {out}\n  kdlab {USES[args.task].format(out=out)}")
+    uses = [use] if use else [f"evaluate {shlex.quote(args.data)} --model {out}", USES[args.task].format(out=out)]
+    print("use it:", *(f"  kdlab {one}" for one in uses), sep="\n")

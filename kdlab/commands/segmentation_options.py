@@ -2,7 +2,7 @@
 
 import argparse
 
-from kdlab.commands.options import UNSET, add_weights
+from kdlab.commands.options import UNSET
 
 PRESETS = ("cwd-logits", "cwd-logits-mmrazor", "cwd-features", "mgd")
 METHODS = ("cwd", "mgd", "kd", "at", "hard")
@@ -41,7 +41,6 @@ def add_method(parser: argparse._ActionsContainer) -> None:
         metavar="X",
         help="only of mgd: the share of positions that are masked (default: 0.75)",
     )
-    add_weights(parser)
     add_monitor(parser)
 
 

@@ -1,18 +1,28 @@
 """``kdlab teach`` and ``kdlab distill``."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from kdlab import processes
 from kdlab.commands.inputs import check_classes, load_data, load_masks, names
 from kdlab.commands.methods import dense_distillation, describe
-from kdlab.commands.runs import check_out, finish, own_teacher, say_data, settings_of, teacher_of
+from kdlab.commands.runs import (
+    architecture_of,
+    check_batch_size,
+    check_out,
+    finish,
+    own_teacher,
+    say_data,
+    say_weights,
+    settings_of,
+    teacher_of,
+)
+from kdlab.commands.train_dehazer import distill_dehazer, teach_dehazer
 from kdlab.commands.train_restorer import distill_restorer, teach_restorer
 from kdlab.data import ImageSplits
 from kdlab.errors import InputError
@@ -23,27 +33,28 @@ from kdlab.recipes import response, segmentation
 from kdlab.recipes.response import Distillation
 from kdlab.recipes.settings import Settings
 from kdlab.training import load_weights, pick_device
-from kdlab.training.run_folder import earlier_start
 
 
 def teach(args: argparse.Namespace) -> int:
     """Train or fine-tune the teacher."""
     if args.task == "restoration":
         return teach_restorer(args)
+    if args.task == "dehazing":
+        return teach_dehazer(args)
     settings, device = settings_of(args, Settings), pick_device(args.device)
     check_out(args.out, args.resume)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
     run: dict[str, Any] = {"out": args.out, "weights": args.weights, "resume": args.resume, "device": device}
     if args.task == "segmentation":
-        architecture = _architecture(args, segmentation.NARROW_TEACHER)
+        architecture = architecture_of(args, segmentation.NARROW_TEACHER)
         data = load_masks(args.data, size, mean, std)
         _start(args, data, device)
-        _say_weights(args, lambda: UPerNet(len(data.classes), **architecture or {}, weights=args.weights))
+        say_weights(args, lambda: UPerNet(len(data.classes), **architecture or {}, weights=args.weights))
         fit = segmentation.teach(data, settings, architecture=architecture, monitor=args.monitor, **run)
     else:
         data = load_data(args.data, size, mean, std, args.augment)
         _start(args, data, device)
-        _say_weights(args, lambda: densenet121(len(data.classes), args.weights))
+        say_weights(args, lambda: densenet121(len(data.classes), args.weights))
         fit = response.teach(data, settings, **run)
     finish(args, fit, _judged_by(args))
     return 0
@@ -53,6 +64,8 @@ def distill(args: argparse.Namespace) -> int:
     """Distil a student from the teacher."""
     if args.task == "restoration":
         return distill_restorer(args)
+    if args.task == "dehazing":
+        return distill_dehazer(args)
     if not args.teacher:
         raise InputError("--teacher is missing; wanted: what `kdlab teach` made.")
     if len(args.teacher) > 1:
@@ -100,7 +113,7 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
 def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     settings, device = settings_of(args, Settings), pick_device(args.device)
     distillation = dense_distillation(args)
-    architecture = _architecture(args, segmentation.NARROW_STUDENT)
+    architecture = architecture_of(args, segmentation.NARROW_STUDENT)
     check_out(args.out, args.resume, [path])
     teacher, card = teacher_of(path, args.task)
     distillation.check_teacher(teacher)
@@ -111,22 +124,13 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     print(f"distillation: {describe(distillation)}")
     known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
     print(f"teacher: validation mIoU {known['miou']:.4f}, mDice {known['mdice']:.4f}", flush=True)
-    _say_weights(args, lambda: PSPNet(len(data.classes), **architecture or {}, weights=args.weights))
+    say_weights(args, lambda: PSPNet(len(data.classes), **architecture or {}, weights=args.weights))
     fit = segmentation.distill(
         data, teacher, distillation, settings, out=args.out, architecture=architecture, weights=args.weights,
         monitor=args.monitor, resume=args.resume, device=device,
     )  # fmt: skip
     finish(args, fit, _judged_by(args))
     return 0
-
-
-def _architecture(args: argparse.Namespace, narrow: dict[str, Any]) -> dict[str, Any] | None:
-    """The narrow network, where it was asked for; None is the recipe's own."""
-    if args.narrow and args.weights == "imagenet":
-        raise InputError(
-            "--weights imagenet was given with --narrow, which ImageNet's do not fit. Leave one of them out."
-        )
-    return narrow if args.narrow else None
 
 
 def _flat(groups: Sequence[Sequence] | None) -> tuple | None:
@@ -136,15 +140,7 @@ def _flat(groups: Sequence[Sequence] | None) -> tuple | None:
 
 def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) -> None:
     """The last checks before the work, and what it will work on."""
-    train = len(data.train)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
-    parts = processes.count() * args.accumulate
-    least = 2 * parts
-    if not least <= args.batch_size <= train:
-        each = "" if parts == 1 else f" in each of the {parts} parts that are computed apart"
-        raise InputError(
-            f"--batch-size is {args.batch_size}; wanted: at least {least}, since batch normalisation compares images, "
-            f"two or more{each}; and at most {train}, the number of training images."
-        )
+    check_batch_size(args, most=len(data.train))  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     processes.own_share(data.val)  # refuses now what it would refuse after the first epoch
     check_writable(args.out, "--out")
     say_data(data, "classes", f"of {data.size}x{data.size} pixels", args.out)
@@ -153,9 +149,3 @@ def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) ->
 
 def _judged_by(args: argparse.Namespace) -> tuple[str, str]:
     return args.monitor if args.task == "segmentation" else "accuracy", "loss"
-
-
-def _say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:
-    """What the training starts from, before it takes hours: a download that fails leaves a random start."""
-    used = earlier_start(args.out, args.resume) or build().weights_used
-    print(f"started from weights: {used}", flush=True)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from kdlab.recipes.perceptual import feature_slices
 from kdlab.recipes.restoration import RestorationSettings, TwoStage
 from kdlab.recipes.restorer import pairs
 from kdlab.recipes.weather import NARROW, TWO_STAGE
-from kdlab.training import pick_device
+from kdlab.training import ModelCard, pick_device
 from kdlab.training.batches import Pieces
 
 WARM_UP = 3  # epochs, as published
@@ -127,12 +127,7 @@ def _teachers(paths: dict[str, Path]) -> dict[str, MSBDN]:
     """Each by its weather, which its own card has to know."""
     teachers: dict[str, MSBDN] = {}
     for name, path in paths.items():
-        teacher, card = teacher_of(path, "restoration")
-        if not isinstance(teacher, MSBDN):
-            raise InputError(
-                f"--teacher {name}={path} is {card.architecture['name']}, and the student is MSBDN, which has no "
-                "layers to compare with it; wanted: what `kdlab teach --task restoration` made."
-            )
+        teacher, card = cast("tuple[MSBDN, ModelCard]", teacher_of(path, "restoration"))  # the task has no other
         if name not in card.classes:
             raise InputError(
                 f"--teacher {name}={path}: that teacher was trained for {names(card.classes)}. Name it for its own "

@@ -135,6 +135,7 @@ UNCONFIRMED = "as it is commonly given"
 SETTING_1, SETTING_2 = (f"the weather student's published setting {number}" for number in (1, 2))
 RESIDE = "https://sites.google.com/view/reside-dehaze-datasets"
 NTIRE = "https://data.vision.ee.ethz.ch/cvl/"
+DEHAZE = "kdlab teach and distill --task dehazing"
 
 RESTORATION = (
     RestorationSet(
@@ -231,11 +232,11 @@ RESTORATION = (
     ),
     RestorationSet(
         "nh-haze", "NH-HAZE", "haze", f"{NTIRE}ntire20/nh-haze/", {"train": Part(".", ((55, "the published"),))},
-        layout="NH-HAZE", used="dehazing with SRKTDN",
+        layout="NH-HAZE", used=DEHAZE,
     ),
     RestorationSet(
         "nh-haze2", "NH-HAZE2 (NTIRE 2021)", "haze", "https://competitions.codalab.org/competitions/28032",
-        {"train": Part(".")}, used="dehazing with SRKTDN", note="Two folders, hazy/ and GT/, with equal file names.",
+        {"train": Part(".")}, used=DEHAZE, note="Two folders, hazy/ and GT/, with equal file names.",
     ),
     RestorationSet(
         "i-haze", "I-HAZE", "haze", f"{NTIRE}ntire18/i-haze/", {"train": Part(".", ((35, "the published"),))},

@@ -6,7 +6,7 @@ than the layers up to that map.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +67,13 @@ class DehazingSettings(RestorerSettings):
 
     def rate(self, epoch: int, base: float) -> float:
         return base * self.decay ** ((epoch - 1) // self.every)
+
+    def over(self, epochs: int) -> "DehazingSettings":
+        """The same schedule drawn out or pressed together: the rate ends at the same share of its start."""
+        every = max(1, min(self.every, round(self.every * epochs / self.epochs)))
+        decay = self.decay ** (self.epochs * every / (epochs * self.every))
+        freeze_from = self.freeze_from and max(1, round(self.freeze_from / self.epochs * epochs))
+        return replace(self, epochs=epochs, decay=decay, every=every, freeze_from=freeze_from)
 
 
 # The budget of the fast profile: in so few epochs the published rate would hardly begin.

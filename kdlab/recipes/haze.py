@@ -25,13 +25,11 @@ METHODS = {"alone": 0.0, "knowledge transfer": TRANSFER, "super-resolution": 0.0
 WITH_BRANCH = ("super-resolution", "both")
 EPOCHS, LR = 24, 4e-3  # of the comparison
 TEACHER_EPOCHS = 36  # of the one that teaches all runs
-FROZEN_FROM = 0.75  # of a run: from then on the statistics of BatchNorm stay
 
 
 def budget(epochs: int, lr: float = FAST.lr, seed: int = 0) -> DehazingSettings:
     """The fast profile's settings, drawn out or pressed together: the rate ends at the same share of its start."""
-    decay, freeze_from = FAST.decay ** (FAST.epochs / epochs), round(FROZEN_FROM * epochs)
-    return replace(FAST, epochs=epochs, lr=lr, seed=seed, decay=decay, freeze_from=freeze_from)
+    return replace(FAST.over(epochs), lr=lr, seed=seed)
 
 
 def clean_teacher(device: torch.device = CPU) -> tuple[DehazingTeacher, ModelCard]:
