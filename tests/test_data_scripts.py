@@ -15,7 +15,7 @@ from kdlab.data.manifest import MANIFEST
 from kdlab.data.pair_folders import load_pairs
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
-MAKE = ("make_digits", "make_scenes", "make_weather")
+MAKE = ("make_boxes", "make_digits", "make_scenes", "make_weather")
 GET = {"get_classification": "CLASSIFICATION", "get_segmentation": "SEGMENTATION", "get_restoration": "RESTORATION"}
 
 
@@ -92,6 +92,12 @@ def test_scenes_are_made_and_checked(run, tmp_path):
     assert status == 1
     assert said == f"make_scenes: {folder}: 1 with other bytes: data.yaml. Delete the folder and make it again."
     assert run("make_digits", tmp_path / "nowhere", "--check")[0] == 1
+
+
+def test_boxes_want_voc_first(run, tmp_path):
+    status, said = run("make_boxes", tmp_path / "boxes", "--data", tmp_path)
+    assert status == 1
+    assert "Get it with: python data_scripts/get_segmentation.py voc" in said
 
 
 def test_a_restoration_set_is_explained_taken_in_listed_and_checked(run, tmp_path):

@@ -10,6 +10,7 @@ from torchvision.io import write_png
 from kdlab.data.manifest import record
 from kdlab.data.new_folder import new_folder
 from kdlab.data.scenes import CLASSES, SAMPLES, SIZE, Scenes
+from kdlab.data.yolo_layout import description, row
 from kdlab.errors import InputError, unknown
 
 NAMES = CLASSES[1:]  # what has a box: everything but the background
@@ -46,7 +47,7 @@ def write_yolo_scenes(
     with new_folder(folder) as unfinished:
         for split, count in samples.items():
             _write_split(unfinished, split, Scenes(split, count, size, seed))
-        (unfinished / "data.yaml").write_text(_description(samples))
+        (unfinished / "data.yaml").write_text(description(samples, NAMES))
         record(unfinished)
     return folder / "data.yaml"
 
@@ -63,15 +64,11 @@ def _write_split(folder: Path, split: str, scenes: Scenes) -> None:
         mask = scenes.labels[index][scenes.shapes[index].long()]
         write_png(mask[None].to(torch.uint8), str(masks / f"{name}.png"))
         boxes, classes = scenes.boxes(index)
-        rows = [
-            f"{label - 1} {(left + right) / 2:.6f} {(top + bottom) / 2:.6f} {right - left:.6f} {bottom - top:.6f}\n"
-            for (left, top, right, bottom), label in zip(
-                (boxes / image.shape[-1]).tolist(), classes.tolist(), strict=True
-            )
-        ]
+        side = image.shape[-1]
+        rows = [row(label - 1, box, side, side) for box, label in zip(boxes.tolist(), classes.tolist(), strict=True)]
         (labels / f"{name}.txt").write_text("".join(rows))
         shown = zip(boxes.int().tolist(), classes.tolist(), strict=True)
-        (annotations / f"{name}.xml").write_text(_annotation(f"{name}.png", image.shape[-1], list(shown)))
+        (annotations / f"{name}.xml").write_text(_annotation(f"{name}.png", side, list(shown)))
 
 
 def _annotation(filename: str, size: int, shown: list[tuple[list[int], int]]) -> str:
@@ -90,9 +87,3 @@ def _annotation(filename: str, size: int, shown: list[tuple[list[int], int]]) ->
 def _add(element: ElementTree.Element, **texts: str | int) -> None:
     for tag, text in texts.items():
         ElementTree.SubElement(element, tag).text = str(text)
-
-
-def _description(samples: Mapping[str, int]) -> str:
-    """``data.yaml``: without a ``path``, the folders are beside it."""
-    folders = [f"{split}: images/{split}" for split in samples]
-    return "\n".join([*folders, "names:", *(f"  {number}: {name}" for number, name in enumerate(NAMES)), ""])
