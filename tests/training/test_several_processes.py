@@ -18,10 +18,10 @@ from weather_folder import grow
 
 from kdlab import InputError, processes
 from kdlab.commands.inputs import load_masks
-from kdlab.data import load_folders
+from kdlab.data import load_folders, load_pairs
 from kdlab.recipes import segmentation
 from kdlab.recipes.response import evaluate
-from kdlab.training import load_model, pick_device
+from kdlab.training import load_model, pick_device, restoration_metrics
 from kdlab.training.batches import Pieces, in_pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,8 +116,14 @@ def test_a_run_of_one_is_gone_on_with_by_two(tmp_path, alone):
 
 
 def test_a_whole_command_on_two_processes(tmp_path):
-    """Two stages, of which the second leaves the projectors without a gradient, on stratified batches."""
-    data, tiny = grow(tmp_path / "outdoors"), ["--task", "restoration", "--device", "cpu", "--width", 2, "--crop", 32]
+    """Two stages, of which the second leaves the projectors without a gradient, on stratified batches.
+
+    The metrics are of all images: of five, whose weathers have not equally many, each in a size of its own.
+    """
+    data, tiny = grow(tmp_path / "data", train=4, val=3), ["--task", "restoration", "--device", "cpu", "--width", 2]
+    for kind in ("input", "target"):
+        (data / "val" / "rain" / kind / "2.png").unlink()
+    tiny += ["--crop", 32]
     kdlab = ["--no-python", Path(sys.executable).with_name("kdlab")]
     teach, distill = [*kdlab, "teach", data, *tiny], [*kdlab, "distill", data, *tiny]
     for weather in ("haze", "rain"):
@@ -128,7 +134,12 @@ def test_a_whole_command_on_two_processes(tmp_path):
     said = on_two(*distill, *teachers, "--batch-size", 4, "--epochs", 2, "--features", "none", "--out", out)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("best epoch") == 1
-    assert load_model(out / "last.safetensors")[1].metrics["epoch"] == 2
+    val = load_pairs(data).val
+    for who, weathers in (("haze", ["haze"]), ("rain", ["rain"]), ("student", ["haze", "rain"])):
+        model, card = load_model(tmp_path / who / "last.safetensors")
+        alone = restoration_metrics(model, val.only(weathers))
+        assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
+    assert card.metrics["epoch"] == 2
 
 
 @pytest.mark.parametrize(
