@@ -1,6 +1,8 @@
 """Two processes train as one does with whole batches; one that is killed takes the other along, and the run goes on."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,14 +27,38 @@ from kdlab.training import load_model, pick_device, restoration_metrics
 from kdlab.training.batches import Pieces, in_pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 HERE = Path(__file__).parent
 LOSSES = ["task", "kd", "total", "val_accuracy", "val_loss", "val_calibration_error"]
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def on_two(*words: object) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([*TORCHRUN, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *map(str, words)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def on_two_machines(*words: object) -> list[subprocess.CompletedProcess]:
+    """A torchrun for each, as the README starts them; here both are this machine."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", f"localhost:{port}", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, env=environment(), **pipes) for _ in range(2)]
+    try:
+        said = [launcher.communicate(timeout=120) for launcher in both]
+    finally:
+        for launcher in both:
+            launcher.terminate()
+    return [
+        subprocess.CompletedProcess(command, launcher.returncode, *its)
+        for launcher, its in zip(both, said, strict=True)
+    ]
 
 
 def alike(one: dict, other: dict) -> None:
@@ -113,6 +139,24 @@ def test_a_run_of_one_is_gone_on_with_by_two(tmp_path, alone):
     said = on_two(HERE / "parallel_training.py", tmp_path, 3)
     assert said.returncode == 0, said.stderr
     alike(torch.load(tmp_path / "1.pt", weights_only=True)["student"], alone[0])
+
+
+def test_two_machines_take_the_steps_of_one_process_with_whole_batches(tmp_path, alone):
+    both = on_two_machines(HERE / "parallel_training.py", tmp_path, 3)
+    assert [said.returncode for said in both] == [0, 0], both[0].stderr + both[1].stderr
+    assert "".join(said.stdout for said in both) == "only the first one says this\n"
+    for place in (0, 1):
+        alike(torch.load(tmp_path / f"{place}.pt", weights_only=True)["student"], alone[0])
+
+
+def test_a_machine_that_is_gone_ends_the_other_and_the_run_goes_on(tmp_path, alone):
+    began = time.monotonic()
+    codes = sorted(said.returncode for said in on_two_machines(HERE / "parallel_training.py", tmp_path, 3, 2))
+    assert time.monotonic() - began < 60
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] > 0
+    objective, _ = train(3, tmp_path)
+    alike(objective.student.state_dict(), alone[0])
 
 
 def test_a_whole_command_on_two_processes(tmp_path):
