@@ -1,9 +1,15 @@
-"""Every public restoration set, its files called as its own."""
+"""Every public restoration set in small, its files called as its own: from the script to what a command loads."""
 
+import sys
+
+import numpy as np
 import pytest
+from PIL import Image
 
+from kdlab.commands.data_scripts import get_restoration
+from kdlab.commands.inputs import load_restoration
 from kdlab.data.catalogue import RESTORATION
-from kdlab.data.restoration_sets import instructions
+from kdlab.data.restoration_sets import folder_of, instructions
 
 SETS = {one.name: one for one in RESTORATION}
 HALVES = {"rain800": "{n}.jpg"}
@@ -27,6 +33,33 @@ PAIRS = {  # by hand: the degraded and the clean image of the n-th scene
     "o-haze": ("hazy/0{n}_outdoor_hazy.jpg", "GT/0{n}_outdoor_GT.jpg"),
     "dense-haze": ("hazy/0{n}_hazy.png", "GT/0{n}_GT.png"),
 }
+GREYS = {"train": (40, 50, 60), "val": (70, 80), "test": (90, 100)}  # of the clean images, which are of one grey
+
+
+def save(file, values):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).convert("RGB").save(file, quality=100)
+
+
+def lay_out(folder, name, greys):
+    """The clean images and, with bright upright lines on them, the degraded ones; or both beside each other."""
+    for number, grey in enumerate(greys, 1):
+        clean = np.full((16, 24), grey, np.uint8)
+        degraded = clean.copy()
+        degraded[:, ::6] = 255
+        if name in HALVES:
+            save(folder / HALVES[name].format(n=number), np.hstack([clean, degraded]))
+        else:
+            for template, values in zip(PAIRS[name], (degraded, clean), strict=True):
+                save(folder / template.format(n=number), values)
+
+
+def listed(name, monkeypatch):
+    """The exit status of the script, which lists the set in the working directory's data."""
+    monkeypatch.setattr(sys, "argv", ["get_restoration.py", name])
+    with pytest.raises(SystemExit) as end:
+        get_restoration("get_restoration", None, RESTORATION)
+    return end.value.code
 
 
 def test_the_files_of_every_set_are_known_here():
@@ -41,3 +74,29 @@ def test_the_instructions_name_the_sets_own_files(tmp_path, name):
         return
     degraded, clean = (template.format(n=1) for template in PAIRS[name])
     assert f"with files such as {degraded}, whose clean image is {clean}," in said
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_as_the_instructions_want_it_is_listed_and_loaded_by_its_name(tmp_path, monkeypatch, capsys, name):
+    wanted = SETS[name]
+    monkeypatch.chdir(tmp_path)
+    for split, part in wanted.parts.items():
+        lay_out(folder_of(wanted, tmp_path / "data") / part.folder, name, GREYS[split])
+    counted = any(part.counts for part in wanted.parts.values())
+    assert listed(name, monkeypatch) == counted, "a set of another size is told, and listed all the same"
+    assert ("Something is missing, or it is another copy" in capsys.readouterr().err) == counted
+
+    splits = load_restoration(name, 16, only_judged="train" not in wanted.parts)
+    assert splits.classes == (wanted.weather,)
+    assert splits.skipped == ()
+    greys = {split: GREYS[split] for split in wanted.parts}
+    if "train" in greys and "val" not in greys:
+        greys |= {"train": GREYS["train"][:2], "val": GREYS["train"][2:]}
+    for split, known in greys.items():
+        pairs = getattr(splits, split)
+        assert len(pairs) == len(known)
+        for grey, (degraded, (clean, _)) in zip(known, pairs, strict=True):
+            assert clean.min() * 255 == pytest.approx(grey, abs=4)
+            assert clean.max() * 255 == pytest.approx(grey, abs=4)
+            assert degraded.median() * 255 == pytest.approx(grey, abs=4)
+            assert degraded.max() > 0.9
