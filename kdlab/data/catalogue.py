@@ -50,7 +50,8 @@ class RestorationSet:
         weather: what the lists of its pairs are called.
         page: where it is.
         parts: its splits. Where there is no "val", every tenth clean image of "train" makes it.
-        layout: by which of the sets in :data:`kdlab.data.pair_folders.LAYOUTS` its files are called; "": not known.
+        pair: how its files are called: a degraded image and its clean one, from the folder of a split; None where
+            ``halves``.
         shared: names of clean images of "train" that are the test's, too, and are left out of "train".
         one_each: of several degraded images of one clean one, the first alone is taken.
         halves: its files show two images side by side.
@@ -63,7 +64,7 @@ class RestorationSet:
     weather: str
     page: str
     parts: dict[str, Part]
-    layout: str = ""
+    pair: tuple[str, str] | None = None
     used: str = "kdlab teach and distill --task restoration"
     shared: frozenset[str] = frozenset()
     one_each: bool = False
@@ -142,7 +143,7 @@ RESTORATION = (
     RestorationSet(
         "rain1400", "Rain1400", "rain", "https://xueyangfu.github.io/projects/cvpr2017.html",
         {"train": Part("train", ((12_600, "the lists'"),)), "test": Part("test", ((1_400, "the re-tests'"),))},
-        layout="Rain1400", used=SETTING_1,
+        pair=("rainy_image/901_1.jpg", "ground_truth/901.jpg"), used=SETTING_1,
         note="Also called Rain14000, Rain12600 and DDN. Each clean image has 14 rainy ones: a split is by clean image.",
     ),
     RestorationSet(
@@ -154,7 +155,7 @@ RESTORATION = (
     ),
     RestorationSet(
         "rain13k", "Rain13K", "rain", "https://github.com/swz30/MPRNet (Deraining/Datasets)",
-        {"train": Part("train"), "test": Part("test")}, layout="Rain13K",
+        {"train": Part("train"), "test": Part("test")}, pair=("input/1.jpg", "target/1.jpg"),
         note="The test has a folder each for Test100, Rain100H, Rain100L, Test1200 and Test2800; all go into one list.",
     ),
     RestorationSet(
@@ -163,25 +164,27 @@ RESTORATION = (
             "train": Part("train", ((9_000, "all"), (8_250, "without the scenes of Test1"))),
             "test": Part("test", ((750, "Test1"),)),
         },
-        layout="Outdoor-Rain", used=SETTING_2, shared=frozenset(f"im_{number:04}" for number in range(301, 351)),
+        pair=("input/im_0001_s80_a04.png", "gt/im_0001.png"), used=SETTING_2,
+        shared=frozenset(f"im_{number:04}" for number in range(301, 351)),
         note="7 GB; rain and fog together; the original link to Test1 has expired. The scenes im_0301 to im_0350 are "
         "Test1's, too, and are left out of the training: 8,250 of 9,000 pairs stay.",
     ),
     RestorationSet(
         "raindrop", "RainDrop", "raindrop", "https://github.com/rui1996/DeRaindrop",
-        {"train": Part("train", ((861, "the published"),)), "test": Part("test")}, layout="RainDrop", used=SETTING_2,
-        note="The usual test is test_a.",
+        {"train": Part("train", ((861, "the published"),)), "test": Part("test")},
+        pair=("data/1_rain.png", "gt/1_clean.png"), used=SETTING_2, note="The usual test is test_a.",
     ),
     RestorationSet(
         "allweather", "AllWeather", "allweather", "https://github.com/jeya-maria-jose/TransWeather (README)",
-        {"train": Part("train", ((18_069, "the published"),)), "test": Part("test")}, layout="AllWeather",
+        {"train": Part("train", ((18_069, "the published"),)), "test": Part("test")},
+        pair=("input/im_0001_s80_a04.png", "gt/im_0001_s80_a04.png"),
         note="Taken from Snow100K, Outdoor-Rain and RainDrop. In some copies training and test are said to overlap: "
         "training pairs with a clean image of the test are left out.",
     ),
     RestorationSet(
         "snow100k", "Snow100K", "snow", "https://sites.google.com/view/yunfuliu/desnownet",
         {"train": Part("train", ((50_000, "the published"),)), "test": Part("test", ((50_000, UNCONFIRMED),))},
-        layout="Snow100K", used=SETTING_2,
+        pair=("synthetic/beautiful_smile_00001.jpg", "gt/beautiful_smile_00001.jpg"), used=SETTING_2,
         note="The test has the parts S, M and L; put one of them there to measure it alone. mask/ is not used.",
     ),
     RestorationSet(
@@ -190,7 +193,7 @@ RESTORATION = (
             "train": Part("train", ((8_000, UNCONFIRMED), (2_500, "the community's split"))),
             "test": Part("test", ((2_000, "the re-tests'"),)),
         },
-        layout="CSD", used=SETTING_1,
+        pair=("Snow/1.tif", "Gt/1.tif"), used=SETTING_1,
     ),
     RestorationSet(
         "srrs", "SRRS", "snow", "https://github.com/c-yn/FocalNet (Desnowing)",
@@ -198,7 +201,7 @@ RESTORATION = (
             "train": Part("train", ((2_500, "the community's split"),)),
             "test": Part("test", ((2_000, "the community's split"),)),
         },
-        layout="SRRS",
+        pair=("Snow/1.tif", "Gt/1.tif"),
     ),
     RestorationSet(
         "reside-its", "RESIDE ITS (indoor)", "haze", RESIDE,
@@ -206,49 +209,51 @@ RESTORATION = (
             "train": Part("train", ((100_000, "the download's"), (13_990, "the paper's"), (13_000, "its split"))),
             "val": Part("val", ((10_000, "the download's"), (990, "the paper's"))),
         },
-        layout="RESIDE",
+        pair=("hazy/1401_1.png", "clear/1401.png"),
         note="The clean images have a margin that is cut when they are read. val/ may be left out.",
     ),
     RestorationSet(
         "reside-ots", "RESIDE OTS (outdoor)", "haze", RESIDE,
-        {"train": Part(".", ((72_135, "the download's"), (313_950, "the paper's")))}, layout="RESIDE",
-        used=SETTING_1,
+        {"train": Part(".", ((72_135, "the download's"), (313_950, "the paper's")))},
+        pair=("hazy/0001_0.8_0.1.jpg", "clear/0001.jpg"), used=SETTING_1,
         note="2,061 clean images; the download has four parts with 18,200, 18,200, 18,200 and 17,535 hazy ones. "
         "They may stay folders of their own in hazy/.",
     ),
     RestorationSet(
-        "sots-indoor", "SOTS indoor", "haze", RESIDE, {"test": Part(".", ((500, "all"),))}, layout="SOTS",
-        note="50 clean images with 10 hazy ones each.", folder="sots/indoor",
+        "sots-indoor", "SOTS indoor", "haze", RESIDE, {"test": Part(".", ((500, "all"),))},
+        pair=("hazy/1401_1.png", "gt/1401.png"), folder="sots/indoor", note="50 clean images with 10 hazy ones each.",
     ),
     RestorationSet(
-        "sots-outdoor", "SOTS outdoor, all 500", "haze", RESIDE, {"test": Part(".", ((500, "all"),))}, layout="SOTS",
-        used=SETTING_1, folder="sots/outdoor",
+        "sots-outdoor", "SOTS outdoor, all 500", "haze", RESIDE, {"test": Part(".", ((500, "all"),))},
+        pair=("hazy/0001_0.8_0.2.jpg", "gt/0001.png"), used=SETTING_1, folder="sots/outdoor",
         note="500 hazy images of 492 clean ones. Some papers measure 500 and some 492: say which.",
     ),
     RestorationSet(
         "sots-outdoor-492", "SOTS outdoor, one each", "haze", RESIDE,
-        {"test": Part(".", ((492, "one for each clean image"),))}, layout="SOTS", one_each=True, folder="sots/outdoor",
+        {"test": Part(".", ((492, "one for each clean image"),))}, pair=("hazy/0001_0.8_0.2.jpg", "gt/0001.png"),
+        one_each=True, folder="sots/outdoor",
         note="The same files as sots-outdoor; of a clean image's hazy ones the first by name. Which ones the papers "
         "take is not known.",
     ),
     RestorationSet(
         "nh-haze", "NH-HAZE", "haze", f"{NTIRE}ntire20/nh-haze/", {"train": Part(".", ((55, "the published"),))},
-        layout="NH-HAZE", used=DEHAZE,
+        pair=("01_hazy.png", "01_GT.png"), used=DEHAZE,
     ),
     RestorationSet(
         "nh-haze2", "NH-HAZE2 (NTIRE 2021)", "haze", "https://competitions.codalab.org/competitions/28032",
-        {"train": Part(".")}, used=DEHAZE, note="Two folders, hazy/ and GT/, with equal file names.",
+        {"train": Part(".")}, pair=("hazy/01.png", "GT/01.png"), used=DEHAZE,
+        note="Two folders, hazy/ and GT/, with equal file names.",
     ),
     RestorationSet(
         "i-haze", "I-HAZE", "haze", f"{NTIRE}ntire18/i-haze/", {"train": Part(".", ((35, "the published"),))},
-        layout="I-HAZE",
+        pair=("hazy/01_indoor_hazy.jpg", "GT/01_indoor_GT.jpg"),
     ),
     RestorationSet(
         "o-haze", "O-HAZE", "haze", f"{NTIRE}ntire18/o-haze/", {"train": Part(".", ((45, "the published"),))},
-        layout="O-HAZE",
+        pair=("hazy/01_outdoor_hazy.jpg", "GT/01_outdoor_GT.jpg"),
     ),
     RestorationSet(
         "dense-haze", "Dense-Haze", "haze", f"{NTIRE}ntire19/dense-haze/",
-        {"train": Part(".", ((55, "the download's"), (33, "the paper's")))},
+        {"train": Part(".", ((55, "the download's"), (33, "the paper's")))}, pair=("hazy/01_hazy.png", "GT/01_GT.png"),
     ),
 )  # fmt: skip

@@ -124,7 +124,8 @@ def _go_on(url: str, partial: Path, digest: str | None, timeout: float, bar: tqd
         if not have:
             _write_note(partial, url, answer)
         bar.reset(total)
-        bar.update(have)
+        bar.n = bar.last_print_n = bar.initial = have  # update() would take them for bytes that came in no time
+        bar.refresh()
         have += _append(answer, partial, "ab" if have else "wb", bar)
     if total is not None and have != total:
         raise _BrokenOff(f"the connection broke off after {have:,} of {total:,} bytes")

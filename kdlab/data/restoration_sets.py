@@ -47,11 +47,13 @@ def instructions(wanted: RestorationSet, data: Path) -> str:
         known = " or ".join(f"{count:,} ({whose})" for count, whose in part.counts) or "a number that is not known here"
         optional = " (may be left out)" if split == "val" else ""
         lines.append(f"  {printable(root / part.folder)}{os.sep}  pairs for {split}{optional}: {known}")
-    if wanted.halves:
+    if wanted.pair is None:
         lines.append("with the files as they are, two images side by side in each")
     else:
-        layouts = [str(layout) for layout in LAYOUTS if (wanted.layout or "Rain13K") in layout.sets]
-        lines.append(f"with such as {' or '.join(layouts)}, or another layout that kdlab reads")
+        degraded, clean = wanted.pair
+        lines.append(
+            f"with files such as {degraded}, whose clean image is {clean}, or in another layout that kdlab reads"
+        )
     first = next(iter(wanted.parts))
     example = f"--from {first}=ARCHIVE" if len(wanted.parts) > 1 else "--from ARCHIVE"
     lines.append(f"or let it be unpacked: {example} (files, or the address of one), and run this again.")

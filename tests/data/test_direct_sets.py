@@ -3,17 +3,21 @@
 import hashlib
 import io
 import pickle
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cifar_files import write_cifar100
 from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from kdlab import InputError
+from kdlab.commands.data_scripts import get_direct
+from kdlab.commands.inputs import load_data
 from kdlab.data import direct_sets, load_folders, load_segmentation
 from kdlab.data.catalogue import CLASSIFICATION, SEGMENTATION, Archive
 from kdlab.data.direct_sets import check, get
@@ -168,6 +172,32 @@ def test_cifar_is_written_as_class_folders_with_every_tenth_image_of_a_class_for
     next((folder / "val" / "cat").iterdir()).unlink()
     with pytest.raises(InputError, match=r"1 missing: val/cat/.*\.png. Delete that folder and get it again"):
         check(cifar, tmp_path)
+
+
+def test_cifar100_is_got_checked_and_read_by_its_name(offer, tmp_path, monkeypatch, capsys):
+    """All of it as a person does it: with the script, and then a command."""
+    source = write_cifar100(tmp_path / "source", monkeypatch, train=60, test=6)
+    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    cifar = offer("cifar100", {"train": 60, "test": 6}, packed(files))
+    monkeypatch.chdir(tmp_path)
+
+    def script(*words):
+        monkeypatch.setattr(sys, "argv", ["get_classification.py", "cifar100", *words])
+        with pytest.raises(SystemExit) as end:
+            get_direct("get_classification", None, [cifar])
+        return end.value.code, "".join(capsys.readouterr())
+
+    assert script() == (False, "CIFAR-100 is in data/cifar100\n")
+    assert script("--check") == (False, "CIFAR-100: 60 train, 6 test, as they were\n")
+    splits = load_data("cifar100", 32, mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert splits.classes == ("class 00", "class 01", "class 02"), "of the hundred, those that have images here"
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [54, 6, 6]
+    for part in (splits.train, splits.val, splits.test):
+        assert all(image.mean(dim=(1, 2)).argmax() == label for image, label in part), "its colour says the class"
+    (tmp_path / "data/cifar-100-python/test").write_bytes(b"changed")
+    status, said = script("--check")
+    assert status
+    assert "CIFAR-100 in data/cifar-100-python: 1 with other bytes: test. Delete that folder and get it again" in said
 
 
 # --- what is on disk and not as it should be --------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 import hashlib
 import multiprocessing
 import random
+import re
 import socket
 import ssl
 import time
 import urllib.error
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,48 @@ def test_a_file_that_is_there_is_verified_and_not_asked_for(get, server):
     with pytest.raises(InputError, match=r"set\.zip has the sha256 .*wanted: .*Delete it, or move it away"):
         get()
     assert (get.path.read_bytes(), server.requests) == (b"other", [])
+
+
+# --- what is seen of it -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def draws(monkeypatch, capsys):
+    """All that the progress bar has drawn on stderr since the last call; here it draws at every block."""
+    monkeypatch.delenv("TQDM_DISABLE")
+    monkeypatch.setattr(module, "progress", partial(module.progress, mininterval=0))
+
+    def draws():
+        out, err = capsys.readouterr()
+        assert out == ""
+        return [drawn for drawn in err.split("\r") if drawn.strip()]
+
+    return draws
+
+
+def test_a_download_shows_its_name_and_how_many_of_all_bytes_there_are(get, draws):
+    get()
+    drawn = draws()
+    assert all(one.startswith("set.zip: ") for one in drawn)
+    assert "  0%|          | 0.00/100k [" in drawn[1]
+    assert "100%|██████████| 100k/100k [" in drawn[-1]
+
+
+def test_what_goes_on_is_shown_from_the_byte_where_it_does(get, server, draws):
+    """And its speed is that of the bytes that come, not of those that were there."""
+    server.faults = ["drop", 404]
+    refused(get, "404")
+    assert " 50%|█████     | 50.0k/100k [" in draws()[-1]
+    get()
+    began, resumed, *_, last = draws()[1:]
+    assert "  0%|" in began
+    assert re.search(r" 50%\|█████     \| 50\.0k/100k \[00:00<\?, +(0\.00|\?)B/s", resumed)
+    assert "100%|██████████| 100k/100k [" in last
+
+
+def test_a_download_is_silent_where_progress_is_not_wanted(get, capsys):
+    get()
+    assert capsys.readouterr() == ("", "")
 
 
 # --- what another try gets over ---------------------------------------------------------------------------------------

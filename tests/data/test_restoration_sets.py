@@ -309,7 +309,9 @@ def test_every_set_says_where_it_is_and_where_to_put_it(tmp_path, name):
 
 def test_a_folder_without_pairs_is_told_what_is_wanted(tmp_path):
     draw(tmp_path / "nh-haze" / "picture.png", 0)
-    with pytest.raises(InputError, match=r"there are no pairs in .*nh-haze.*\n(.|\n)*01_hazy with 01_GT \(NH-HAZE\)"):
+    with pytest.raises(
+        InputError, match=r"there are no pairs in .*nh-haze.*\n(.|\n)*01_hazy\.png, whose clean image is 01_GT\.png"
+    ):
         find(SETS["nh-haze"], tmp_path)
 
 

@@ -67,6 +67,8 @@ def train(
 
     def die(row: dict[str, float]) -> bool:
         if row["epoch"] == dies and own_place() == 1:
+            if os.environ["LOCAL_WORLD_SIZE"] == "1":  # alone on its machine, which is gone with its launcher
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
         return False
 

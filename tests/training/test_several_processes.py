@@ -1,6 +1,8 @@
 """Two processes train as one does with whole batches; one that is killed takes the other along, and the run goes on."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,21 +20,45 @@ from weather_folder import grow
 
 from kdlab import InputError, processes
 from kdlab.commands.inputs import load_masks
-from kdlab.data import load_folders
+from kdlab.data import load_folders, load_pairs
 from kdlab.recipes import segmentation
 from kdlab.recipes.response import evaluate
-from kdlab.training import load_model, pick_device
+from kdlab.training import load_model, pick_device, restoration_metrics
 from kdlab.training.batches import Pieces, in_pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 HERE = Path(__file__).parent
 LOSSES = ["task", "kd", "total", "val_accuracy", "val_loss", "val_calibration_error"]
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def on_two(*words: object) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run([*TORCHRUN, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *map(str, words)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def on_two_machines(*words: object) -> list[subprocess.CompletedProcess]:
+    """A torchrun for each, as the README starts them; here both are this machine."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", f"localhost:{port}", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, env=environment(), **pipes) for _ in range(2)]
+    try:
+        said = [launcher.communicate(timeout=120) for launcher in both]
+    finally:
+        for launcher in both:
+            launcher.terminate()
+    return [
+        subprocess.CompletedProcess(command, launcher.returncode, *its)
+        for launcher, its in zip(both, said, strict=True)
+    ]
 
 
 def alike(one: dict, other: dict) -> None:
@@ -115,9 +141,33 @@ def test_a_run_of_one_is_gone_on_with_by_two(tmp_path, alone):
     alike(torch.load(tmp_path / "1.pt", weights_only=True)["student"], alone[0])
 
 
+def test_two_machines_take_the_steps_of_one_process_with_whole_batches(tmp_path, alone):
+    both = on_two_machines(HERE / "parallel_training.py", tmp_path, 3)
+    assert [said.returncode for said in both] == [0, 0], both[0].stderr + both[1].stderr
+    assert "".join(said.stdout for said in both) == "only the first one says this\n"
+    for place in (0, 1):
+        alike(torch.load(tmp_path / f"{place}.pt", weights_only=True)["student"], alone[0])
+
+
+def test_a_machine_that_is_gone_ends_the_other_and_the_run_goes_on(tmp_path, alone):
+    began = time.monotonic()
+    codes = sorted(said.returncode for said in on_two_machines(HERE / "parallel_training.py", tmp_path, 3, 2))
+    assert time.monotonic() - began < 60
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] > 0
+    objective, _ = train(3, tmp_path)
+    alike(objective.student.state_dict(), alone[0])
+
+
 def test_a_whole_command_on_two_processes(tmp_path):
-    """Two stages, of which the second leaves the projectors without a gradient, on stratified batches."""
-    data, tiny = grow(tmp_path / "outdoors"), ["--task", "restoration", "--device", "cpu", "--width", 2, "--crop", 32]
+    """Two stages, of which the second leaves the projectors without a gradient, on stratified batches.
+
+    The metrics are of all images: of five, whose weathers have not equally many, each in a size of its own.
+    """
+    data, tiny = grow(tmp_path / "data", train=4, val=3), ["--task", "restoration", "--device", "cpu", "--width", 2]
+    for kind in ("input", "target"):
+        (data / "val" / "rain" / kind / "2.png").unlink()
+    tiny += ["--crop", 32]
     kdlab = ["--no-python", Path(sys.executable).with_name("kdlab")]
     teach, distill = [*kdlab, "teach", data, *tiny], [*kdlab, "distill", data, *tiny]
     for weather in ("haze", "rain"):
@@ -128,7 +178,12 @@ def test_a_whole_command_on_two_processes(tmp_path):
     said = on_two(*distill, *teachers, "--batch-size", 4, "--epochs", 2, "--features", "none", "--out", out)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("best epoch") == 1
-    assert load_model(out / "last.safetensors")[1].metrics["epoch"] == 2
+    val = load_pairs(data).val
+    for who, weathers in (("haze", ["haze"]), ("rain", ["rain"]), ("student", ["haze", "rain"])):
+        model, card = load_model(tmp_path / who / "last.safetensors")
+        alone = restoration_metrics(model, val.only(weathers))
+        assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
+    assert card.metrics["epoch"] == 2
 
 
 @pytest.mark.parametrize(
