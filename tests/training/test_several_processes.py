@@ -21,9 +21,11 @@ from weather_folder import grow
 from kdlab import InputError, processes
 from kdlab.commands.inputs import load_masks
 from kdlab.data import load_folders, load_pairs
+from kdlab.models import DehazingTeacher
 from kdlab.recipes import segmentation
+from kdlab.recipes.dehazing import NARROW_TEACHER
 from kdlab.recipes.response import evaluate
-from kdlab.training import load_model, pick_device, restoration_metrics
+from kdlab.training import ModelCard, load_model, pick_device, restoration_metrics, save_model
 from kdlab.training.batches import Pieces, in_pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -184,6 +186,20 @@ def test_a_whole_command_on_two_processes(tmp_path):
         alone = restoration_metrics(model, val.only(weathers))
         assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
     assert card.metrics["epoch"] == 2
+
+
+def test_a_dehazer_on_two_processes(tmp_path):
+    data, teacher = grow(tmp_path / "data", train=4, val=3), DehazingTeacher(**NARROW_TEACHER)
+    card = ModelCard(teacher.architecture, ("haze",), (0.0,) * 3, (1.0,) * 3, 32)
+    save_model(tmp_path / "teacher.safetensors", teacher, card)
+    words = ["--task", "dehazing", "--narrow", "--device", "cpu", "--weather", "haze", "--crop", 32, "--steps", 2]
+    words += ["--teacher", tmp_path / "teacher.safetensors", "--epochs", 2, "--batch-size", 4, "--out", tmp_path / "s"]
+    said = on_two("--no-python", Path(sys.executable).with_name("kdlab"), "distill", data, *words)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("best epoch") == 1
+    model, card = load_model(tmp_path / "s" / "last.safetensors")
+    alone = restoration_metrics(model, load_pairs(data).val.only(["haze"]))
+    assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize(
