@@ -17,6 +17,7 @@ from torchvision.utils import draw_bounding_boxes
 from kdlab.commands.options import check_used
 from kdlab.commands.outputs import as_png, distinct_names, make_folder, say_skipped
 from kdlab.data.images import Skipped, find_images, open_image, printable
+from kdlab.data.named import locate_boxes
 from kdlab.detection import Distillation, YoloRun, YoloSettings
 from kdlab.errors import InputError
 from kdlab.files import write_whole
@@ -30,6 +31,8 @@ USED_BY = {"temperature": ("cwd",), "mask_ratio": ("mgd",)}
 
 def run_step(args: argparse.Namespace) -> int:
     """One step of the pipeline."""
+    if "data" in args:
+        args.data = locate_boxes(args.data)
     STEPS[args.step](args)
     return 0
 

@@ -205,7 +205,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DATA",
         help="a data.yaml in ultralytics' format, or the folder that has one; `python data_scripts/make_scenes.py "
-        "FOLDER` writes the built-in scenes so",
+        "FOLDER` writes the built-in scenes so; or the word voc, for the boxes that data_scripts/make_boxes.py has "
+        "written into ./data/voc-boxes",
     )
 
 

@@ -119,7 +119,7 @@ SEGMENTATION = (
     DirectSet(
         "voc", "Pascal VOC 2012", "segmentation, 20 classes and background", {"train": 1_464, "val": 1_449},
         "the terms of Flickr, where the images are from",
-        f"{MASKS} (DATA: voc); kdlab yolo, after make_boxes.py", "VOCdevkit",
+        f"{MASKS} (DATA: voc); kdlab yolo (DATA: voc), after make_boxes.py", "VOCdevkit",
         (
             Archive(
                 "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",

@@ -11,6 +11,23 @@ from kdlab.errors import InputError
 DATA = Path("data")  # where the scripts put everything, unless they are told another place
 
 
+def locate_boxes(source: Path) -> Path:
+    """The folder of Pascal VOC's boxes where the source is "voc"; any other path, and one that is there, as it is.
+
+    Raises:
+        InputError: the boxes have not been written yet.
+    """
+    folder = DATA / "voc-boxes"
+    if source.exists() or str(source) != "voc":
+        return source
+    if not folder.is_dir():
+        raise InputError(
+            f"Pascal VOC's boxes are not in {printable(folder)}. Get the set and write them with: python "
+            f"data_scripts/get_segmentation.py voc, then python data_scripts/make_boxes.py {printable(folder)}"
+        )
+    return folder
+
+
 def locate(source: str | Path, sets: tuple[DirectSet, ...] | tuple[RestorationSet, ...]) -> Path:
     """The folder of a set that is named, such as ``data/imagenette2-160`` of "imagenette-160"; any other path as it is.
 

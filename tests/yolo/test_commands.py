@@ -75,6 +75,18 @@ def test_a_number_that_the_method_has_no_use_for_is_refused(trained, scenes, tmp
     assert "mgd has no use for, only cwd" in refused(*words, "--method", "mgd", "--temperature", 2, *SHORT)
 
 
+def test_voc_is_the_folder_of_its_boxes(trained, scenes, tmp_path, monkeypatch):
+    judged = ("--model", trained.best, "--format", "csv", "--batch-size", 3, *SMALL)
+    direct = done("yolo", "evaluate", scenes, *judged)
+    monkeypatch.chdir(tmp_path)
+    said = refused("yolo", "evaluate", "voc", *judged)
+    assert "Pascal VOC's boxes are not in data/voc-boxes." in said
+    assert "get_segmentation.py voc, then python data_scripts/make_boxes.py data/voc-boxes" in said
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/voc-boxes").symlink_to(scenes)
+    assert done("yolo", "evaluate", "voc", *judged) == direct
+
+
 def test_what_cannot_be_used_is_one_message(scenes, trained, tmp_path):
     judged = ("yolo", "evaluate", scenes, "--model")
     assert "there are no weights yolov8n.pt" in refused(*judged, "yolov8n.pt")
