@@ -62,7 +62,7 @@ test: $(VENV)/.test  ## check everything: style, types, unit tests, widgets in a
 # A process at a time, for one GPU. What is only of the CPU (equal bits, threads) is in `make test`.
 test-gpu: $(VENV)/.test  ## on a CUDA GPU: losses, networks and training against the CPU, and every notebook
 	$(BIN)/python -c "import torch; torch.cuda.is_available() or exit('make test-gpu wants a CUDA GPU: kdlab doctor says what PyTorch finds')"
-	$(BIN)/python -m pytest tests/test_devices.py
+	$(BIN)/python -m pytest tests/devices tests/yolo/test_yolo_on_devices.py
 	TQDM_DISABLE=1 $(BIN)/python -m pytest $(NOTEBOOK_TESTS)
 
 # Links between chapters then lead to the pages, and those out of the course still to the repository's files.

@@ -40,6 +40,13 @@ class OnSecond(Tensor):
     def __torch_dispatch__(cls, op: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         return _compute(op, args, kwargs or {})
 
+    def tolist(self) -> Any:
+        return self.here.tolist()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """For the place in memory, and the size of it."""
+        return self.here.untyped_storage()
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"{NAME}: {self.here}"
 

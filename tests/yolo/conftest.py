@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from on_devices import device  # noqa: F401 a fixture
 
 if importlib.util.find_spec("ultralytics"):  # before a test imports ultralytics itself, which looks for hosts, and
     import kdlab.yolo  # noqa: F401 which changes what opens an image and what saves a tensor
