@@ -75,6 +75,7 @@ SLIPS = {
     "divided by 0": (check.kd_loss, lambda s, t, T: KDLoss(T)(s, t) / 0, "not finite: a division by 0"),
     "logarithms": (check.softened, lambda z, T: LOG(z / T, 1), "sign"),
     "one number": (check.softened, lambda z, T: z.sum(), r"shape: yours is \(\), wanted \(2, 3\)"),
+    "a temperature that is always 4": (check.softened, lambda z, T: torch.softmax(z / 4, 1), "at a temperature of 2: "),
     "nothing yet": (check.softened, lambda z, T: None, "no answer yet"),
     "a string": (check.softened, lambda z, T: "soft", "you gave a str"),
     "an error": (check.softened, lambda z, T: z / 0 + missing, "raised NameError"),
@@ -105,7 +106,7 @@ SLIPS = {
     "last of equals": (
         check.best_epoch,
         lambda history: int(history.sort_values("val_accuracy", kind="stable").epoch.iloc[-1]),
-        "the earlier of two equals has the lower loss: ",
+        "the earlier of two equals has the lower loss: you chose 4; wanted: 3",
     ),
     "the logits": (check.kd_loss, lambda s, t, T: F.mse_loss(s, t), "compares the logits themselves"),
     "the labels alone": (check.total_loss, lambda s, t, y, T, a: F.cross_entropy(s, y), "the teacher has no part"),
@@ -126,7 +127,13 @@ def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
     assert re.search(hint, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("answer", "hint"), [(0.5, "must be higher"), (40.0, "must be lower"), (-1.0, "above 0")])
+WRONG_TEMPERATURES = [
+    (0.5, "must be higher"), (40.0, "must be lower"), (-1.0, "you gave -1.0; wanted: a number above 0"),
+    (None, "no answer yet"), (..., "no answer yet"), ("warm", "you gave 'warm'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "hint"), WRONG_TEMPERATURES)
 def test_a_wrong_temperature_is_told_which_way_to_go(answer, hint, capsys):
     assert check.temperature_for(answer, torch.tensor([5.0, 2.0, 0.0, -1.0]), 0.8) is False
     assert hint in capsys.readouterr().out

@@ -278,6 +278,11 @@ SLIPS = {
         lambda m, T: (m.flatten(2) * T).softmax(2).view_as(m),
         "you multiplied",
     ),
+    "CWD at 4": (
+        check.channel_distribution,
+        lambda m, T: (m.flatten(2) / 4).softmax(2).view_as(m),
+        "at a temperature of 9: ",
+    ),
     "CWD flat": (check.channel_distribution, lambda m, T: (m.flatten(2) / T).softmax(2), "shape"),
     "RKD plain": (check.relative_distances, lambda x: torch.cdist(x, x), "not divided by their mean"),
     "RKD with zeros": (check.relative_distances, lambda x: torch.cdist(x, x) / torch.cdist(x, x).mean(), "diagonal"),

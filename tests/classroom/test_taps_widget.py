@@ -107,6 +107,11 @@ class Shared(nn.Module):
         return self.shared(self.shared(x))
 
 
+class Thrice(Shared):
+    def forward(self, x):
+        return self.shared(super().forward(x))
+
+
 def hooked(keep=lambda output: output.clone(), remove=True, what=lambda inputs, output: output):
     def record(model, layer, images):
         records = []
@@ -144,6 +149,10 @@ SLIPS = {
     "bias and norm": (
         counted(lambda a, b, k: a * b * k * k, lambda a, b, norm: 3 * b if norm else b), "the shift would undo it"
     ),
+    "the first convolution's kernel": (
+        counted(lambda a, b, k: a * b * 9, lambda a, b, norm: 2 * b if norm else b), "with a 1x1 kernel: "
+    ),
+    "an input": (lambda: check.second_call(Tap("shared", "input", call=2), Thrice(), torch.ones(2, 4)), "is given"),
     "first call": (lambda: second(Tap("shared", call=0)), "counted from 0"),
     "call not said": (lambda: second(Tap("shared")), "was called 2 times"),
     "unknown layer": (lambda: second(Tap("share", call=1)), "kdlab says: unknown layer"),

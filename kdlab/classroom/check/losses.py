@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, compare, normal, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, compare, normal, say
 from kdlab.losses import ATLoss, SPLoss
 
 
@@ -60,7 +60,9 @@ def channel_distribution(answer: Answer) -> bool:
         torch.softmax(maps.flatten(2), dim=2).view_as(maps): "the temperature has no effect yet.",
         torch.softmax(maps.flatten(2) * 4, dim=2).view_as(maps): "you multiplied by the temperature; divide by it.",
     }
-    return say(ask(answer, (maps, 4.0), over_positions.view_as(maps), known))
+    problem = ask(answer, (maps, 4.0), over_positions.view_as(maps), known)
+    softer = torch.softmax(maps.flatten(2) / 9, dim=2).view_as(maps)
+    return say(ask_also(problem, answer, (maps, 9.0), softer, "at a temperature of 9"))
 
 
 def relative_distances(answer: Answer) -> bool:

@@ -1,5 +1,7 @@
 """The checks of chapters 00 and 01."""
 
+from typing import Any
+
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ def softened(answer: Answer) -> bool:
         torch.softmax(logits / 4.0, dim=0): "each column sums to 1; wanted: each row, because a row is an image.",
     }
     problem = ask(answer, (logits, 4.0), want, known)
+    problem = ask_also(problem, answer, (logits, 2.0), torch.softmax(logits / 2.0, dim=1), "at a temperature of 2")
     if problem is not None and "not finite" in problem:
         problem = "not finite: exp alone overflows; subtract the row's largest logit first, or use torch.softmax."
     return say(problem)
@@ -82,10 +85,12 @@ def _without_gradient(loss: object) -> str | None:
     return "the value is right, but no gradient reaches the student: detach the teacher's logits alone."
 
 
-def temperature_for(answer: float, logits: Tensor, entropy: float) -> bool:
+def temperature_for(answer: Any, logits: Tensor, entropy: float) -> bool:
     """01, exercise 4: the temperature at which these logits (k) have this entropy, in nats, to 0.02."""
-    if not answer > 0:
-        return say(f"you gave {answer}; a temperature is above 0.")
+    if answer is None or answer is ...:
+        return say("no answer yet.")
+    if not isinstance(answer, int | float) or not answer > 0:
+        return say(f"you gave {answer!r}; wanted: a number above 0.")
     got = soften(logits, logits, answer).teacher_entropy
     if abs(got - entropy) <= 0.02:
         return say(None)
@@ -101,8 +106,12 @@ def best_epoch(answer: Answer) -> bool:
     )
     known = {
         3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
-        5.0: "the last epoch, of the lowest loss, the last to better both; wanted: the most accurate.",
+        5.0: "this is the last epoch, which has the lowest loss; wanted: the most accurate.",
     }
     problem = ask(answer, (history,), 4, known)
-    earlier = history.assign(val_loss=[0.50, 0.45, 0.55, 0.60, 0.40])
-    return say(ask_also(problem, answer, (earlier,), 3, "where the earlier of two equals has the lower loss"))
+    if problem is None:
+        earlier = history.assign(val_loss=[0.50, 0.45, 0.55, 0.60, 0.40])
+        late = {4.0: "you chose 4; wanted: 3, whose loss is lower."}
+        if (also := ask(answer, (earlier,), 3, late)) is not None:
+            problem = f"where the earlier of two equals has the lower loss: {also}"
+    return say(problem)
