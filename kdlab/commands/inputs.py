@@ -19,6 +19,7 @@ from kdlab.errors import InputError
 from kdlab.models import Restorer
 from kdlab.models.dehazing import Dehazer
 from kdlab.models.segmentation import Segmenter
+from kdlab.recipes.restorer import pairs
 
 # As they are written; the others are words.
 METRICS = {"miou": "mIoU", "mdice": "mDice", "psnr": "PSNR", "ssim": "SSIM"}
@@ -113,6 +114,16 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
         return load_pairs(locate(source, RESTORATION), **size, only_judged=only_judged)
     draw = load_haze if source == "haze" else load_weather
     return replace(draw(variants=1), name=source) if only_judged else draw(**size)
+
+
+def of_weathers(data: ImageSplits, weathers: Sequence[str]) -> ImageSplits:
+    """The data with these weathers alone to train on and to be judged by.
+
+    Raises:
+        InputError: there is no image in them.
+    """
+    train, val = (pairs(split).only(weathers) for split in (data.train, data.val))
+    return replace(data, train=train, val=val, classes=tuple(weathers))
 
 
 def check_classes(who: str, known: Sequence[str], data: ImageSplits) -> None:

@@ -12,12 +12,12 @@ from torch import nn
 
 from kdlab import processes
 from kdlab.commands.inputs import METRICS, names, task_of
-from kdlab.data import ImageSplits
+from kdlab.data import ImageSplits, StratifiedBatches
 from kdlab.errors import InputError
-from kdlab.files import write_whole
+from kdlab.files import check_writable, write_whole
 from kdlab.recipes.settings import Settings
 from kdlab.training import Fit, ModelCard, load_model
-from kdlab.training.batches import check_divides
+from kdlab.training.batches import Pieces, check_divides
 from kdlab.training.checkpoints import BEST, LAST, RESUME
 from kdlab.training.run_folder import HISTORY, earlier_start
 
@@ -141,6 +141,13 @@ def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
     if len(data.skipped) > SHOWN:
         write_whole(out / SKIPPED, "".join(f"{one}\n" for one in data.skipped).encode())
         print(f"  ... all of them in {out / SKIPPED}")
+
+
+def start_on_pairs(args: argparse.Namespace, data: ImageSplits, batches: StratifiedBatches) -> None:
+    """The last checks before the training of a restorer, and what it will work on."""
+    Pieces(batches, args.accumulate)  # refuses a size that does not suit the weathers
+    check_writable(args.out, "--out")
+    say_data(data, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)
 
 
 def say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:

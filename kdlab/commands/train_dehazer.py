@@ -3,38 +3,35 @@
 import argparse
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from kdlab.commands.inputs import DRAWN, load_restoration
+from kdlab.commands.inputs import DRAWN, load_restoration, of_weathers
 from kdlab.commands.runs import (
     architecture_of,
     check_batch_size,
     check_out,
     finish,
-    say_data,
     say_weights,
     settings_of,
+    start_on_pairs,
     teacher_of,
 )
+from kdlab.commands.train_restorer import JUDGED_BY
 from kdlab.data import ImageSplits
 from kdlab.data.images import printable
 from kdlab.data.pairs import StratifiedBatches
 from kdlab.errors import InputError
-from kdlab.files import check_writable
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.models.dehazing import Dehazer
 from kdlab.recipes import dehazing
 from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings
 from kdlab.recipes.restorer import pairs
 from kdlab.training import pick_device
-from kdlab.training.batches import Pieces
 
 CROP = 256  # as published
 SCHEDULE = ("decay", "every", "freeze_from", "turned")
-JUDGED_BY = ("psnr", "ssim")
 
 
 def teach_dehazer(args: argparse.Namespace) -> int:
@@ -110,17 +107,12 @@ def _teacher(path: Path) -> DehazingTeacher:
 
 def _data(args: argparse.Namespace) -> ImageSplits:
     data = load_restoration(args.data, args.crop or (None if args.data in DRAWN else CROP))
-    if args.weather is None:
-        return data
-    train, val = (pairs(split).only([args.weather]) for split in (data.train, data.val))
-    return replace(data, train=train, val=val, classes=(args.weather,))
+    return data if args.weather is None else of_weathers(data, [args.weather])
 
 
 def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device, build: Callable[[], Dehazer]) -> None:
     """The last checks before the work, and what it will work on and start from."""
     check_batch_size(args)
-    Pieces(StratifiedBatches(pairs(data.train), args.batch_size, batches=args.steps), args.accumulate)
-    check_writable(args.out, "--out")
-    say_data(data, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)
+    start_on_pairs(args, data, StratifiedBatches(pairs(data.train), args.batch_size, batches=args.steps))
     print(f"device: {device}", flush=True)
     say_weights(args, build)

@@ -9,13 +9,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from kdlab.commands.inputs import load_restoration, names
-from kdlab.commands.runs import check_out, finish, say_data, settings_of, teacher_of
+from kdlab.commands.inputs import load_restoration, names, of_weathers
+from kdlab.commands.runs import check_out, finish, settings_of, start_on_pairs, teacher_of
 from kdlab.data import ImageSplits
 from kdlab.data.images import printable
 from kdlab.data.pairs import StratifiedBatches
 from kdlab.errors import InputError
-from kdlab.files import check_writable
 from kdlab.models import MSBDN
 from kdlab.recipes import restoration
 from kdlab.recipes.perceptual import feature_slices
@@ -23,7 +22,6 @@ from kdlab.recipes.restoration import RestorationSettings, TwoStage
 from kdlab.recipes.restorer import pairs
 from kdlab.recipes.weather import NARROW, TWO_STAGE
 from kdlab.training import ModelCard, pick_device
-from kdlab.training.batches import Pieces
 
 WARM_UP = 3  # epochs, as published
 WEIGHTS = ("image", "ckt", "reconstruction", "scr", "hcr")
@@ -149,11 +147,8 @@ def _start(
     device: torch.device,
 ) -> None:
     """The last checks before the work, and what it will work on."""
-    train, val = (pairs(split).only(weathers) for split in (data.train, data.val))
-    Pieces(StratifiedBatches(train, args.batch_size), args.accumulate)  # refuses a size that does not suit the weathers
-    check_writable(args.out, "--out")
-    chosen = replace(data, train=train, val=val, classes=tuple(weathers))
-    say_data(chosen, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)
+    chosen = of_weathers(data, weathers)
+    start_on_pairs(args, chosen, StratifiedBatches(pairs(chosen.train), args.batch_size))
     print(f"network: MSBDN, {', '.join(f'{name} {value}' for name, value in architecture.items()) or 'as published'}")
     print(f"device: {device}", flush=True)
 

@@ -8,20 +8,12 @@ from torch.utils.data import TensorDataset
 
 from kdlab.data.splits import ImageSplits
 from kdlab.models import UPerNet
-from kdlab.recipes import segmentation
-from kdlab.recipes.segmentation import DenseDistillation
+from kdlab.recipes import few_masks, segmentation
 from kdlab.recipes.settings import Settings
 from kdlab.training import load_model
 
-METHODS = {
-    "kd": DenseDistillation("kd", "logits", weight=1.0),
-    "hard": DenseDistillation("hard", "logits", weight=1.0),
-    "at": DenseDistillation("at", "features", weight=10.0),
-    "cwd logits": DenseDistillation("cwd", "logits", weight=3.0),
-    "cwd features": DenseDistillation("cwd", "features", weight=50.0),
-    # Nothing masked: the masks are each device's own.
-    "mgd": DenseDistillation("mgd", "features", weight=1e-3, mask_ratio=0.0),
-}
+# Nothing masked: the masks are each device's own.
+METHODS = {name: how for name, how in few_masks.METHODS.items() if how and (how.method != "mgd" or not how.mask_ratio)}
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +49,7 @@ def test_a_teacher_teaches_a_segmenter_as_on_the_cpu(name, data, device, tmp_pat
 
 
 def test_a_segmenter_is_judged_as_on_the_cpu(data, device, tmp_path, monkeypatch):
-    distil("kd", data, torch.device("cpu"), tmp_path, monkeypatch)
+    distil("pixel-wise KD", data, torch.device("cpu"), tmp_path, monkeypatch)
     student, _ = load_model(tmp_path / "run")
     reference = segmentation.measure(student, data.val)
     assert segmentation.measure(student.to(device), data.val) == pytest.approx(reference, rel=1e-2)
