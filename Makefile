@@ -81,6 +81,7 @@ docs: $(VENV)/.test  ## write the library's reference as web pages to build/docs
 
 # On an idle machine, with the threads as PyTorch has them by default.
 bench: $(VENV)/.test  ## measure the speed
+	$(BIN)/python -m pip install --quiet --no-deps torchdistill==1.1.5  # only to be compared with
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/response.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/losses.py
 	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/segmentation.py
