@@ -481,6 +481,15 @@ def warm_up(optimizer):
     return lr_scheduler.SequentialLR(optimizer, parts, milestones=[7])
 
 
+def drops(optimizer):
+    return lr_scheduler.MultiStepLR(optimizer, [STEPS - 1, 2 * STEPS + 1, 2 * STEPS + 1])  # two at once: a hundredth
+
+
+def warm_up_and_drops(optimizer):
+    parts = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=3), lr_scheduler.MultiStepLR(optimizer, [9])]
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[3])
+
+
 def by_function(optimizer):
     return lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
 
@@ -489,6 +498,8 @@ RUNS = {
     "Adam, one cycle": dict,
     "AdamW, warm-up and cosine": lambda: {"optimizer": adam, "scheduler": warm_up},
     "SGD with momentum, by a function": lambda: {"optimizer": momentum, "scheduler": by_function},
+    "AdamW, in drops": lambda: {"optimizer": adam, "scheduler": drops},
+    "AdamW, warm-up and drops": lambda: {"optimizer": adam, "scheduler": warm_up_and_drops},
     "an optimiser that counts": lambda: {"optimizer": Slowing, "scheduler": None},
     "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
     "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
@@ -866,6 +877,20 @@ def test_what_is_wrong_is_refused_before_any_work(options, said, tmp_path, shape
     with pytest.raises(InputError, match=said):
         train(run, **options)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["something of mine"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer": torch.optim.LBFGS, "scheduler": None}, "the optimiser is LBFGS.*such as SGD or AdamW"),
+        ({"scheduler": lr_scheduler.ReduceLROnPlateau}, "the scheduler is ReduceLROnPlateau.*such as OneCycleLR"),
+    ],
+)
+def test_what_cannot_step_without_an_argument_is_refused(settings, said):
+    run = build(**settings)
+    run.objective.forward = never
+    with pytest.raises(InputError, match=said):
+        train(run)
 
 
 @pytest.mark.parametrize("images", [0, 3])
