@@ -105,9 +105,10 @@ def fit(
 
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
-            optimiser lacks; an optimiser that wants a closure; a scheduler that wants a metric; a loader without a length, or of other batches than the objective takes; a metric
-            that ``evaluate`` does not give, or that has no name or is no number; a checkpoint of another recipe; a
-            batch that cannot be divided equally; no compiler.
+            optimiser lacks; an optimiser that wants a closure; a scheduler that wants a metric; a loader without a
+            length, or of other batches than the objective takes; a metric that ``evaluate`` does not give, or that has
+            no name or is no number; a checkpoint of another recipe; a batch that cannot be divided equally; no
+            compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -170,7 +171,7 @@ def fit(
                 _check_monitor(row, monitor)
                 row["seconds"] = time.perf_counter() - began
                 rows.append(row)
-                bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {row[f'val_{monitor}']:.4g}")
+                bar.set_description(f"training, {monitor} {row[f'val_{monitor}']:.4g}")
                 ended = _ended(rows, epochs, monitor, patience, patience_from)
                 if after_epoch is not None and after_epoch(row) and not ended:
                     ended = "stopped"

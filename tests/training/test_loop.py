@@ -1,8 +1,11 @@
 """The training loop: what it records, when it ends, that it resumes to the same bits, and what it refuses."""
 
 import random
+import re
 import shutil
 from collections import namedtuple
+from functools import partial
+from io import StringIO
 from threading import Event, Thread, Timer
 from types import SimpleNamespace
 
@@ -21,6 +24,7 @@ from kdlab.errors import NonFiniteLossError
 from kdlab.files import save_tensors
 from kdlab.losses import HintLoss
 from kdlab.models import StudentCNN
+from kdlab.progress import progress
 from kdlab.training import ModelCard, Supervised, fit, load_model
 from kdlab.training.device import to_device
 from kdlab.training.image_quality import luma
@@ -294,6 +298,19 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(epochs=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bar_shows_the_loss_at_each_look_and_the_metric_of_the_last_epoch(monkeypatch):
+    shown = StringIO()
+    bar = partial(progress, disable=False, file=shown, mininterval=0, miniters=1, ncols=120)
+    monkeypatch.setattr("kdlab.training.loop.progress", bar)
+    monkeypatch.setattr("kdlab.training.epoch.LOOK_EVERY", 2)
+    losses = train(epochs=2, evaluate=scripted(accuracy=[0.25, 0.5])).done.history["total"]
+    before, after = shown.getvalue().split("training, accuracy 0.25", 1)
+    seen = [float(value) for value in re.findall(r"loss ([0-9.]+)", before)]
+    assert len(seen) == 3  # after two steps, four and five
+    assert (2 * seen[0] + 2 * seen[1] + seen[2]) / 5 == pytest.approx(losses[0], rel=1e-2)
+    assert "training, accuracy 0.5" in after
 
 
 # --- which epoch is best, and when it ends ---------------------------------------------------------------------------
