@@ -107,7 +107,9 @@ def test_the_file_is_plain_safetensors_with_one_header_entry(path):
 @pytest.mark.parametrize("length", [0, 4, 8, 100, 1000, -1])
 def test_a_truncated_file_is_named(path, length):
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(InputError, match=r"model\.safetensors cannot be read as safetensors.*Take another copy") as said:
+    with pytest.raises(
+        InputError, match=r"model\.safetensors cannot be read as safetensors.*Take another copy"
+    ) as said:
         load_model(path)
     assert "delete" not in str(said.value)  # it may be the only one
 
