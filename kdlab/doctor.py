@@ -15,23 +15,19 @@ from kdlab.paths import cache_dir
 
 REINSTALL = "run `make setup` in kdlab's folder, or there: python -m pip install -c constraints.txt -e '.[lab]'"
 ROOM = 10**9  # bytes: the course's checkpoints and cached teacher outputs, with something to spare
-BROWSERS = (
+BROWSERS = (  # such as the browser tests can drive
     "chromium",
     "chromium-browser",
     "google-chrome",
     "google-chrome-stable",
+    "chrome",
     "microsoft-edge",
     "msedge",
-    "firefox",
-)
-BROWSER_FILES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
-    "/Applications/Firefox.app/Contents/MacOS/firefox",
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
-    r"C:\Program Files\Mozilla Firefox\firefox.exe",
 )
 
 
@@ -241,8 +237,13 @@ def _yolo() -> Finding:
     return Finding("YOLO", not faults, found, mend, required=False)
 
 
+def find_browser() -> str | None:
+    """The first of :data:`BROWSERS` that is on this machine, as a path."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def _browser() -> Finding:
-    browser = next((found for name in (*BROWSERS, *BROWSER_FILES) if (found := shutil.which(name))), None)
+    browser = find_browser()
     mend = "only the browser tests need one: install Chromium, Chrome or Edge"
     found = Path(browser).name if browser else "none found"
     return Finding("Browser", browser is not None, found, mend, required=False)

@@ -36,8 +36,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     write_whole(path, save(contiguous, metadata={"kdlab": json.dumps(meta)}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(
+    path: Path, remedy: str = "Take another copy, or delete it and make it again."
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`save_tensors` wrote: the tensors on the CPU, and ``meta``.
+
+    Args:
+        remedy: what to do about a damaged file, in a sentence.
 
     Raises:
         InputError: no such file, a truncated or foreign one.
@@ -49,9 +54,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     except (SafetensorError, OSError, ValueError) as error:
+        if _is_pytorchs(path):
+            raise InputError(
+                f"{path} is a PyTorch file, which has no card of kdlab's to say what network and what classes it is "
+                "of; wanted: a file that kdlab has saved. Read its weights with load_weights(model, path), and write "
+                "them with save_model(path, model, card)."
+            ) from error
         raise InputError(
-            f"{path} cannot be read as safetensors ({error}): it is truncated, damaged or of another format. "
-            "Take another copy, or delete it and make it again."
+            f"{path} cannot be read as safetensors ({error}): it is truncated, damaged or of another format. {remedy}"
         ) from error
     try:
         return tensors, dict(json.loads(header["kdlab"]))
@@ -59,6 +69,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(
             f"{path} is a safetensors file, but not one of kdlab's: its header says nothing of the model."
         ) from error
+
+
+def _is_pytorchs(path: Path) -> bool:
+    """Whether torch.save wrote it, by its first bytes: a zip archive, or of old the pickle of a long number."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02\x8a"))
+    return False
 
 
 def check_writable(folder: Path, name: str) -> None:

@@ -169,7 +169,7 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_p
 
         def interrupted(*arguments, **options):
             calls.append(1)
-            if len(calls) == 2:
+            if len(calls) == 3:  # the teacher's, and the first epoch's, are through
                 raise KeyboardInterrupt
             return whole(*arguments, **options)
 
@@ -382,6 +382,21 @@ def test_a_folder_without_val(student, tmp_path):
         assert "has no val/ in it" in refused(*words, "--out", tmp_path / "s")
 
 
+def test_a_teacher_that_knows_the_classes_in_another_order_is_told(shapes, student, tmp_path):
+    words = ("distill", shapes, "--epochs", 1, *TINY, "--teacher")
+    right = done(*words, student, "--out", tmp_path / "right")
+    assert "teacher: validation accuracy 1.0000, loss" in right
+    assert "warning" not in right
+    teacher, card = load_model(student)
+    with torch.no_grad():
+        for parameter in teacher.classifier[-1].parameters():
+            parameter.copy_(parameter.flip(0))
+    save_model(tmp_path / "turned.safetensors", teacher, card)
+    turned = done(*words, tmp_path / "turned.safetensors", "--out", tmp_path / "turned")
+    assert "teacher: validation accuracy 0.0000, loss" in turned
+    assert "warning: the teacher is about as good as chance (0.5000)" in turned
+
+
 @pytest.mark.usefixtures("no_work")
 def test_a_teacher_file_that_runs_code_is_refused(shapes, tmp_path):
     trace = tmp_path / "it ran"
@@ -462,7 +477,9 @@ def test_evaluate_counts_each_class_and_each_confusion(shapes, one_sided):
     table = run(*words, "table")
     assert table.out.startswith("shapes, test: 6 images\naccuracy          0.5000\n")
     assert "most frequent confusions" in table.out
-    assert table.err.startswith(f"kdlab: skipped {shapes / 'train' / 'circle' / 'notes.txt'}: not an image")
+    assert table.err == ""
+    skipped = run("evaluate", shapes, "--model", one_sided, "--split", "train", "--device", "cpu").err
+    assert skipped.startswith(f"kdlab: skipped {shapes / 'train' / 'circle' / 'notes.txt'}: not an image")
 
 
 def test_the_most_frequent_confusions_come_first(shapes, student, monkeypatch):
@@ -475,12 +492,21 @@ def test_the_most_frequent_confusions_come_first(shapes, student, monkeypatch):
     ]
 
 
+def test_evaluate_reads_no_split_but_its_own(student, tmp_path):
+    data = grow(tmp_path / "shapes", test=2)
+    words = ("evaluate", data, "--model", student, "--device", "cpu")
+    assert "shapes, test: 4 images" in done(*words, "--split", "test")
+    assert "shapes has no val/ in it; folders found: test/" in refused(*words)
+
+
 def test_evaluate_refuses_what_does_not_fit(shapes, student, tmp_path):
     data = grow(tmp_path / "pets", ("cat", "dog"), train=1, val=1)
     assert "the model knows circle, square; pets has cat, dog" in refused("evaluate", data, "--model", student)
     data = grow(tmp_path / "bare", train=1, val=1)
     assert "bare has no test/" in refused("evaluate", data, "--model", student, "--split", "test")
     assert "does not exist" in refused("evaluate", shapes, "--model", tmp_path / "nowhere")
+    torch.save(load_model(student)[0].state_dict(), tmp_path / "student.pth")
+    assert "student.pth is a PyTorch file" in refused("evaluate", shapes, "--model", tmp_path / "student.pth")
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------

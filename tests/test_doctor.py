@@ -155,6 +155,10 @@ def no_browser(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
 
+def only_a_browser_that_the_tests_cannot_drive(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if "firefox" in name else None)
+
+
 def gpu_that_pytorch_cannot_use(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -173,6 +177,7 @@ def no_ultralytics(monkeypatch):
     ("fault", "name", "mend"),
     [
         (no_browser, "Browser", "install Chromium"),
+        (only_a_browser_that_the_tests_cannot_drive, "Browser", "install Chromium"),
         (gpu_that_pytorch_cannot_use, "Device", "update its driver"),
         (no_test_packages, "Test packages", "make test"),
         (no_ultralytics, "YOLO", "only chapter 06"),

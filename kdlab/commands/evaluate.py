@@ -54,7 +54,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluate_classifier(args: argparse.Namespace, model: nn.Module, card: ModelCard) -> None:
-    data = load_data(args.data, card.size, card.mean, card.std)
+    data = load_data(args.data, card.size, card.mean, card.std, only=args.split)
     check_classes("model", card.classes, data)
     logits, labels = predict_logits(model, _loader(args, data))
     metrics = _named(classification_metrics(logits, labels))

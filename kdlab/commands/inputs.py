@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 from unicodedata import normalize
 
 from torch import nn
@@ -33,8 +34,12 @@ def load_data(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     augment: bool = False,
+    only: Literal["train", "val", "test"] | None = None,
 ) -> ImageSplits:
     """The splits of DATA with labels: the word "digits", a public set's name, or a folder. What is None is its own.
+
+    Args:
+        only: the one split that is wanted: a folder need not have the others.
 
     Raises:
         InputError: whatever :func:`kdlab.data.load_folders` refuses; a set that has not been got; augmentation of
@@ -51,7 +56,8 @@ def load_data(
             "folder with train/CLASS/ and val/CLASS/."
         )
     if source != "digits":
-        return load_folders(locate(source, CLASSIFICATION), size=size or 224, mean=mean, std=std, augment=augment)
+        folder = locate(source, CLASSIFICATION)
+        return load_folders(folder, size=size or 224, mean=mean, std=std, augment=augment, only=only)
     if augment:
         raise InputError("--augment was given with digits, of which many mean another one in a mirror. Leave it out.")
     return load_digits(size or 32, mean, std)

@@ -102,6 +102,15 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
     if data.deterministic:
         check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print("teacher outputs:", "computed once and cached" if data.deterministic else "computed at each step (--augment)")
+    known = response.evaluate(teacher.to(device), data.val, settings.batch_size, settings.workers)
+    print(f"teacher: validation accuracy {known['accuracy']:.4f}, loss {known['loss']:.4f}", flush=True)
+    chance = 1 / len(data.classes)
+    if known["accuracy"] <= min(1.5 * chance, chance + 0.1):
+        print(
+            f"warning: the teacher is about as good as chance ({chance:.4f}), and has nothing to teach. Does it know "
+            "the classes in another order, or images of another --mean, --std or --image-size?",
+            flush=True,
+        )
     fit = response.distill(
         data, teacher, distillation, settings, out=args.out, widths=widths, drop_rate=args.drop_rate,
         resume=args.resume, device=device,

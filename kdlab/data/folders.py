@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -55,6 +56,7 @@ def load_folders(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     augment: bool = False,
+    only: Literal["train", "val", "test"] | None = None,
 ) -> ImageSplits:
     """The images under ``root`` as training, validation and test splits of (3, size, size) tensors.
 
@@ -64,6 +66,7 @@ def load_folders(
     Args:
         mean, std: red, green, blue, for pixel values in 0 to 1; those of the training images where not given.
         augment: random crops and mirroring in the training split.
+        only: the one split that must be there and is read; it takes the place of the others, also for mean and std.
 
     Raises:
         InputError: the folders are not laid out as wanted, the classes of the splits differ, a class has no usable
@@ -74,7 +77,7 @@ def load_folders(
     # Wrong settings are refused before any work; the stand-ins are used for nothing else.
     ImageTransform(size, given_mean or (0.0, 0.0, 0.0), given_std or (1.0, 1.0, 1.0))
     root = Path(root).expanduser().resolve()
-    files, skipped = _list_files(root)
+    files, skipped = _list_files(root, only)
     moments, undecodable = _scan(root, [path for group in files.values() for path in group], size)
     skipped += undecodable
     usable = {place: [path for path in group if path in moments] for place, group in files.items()}
@@ -87,7 +90,7 @@ def load_folders(
             )
 
     classes = sorted({name for _, name in usable})
-    train_moments = [moments[path] for name in classes for path in usable["train", name]]
+    train_moments = [moments[path] for name in classes for path in usable[only or "train", name]]
     train_mean, train_std = _statistics(train_moments, pixels=size * size)
     still = ImageTransform(size, given_mean or train_mean, given_std or train_std)
     moving = ImageTransform(size, still.mean, still.std, augment=augment)
@@ -96,7 +99,7 @@ def load_folders(
         labelled = [(path, label) for label, name in enumerate(classes) for path in usable[split, name]]
         return FolderDataset([path for path, _ in labelled], [label for _, label in labelled], transform)
 
-    train, val = dataset("train", moving), dataset("val", still)
+    train, val = dataset(only or "train", moving), dataset(only or "val", still)
     has_test = ("test", classes[0]) in usable
     return ImageSplits(
         train=train,
@@ -110,6 +113,7 @@ def load_folders(
         deterministic=not augment,
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
         test_is_val=not has_test,
+        val_is_test=only == "test",
         files={split: known_by(root, one.paths) for split, one in (("train", train), ("val", val))},
     )
 
@@ -117,9 +121,9 @@ def load_folders(
 # --- the layout ------------------------------------------------------------------------------------------------------
 
 
-def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Skipped]]:
+def _list_files(root: Path, only: str | None) -> tuple[dict[tuple[str, str], list[Path]], list[Skipped]]:
     """The files of every (split, class), after the layout has been found right."""
-    classes = _classes(root)
+    classes = _classes(root, only)
     files: dict[tuple[str, str], list[Path]] = {}
     skipped: list[Skipped] = []
     empty: list[str] = []
@@ -142,21 +146,25 @@ def _list_files(root: Path) -> tuple[dict[tuple[str, str], list[Path]], list[Ski
     return files, skipped
 
 
-def _classes(root: Path) -> dict[str, list[str]]:
-    """The class names in each split that there is."""
+def _classes(root: Path, only: str | None) -> dict[str, list[str]]:
+    """The class names in each split that there is, or in this one."""
     if not os.path.isdir(root):
         what = "a file, not a folder" if os.path.exists(root) else "no such folder"
         raise InputError(f"{printable(root)}: {what}. Give the folder that holds train/ and val/.")
     found = folders_in(root)
-    missing = [f"{split}/" for split in ("train", "val") if split not in found]
+    if only is not None and only not in found:
+        raise InputError(
+            f"{printable(root)} has no {only}/ in it; folders found: {few([f'{name}/' for name in found], 10)}. Name a "
+            f"split that is there, or make a {only}/ with a folder for each class."
+        )
+    splits = ("train", "val", "test") if only is None else (only,)
+    missing = [f"{split}/" for split in splits if split not in found and split != "test"]
     if missing:
         raise InputError(_wrong_layout(root, found, missing))
-    classes: dict[str, list[str]] = {
-        split: folders_in(root / split) for split in ("train", "val", "test") if split in found
-    }
-    if len(classes["train"]) < 2:
+    classes: dict[str, list[str]] = {split: folders_in(root / split) for split in splits if split in found}
+    if len(classes[splits[0]]) < 2:
         raise InputError(
-            f"class folders found in {printable(root / 'train')}: {few(classes['train'], 10)}; wanted at least 2, "
+            f"class folders found in {printable(root / splits[0])}: {few(classes[splits[0]], 10)}; wanted at least 2, "
             "because a classifier tells classes apart. Make one folder for each class."
         )
     together = sorted(set().union(*classes.values()))
@@ -231,7 +239,9 @@ def _scan(root: Path, files: list[Path], size: int) -> tuple[dict[Path, Moments]
                 else:
                     moments[path] = result
         finally:  # an interrupted look at a large folder goes on where it was
-            _remember(memory, {names[path]: [*stamps[path], *sums] for path, sums in moments.items()})
+            looked_at = {name.split("/")[0] for name in names.values()}
+            others = {name: row for name, row in known.items() if name.split("/")[0] not in looked_at}
+            _remember(memory, others | {names[path]: [*stamps[path], *sums] for path, sums in moments.items()})
     return moments, skipped
 
 

@@ -85,10 +85,7 @@ def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
 
 
 def schedule(optimizer: torch.optim.Optimizer, epochs: int, steps: int) -> LambdaLR:
-    """The learning rate at each of the ``steps`` of an epoch.
-
-    No MultiStepLR: its state has numbers for keys, which do not come back as numbers from a checkpoint's JSON.
-    """
+    """The learning rate at each of the ``steps`` of an epoch."""
     return LambdaLR(optimizer, lambda step: 0.1 ** sum(step * EPOCHS >= drop * epochs * steps for drop in DROPS))
 
 

@@ -17,7 +17,7 @@ from kdlab.errors import InputError, unknown
 from kdlab.losses import LabelledCrossEntropy
 from kdlab.models import StudentCNN
 from kdlab.recipes.response import Distillation, evaluate
-from kdlab.recipes.settings import AfterEpoch, cached, place
+from kdlab.recipes.settings import AfterEpoch, cached, images_of, place
 from kdlab.training import Fit, ModelCard, Supervised, fit
 
 NARROW = (8, 16, 32, 64)  # the student's widths in the fast profile
@@ -78,7 +78,7 @@ class StudentRun(ABC):
         objective, train = self.objective(student, data, teacher, cache)
         place(objective, next(teacher.parameters()).device)
         settings: Any = self
-        recipe = {**asdict(settings), "data": data.name}
+        recipe = {**asdict(settings), **images_of(data)}
         if not isinstance(objective, Supervised):
             recipe["teacher"] = cache.fingerprint[:16]
         done = fit_few(

@@ -77,16 +77,21 @@ def place(objective: Objective, device: torch.device, channels_last: bool = True
     return objective.to(memory_format=order)  # type: ignore[call-overload]  # the stubs lack it
 
 
+def images_of(data: ImageSplits) -> dict[str, Any]:
+    """What a recipe says of the images: all that two data sets of one name can differ in."""
+    images: dict[str, Any] = {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
+    if data.files:  # another folder may have the same name
+        images |= {"classes": list(data.classes)} | {f"{split} files": said for split, said in data.files.items()}
+    return images
+
+
 def recipe_of(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any]:
     """All that the result depends on, for the model card, for a resume and for the name in the cache.
 
     How it is computed changes no more than its last digits, and may change when a run is gone on with.
     """
-    images: dict[str, Any] = {"data": data.name, "size": data.size, "mean": list(data.mean), "std": list(data.std)}
-    if data.files:  # another folder may have the same name
-        images |= {"classes": list(data.classes)} | {f"{split} files": said for split, said in data.files.items()}
     learnt = {name: value for name, value in asdict(settings).items() if name not in HOW}
-    recipe = {**what, **images, "augment": not data.deterministic, **learnt}
+    recipe = {**what, **images_of(data), "augment": not data.deterministic, **learnt}
     if data.deterministic:
         recipe["workers"] = 0  # who loads the images changes nothing, unless there are random numbers to draw
     return recipe

@@ -60,7 +60,7 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
     """
     path = Path(path)
     path = path / BEST if path.is_dir() else path
-    tensors, meta = load_tensors(path)
+    tensors, meta = load_tensors(path, "Take another copy, or train it again.")
     if "card" not in meta:
         raise InputError(f"{path} holds no model but other tensors of kdlab's; wanted: a checkpoint such as {BEST}.")
     try:

@@ -42,7 +42,7 @@ class Epoch:
 
         Args:
             epoch: from 0, of so many ``epochs``.
-            bar: is moved a step at a time.
+            bar: is moved at each look at the losses, and shows the mean of those that were looked at.
 
         Raises:
             InputError: a batch that is no tuple or list; losses without a total.
@@ -70,6 +70,8 @@ class Epoch:
             if step % LOOK_EVERY == 0 or step == steps:
                 rows = torch.stack(recent).float().view(-1, self.accumulate, len(names)).mean(dim=1).cpu()
                 _refuse_non_finite(rows, names, first_step=epoch * steps + step - len(rows) + 1)
+                loss = rows[:, names.index("total")].mean().item()
+                bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
                 bar.update(len(rows))
                 seen.append(rows)
                 recent = []

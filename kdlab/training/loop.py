@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import inspect
 import math
 import random
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from kdlab import processes
@@ -104,9 +105,10 @@ def fit(
 
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
-            optimiser lacks; a loader without a length, or of other batches than the objective takes; a metric
-            that ``evaluate`` does not give, or that has no name or is no number; a checkpoint of another recipe; a
-            batch that cannot be divided equally; no compiler.
+            optimiser lacks; an optimiser that wants a closure; a scheduler that wants a metric; a loader without a
+            length, or of other batches than the objective takes; a metric that ``evaluate`` does not give, or that has
+            no name or is no number; a checkpoint of another recipe; a batch that cannot be divided equally; no
+            compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -121,6 +123,7 @@ def fit(
         raise InputError(f"accumulate is {accumulate}; wanted: pieces of a batch, at least 1.")
     student = _student(objective)
     _check_all_learn(objective, student, optimizer)
+    _check_steps(optimizer, scheduler)
     if _length(loader) == 0:
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
@@ -168,7 +171,7 @@ def fit(
                 _check_monitor(row, monitor)
                 row["seconds"] = time.perf_counter() - began
                 rows.append(row)
-                bar.set_postfix_str(f"loss {row['total']:.3g}, {monitor} {row[f'val_{monitor}']:.4g}")
+                bar.set_description(f"training, {monitor} {row[f'val_{monitor}']:.4g}")
                 ended = _ended(rows, epochs, monitor, patience, patience_from)
                 if after_epoch is not None and after_epoch(row) and not ended:
                     ended = "stopped"
@@ -198,6 +201,21 @@ def _check_all_learn(objective: nn.Module, student: nn.Module, optimizer: torch.
         raise InputError(
             f"the optimiser lacks {len(left)} of the objective's parameters ({', '.join(left[:2])}); wanted: "
             "all that are not the student's. Give it distiller.parameters(), or freeze them with requires_grad_(False)."
+        )
+
+
+def _check_steps(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
+    """Both are stepped without an argument."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise InputError(
+            f"the optimiser is {type(optimizer).__name__}, which computes the loss several times in a step, by a "
+            "closure; wanted: one that steps from the gradient alone, such as SGD or AdamW."
+        )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise InputError(
+            "the scheduler is ReduceLROnPlateau, which waits for a metric, and is stepped after every optimiser step, "
+            "where there is none; wanted: one that goes by the steps, such as OneCycleLR or MultiStepLR."
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,8 +160,24 @@ def restore(
                 # A fused optimiser walks through memory: its state must lie in the order of the weights.
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if scheduler is not None:
-        scheduler.load_state_dict(meta["scheduler"])
+        scheduler.load_state_dict(_before_json(meta["scheduler"], scheduler.state_dict()))
     return meta["rows"]
+
+
+def _before_json(value: Any, like: Any) -> Any:
+    """What came back from JSON, which has no tuples and only text for keys, with the types that its ``like`` has.
+
+    MultiStepLR counts its milestones by number: under the key "30" it would never find the step 30 again.
+    """
+    match like:
+        case Counter():  # of steps
+            return Counter({int(key): count for key, count in value.items()})
+        case dict():
+            keys = {str(key): key for key in like}
+            return {keys.get(key, key): _before_json(one, like.get(keys.get(key))) for key, one in value.items()}
+        case list() | tuple() if len(value) == len(like):
+            return type(like)(_before_json(*both) for both in zip(value, like, strict=True))
+    return value
 
 
 def _check_recipe(path: Path, meta: dict[str, Any], recipe: dict[str, Any]) -> None:

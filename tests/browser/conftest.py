@@ -1,15 +1,14 @@
 """Fixtures of the tests that drive notebooks in a real browser."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from .lab import CHAPTER_SECONDS, Lab, Notebook
+from kdlab.doctor import find_browser
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+from .lab import CHAPTER_SECONDS, Lab, Notebook
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,10 +34,10 @@ def tutorials() -> Path:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """A headless Chromium, the system's own."""
-    executable = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    executable = find_browser()
     if executable is None:
         pytest.skip(
-            f"no browser: none of {', '.join(CHROMIUM_NAMES)} is on the PATH; "
+            "no browser: neither Chromium nor Chrome nor Edge is here; "
             "install Chromium (for example: apt-get install chromium, or brew install --cask chromium)"
         )
     with sync_playwright() as playwright:

@@ -312,6 +312,23 @@ def test_a_second_start_decodes_only_what_is_new_or_changed(root, decoded):
     assert load(root).mean == changed.mean
 
 
+def test_the_one_split_that_is_wanted_is_read_alone(tmp_path, decoded):
+    root = grow(tmp_path / "pets", ("test",))
+    splits = load(root, only="test", mean=HALF, std=HALF)
+    assert len(splits.test) == 4
+    assert splits.classes == ("cat", "dog")
+    assert not splits.test_is_val
+    with pytest.raises(InputError, match="pets has no val/ in it; folders found: test/"):
+        load(root, only="val")
+    grow(root)
+    load(root)
+    decoded.clear()
+    picture(50).save(root / "val" / "dog" / "new.png")
+    load(root, only="val")
+    load(root)  # what a look at one split finds does not make the others unknown
+    assert decoded == ["new.png"]
+
+
 def test_a_file_of_another_length_is_another_one_whatever_its_time(root, decoded):
     """A copy keeps the time of what it was made of."""
     load(root)

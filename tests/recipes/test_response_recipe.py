@@ -511,6 +511,13 @@ def test_a_kept_run_is_loaded_the_second_time(monkeypatch):
         few("kd", keep=True, seed=1)
 
 
+@pytest.mark.parametrize("other", [{"size": 16}, {"mean": (0.1,) * 3}, {"std": (0.2,) * 3}])
+def test_a_kept_run_on_other_images_of_the_same_name_is_another(fits, other):
+    few("alone", keep=True)
+    few("alone", keep=True, data=replace(splits(), **other))
+    assert fits[0]["out"] != fits[1]["out"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

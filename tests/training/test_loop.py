@@ -1,8 +1,11 @@
 """The training loop: what it records, when it ends, that it resumes to the same bits, and what it refuses."""
 
 import random
+import re
 import shutil
 from collections import namedtuple
+from functools import partial
+from io import StringIO
 from threading import Event, Thread, Timer
 from types import SimpleNamespace
 
@@ -21,6 +24,7 @@ from kdlab.errors import NonFiniteLossError
 from kdlab.files import save_tensors
 from kdlab.losses import HintLoss
 from kdlab.models import StudentCNN
+from kdlab.progress import progress
 from kdlab.training import ModelCard, Supervised, fit, load_model
 from kdlab.training.device import to_device
 from kdlab.training.image_quality import luma
@@ -296,6 +300,19 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_bar_shows_the_loss_at_each_look_and_the_metric_of_the_last_epoch(monkeypatch):
+    shown = StringIO()
+    bar = partial(progress, disable=False, file=shown, mininterval=0, miniters=1, ncols=120)
+    monkeypatch.setattr("kdlab.training.loop.progress", bar)
+    monkeypatch.setattr("kdlab.training.epoch.LOOK_EVERY", 2)
+    losses = train(epochs=2, evaluate=scripted(accuracy=[0.25, 0.5])).done.history["total"]
+    before, after = shown.getvalue().split("training, accuracy 0.25", 1)
+    seen = [float(value) for value in re.findall(r"loss ([0-9.]+)", before)]
+    assert len(seen) == 3  # after two steps, four and five
+    assert (2 * seen[0] + 2 * seen[1] + seen[2]) / 5 == pytest.approx(losses[0], rel=1e-2)
+    assert "training, accuracy 0.5" in after
+
+
 # --- which epoch is best, and when it ends ---------------------------------------------------------------------------
 
 
@@ -481,6 +498,15 @@ def warm_up(optimizer):
     return lr_scheduler.SequentialLR(optimizer, parts, milestones=[7])
 
 
+def drops(optimizer):
+    return lr_scheduler.MultiStepLR(optimizer, [STEPS - 1, 2 * STEPS + 1, 2 * STEPS + 1])  # two at once: a hundredth
+
+
+def warm_up_and_drops(optimizer):
+    parts = [lr_scheduler.LinearLR(optimizer, 0.1, total_iters=3), lr_scheduler.MultiStepLR(optimizer, [9])]
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[3])
+
+
 def by_function(optimizer):
     return lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
 
@@ -489,6 +515,8 @@ RUNS = {
     "Adam, one cycle": dict,
     "AdamW, warm-up and cosine": lambda: {"optimizer": adam, "scheduler": warm_up},
     "SGD with momentum, by a function": lambda: {"optimizer": momentum, "scheduler": by_function},
+    "AdamW, in drops": lambda: {"optimizer": adam, "scheduler": drops},
+    "AdamW, warm-up and drops": lambda: {"optimizer": adam, "scheduler": warm_up_and_drops},
     "an optimiser that counts": lambda: {"optimizer": Slowing, "scheduler": None},
     "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
     "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
@@ -866,6 +894,20 @@ def test_what_is_wrong_is_refused_before_any_work(options, said, tmp_path, shape
     with pytest.raises(InputError, match=said):
         train(run, **options)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["something of mine"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer": torch.optim.LBFGS, "scheduler": None}, "the optimiser is LBFGS.*such as SGD or AdamW"),
+        ({"scheduler": lr_scheduler.ReduceLROnPlateau}, "the scheduler is ReduceLROnPlateau.*such as OneCycleLR"),
+    ],
+)
+def test_what_cannot_step_without_an_argument_is_refused(settings, said):
+    run = build(**settings)
+    run.objective.forward = never
+    with pytest.raises(InputError, match=said):
+        train(run)
 
 
 @pytest.mark.parametrize("images", [0, 3])
