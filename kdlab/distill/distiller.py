@@ -265,7 +265,7 @@ class Distiller(nn.Module):
                 student = term.student_connector(student)
             if term.teacher_connector is not None:
                 teacher = term.teacher_connector(teacher)
-            losses = {term.name: term.loss(student, teacher, **extra)}
+            losses = {term.name: term.loss(student=student, teacher=teacher, **extra)}
             if term.reconstruction is not None:
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
         return losses

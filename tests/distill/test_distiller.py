@@ -393,6 +393,22 @@ def test_a_term_of_several_teachers_joins_their_parts(indices):
     assert asked(IMAGES, LABELS)["kd"].item() == LABELS[order].float().mean().item()
 
 
+class TeacherFirst(nn.Module):
+    def forward(self, teacher, student):
+        return student.sum() - teacher.sum()
+
+
+class TeacherByKeyword(nn.Module):
+    def forward(self, student, *, teacher):
+        return student.sum() - teacher.sum()
+
+
+@pytest.mark.parametrize("loss", [TeacherFirst(), TeacherByKeyword()])
+def test_a_loss_gets_its_two_sides_by_their_names(loss):
+    d = distiller(terms=[Term("x", loss, "classifier", "classifier")]).eval()
+    torch.testing.assert_close(d(IMAGES, LABELS)["x"], d.student(IMAGES).sum() - d.teacher(IMAGES).sum())
+
+
 class AsksForTheLabels(nn.Module):
     def forward(self, student, teacher, target):
         assert len(student) == len(teacher) == len(target)
