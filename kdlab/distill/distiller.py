@@ -67,12 +67,13 @@ class Distiller(nn.Module):
         terms: what is compared; at least one.
         task: the loss between the student's output and the labels.
         task_weight: its weight, at least 0, or a schedule.
-        example: (images, labels) for one dry run of every term now, so that a wrong shape is found here and not at step
-            one. It leaves weights, statistics and random numbers as they were.
+        example: what ``forward`` takes, (images, labels[, observed[, index]]), for one dry run of every term now, so
+            that a wrong shape or a frozen layer is found here and not at step one. It leaves weights, statistics and
+            random numbers as they were.
 
     Raises:
         InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, a parameter that student
-            and teacher share, shapes that do not meet.
+            and teacher share; with an example, what ``forward`` raises.
     """
 
     teachers: dict[str, Teacher]
@@ -200,8 +201,9 @@ class Distiller(nn.Module):
                 continue
             mine = self._compare(term, read, known, images, labels, index)
             losses |= mine
-            if weights[term.name]:
+            if weights[term.name] or callable(term.weight):
                 self._check_gradient(term, read, mine[term.name])
+            if weights[term.name]:
                 parts.append(weights[term.name] * mine[term.name])
                 if term.reconstruction is not None:
                     parts.append(term.reconstruction_weight * mine[f"{term.name}_reconstruction"])
@@ -265,7 +267,7 @@ class Distiller(nn.Module):
                 student = term.student_connector(student)
             if term.teacher_connector is not None:
                 teacher = term.teacher_connector(teacher)
-            losses = {term.name: term.loss(student, teacher, **extra)}
+            losses = {term.name: term.loss(student=student, teacher=teacher, **extra)}
             if term.reconstruction is not None:
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
         return losses
@@ -357,17 +359,23 @@ class Distiller(nn.Module):
         return schedule(*self._now)
 
     def _dry_run(self, *batch: Any) -> None:
-        """One forward pass of every term in training mode, after which, or after its error, everything is as it was."""
+        """One forward pass of every term in training mode, after which, or after its error, everything is as it was.
+
+        With gradient, for a term that has none to teach by; the first real batch is looked at as closely again.
+        """
         buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
         self._now, self._dry = (0.0, 1), True
         devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with torch.random.fork_rng(devices), torch.enable_grad():
             try:
                 self(*batch)
             finally:
-                for name, buffer in self.named_buffers():
-                    buffer.copy_(buffers[name])
+                with torch.no_grad():
+                    for name, buffer in self.named_buffers():
+                        buffer.copy_(buffers[name])
                 self._now, self._dry = None, False
+        for reader in (self._student_reader, *self._teacher_readers.values()):
+            reader.forget()
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Distiller":
         """All that moves or converts a module (``to``, ``cuda``, ``half``) passes here: take the teachers along."""
@@ -377,6 +385,8 @@ class Distiller(nn.Module):
 
 
 def _check_terms(terms: Sequence[Term], task_weight: float | Schedule) -> None:
+    if not isinstance(terms, Sequence) or not all(isinstance(term, Term) for term in terms):
+        raise InputError(f"terms is {terms!r:.200}; wanted: a list of terms, [Term(...)].")
     if not terms:
         raise InputError("a distiller without terms would not distil; give at least one Term.")
     names = [name for term in terms for name in term.reports]
@@ -436,4 +446,7 @@ def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterato
         for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
             shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
             sides.append(" and ".join(f"{str(tap)!r} {shape}" for tap, shape in zip(taps, shapes, strict=True)))
-        raise InputError(f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {error}") from error
+        said = str(error)
+        if not isinstance(error, InputError):
+            said = f"{said.rstrip('. ')}. Give the term a connector made for these shapes, or tap other layers."
+        raise InputError(f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {said}") from error

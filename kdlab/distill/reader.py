@@ -30,6 +30,10 @@ class Reader:
         # By training mode: in another mode a network may take another way.
         self._learnt: dict[bool, tuple[set[str] | None, dict[str, int] | None]] = {}
 
+    def forget(self) -> None:
+        """Make the next pass a first one."""
+        self._learnt = {}
+
     def __call__(self, network: nn.Module, images: Any) -> tuple[Any, dict[str, Any]]:
         """The network's output (None if it was stopped) and what was read, by ``str(tap)``.
 

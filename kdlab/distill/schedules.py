@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 from kdlab.errors import InputError
 
@@ -111,5 +112,5 @@ def check_weight(name: str, weight: float) -> None:
     Raises:
         InputError: naming it.
     """
-    if not (math.isfinite(weight) and weight >= 0):
-        raise InputError(f"{name} is {weight}; wanted: a finite number, 0 or above.")
+    if not isinstance(weight, SupportsFloat) or not (math.isfinite(weight) and weight >= 0):
+        raise InputError(f"{name} is {weight!r}; wanted: a finite number, 0 or above.")

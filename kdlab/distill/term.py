@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -40,8 +41,9 @@ class Term:
             all their parts of the batch, one teacher's after the other's.
 
     Raises:
-        InputError: a reserved name, a negative weight, a loss with other arguments, a teacher's connector that learns
-            without a reconstruction, a reconstruction without such a connector.
+        InputError: a reserved name, a negative weight, no layer, a loss with other arguments, a connector that is no
+            module, a teacher's connector that learns without a reconstruction, a reconstruction without such a
+            connector.
     """
 
     name: str
@@ -61,13 +63,30 @@ class Term:
                 f"a term is called {self.name!r}; wanted: an identifier other than 'task', 'total', and what PyTorch's "
                 "modules have for themselves, such as 'type' and 'half'."
             )
+        for part in ("student_connector", "teacher_connector", "reconstruction"):
+            if not isinstance(module := getattr(self, part), nn.Module | None):
+                raise InputError(
+                    f"term {self.name!r}: the {part} is a {type(module).__name__}; wanted: a module, such as "
+                    "ConvConnector, or a function inside a module of your own."
+                )
         if not callable(self.weight):
             check_weight(f"the weight of term {self.name!r}", self.weight)
         check_weight(f"the reconstruction_weight of term {self.name!r}", self.reconstruction_weight)
+        for side in ("student", "teacher"):
+            self._check_side(side, getattr(self, side))
         if not self.student_taps or not self.teacher_taps:
             raise InputError(f"term {self.name!r} compares nothing: name layers of the student and of the teacher.")
         self._check_arguments()
         self._check_teacher_connector()
+
+    def _check_side(self, name: str, side: Any) -> None:
+        layers = side if isinstance(side, Sequence) and not isinstance(side, str) else [side]
+        for layer in layers:
+            if not isinstance(layer, str | Tap):
+                raise InputError(
+                    f"term {self.name!r}: {name} names the layer {layer!r}; wanted: a dotted name, a Tap, or a list of "
+                    'these. The network\'s own output is "".'
+                )
 
     def _check_arguments(self) -> None:
         if not isinstance(self.loss, nn.Module):
@@ -79,10 +98,14 @@ class Term:
         takes = {name for name, a in arguments.items() if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)}
         required = {name for name in takes if arguments[name].default is inspect.Parameter.empty}
         missing = {"student", "teacher"} - takes
-        surplus = required - {"student", "teacher", *SAMPLE_ARGUMENTS}
-        if missing or surplus:
-            wrong = next(iter(sorted(surplus)), "")
-            hint = " " + unknown("argument", wrong, ("student", "teacher", *SAMPLE_ARGUMENTS)) if wrong else ""
+        known = ("student", "teacher", *SAMPLE_ARGUMENTS)
+        surplus = required - {*known}
+        # One that may be left out would be left out at every step.
+        optional = takes - required - {*known}
+        misspelt = {name for name in optional if get_close_matches(name, SAMPLE_ARGUMENTS)}
+        if missing or surplus or misspelt:
+            wrong = next(iter(sorted(surplus | misspelt)), "")
+            hint = " " + unknown("argument", wrong, known) if wrong else ""
             raise InputError(
                 f"term {self.name!r}: the loss {type(self.loss).__name__} takes ({', '.join(arguments)}); "
                 f"wanted: forward(student, teacher), and target or index where it needs them.{hint}"

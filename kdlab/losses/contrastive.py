@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kdlab.errors import InputError
 from kdlab.losses.inputs import at_least_float32, positive, whole_numbers
 from kdlab.losses.relation import one_batch
-from kdlab.processes import joined, mean
+from kdlab.processes import joined
 
 
 class CRDLoss(nn.Module):
@@ -23,8 +23,9 @@ class CRDLoss(nn.Module):
     over two directions (v, B): the student's embeddings against a bank of the teacher's, and the teacher's against a
     bank of the student's. Embeddings are l2-normalised linear maps of the features. A bank has a row for each of the M
     samples of the training set; the K negatives i are drawn from all of them with replacement, the same for both
-    directions. Z, one a direction, is M times the mean of the exponentials at the first batch of training, and fixed
-    from there.
+    directions. The official code draws them from the samples of the other classes only, without replacement where
+    there are enough. Z, one a direction, is M times the mean of the exponentials at the first batch of training, and
+    fixed from there.
 
     After the loss of a batch, the rows of its samples move towards its embeddings: momentum times the row and
     1 - momentum times the embedding, l2-normalised. This happens in training mode only; in evaluation mode neither
@@ -98,7 +99,7 @@ class CRDLoss(nn.Module):
                     f"the {who}'s features have width {x.shape[1]}, and CRDLoss was built with {who}_dim="
                     f"{embed.in_features}. Give it the width of the layer that is tapped."
                 )
-        index = whole_numbers(index, "index", len(student), self.samples)
+        index = whole_numbers(index, "index", len(student), self.samples, student.device)
         with torch.autocast(student.device.type, enabled=False):
             v_student, v_teacher = _embedded(self.student_embed, student), _embedded(self.teacher_embed, teacher)
             drawn = torch.randint(self.samples, (len(index), self.negatives), device=index.device)
@@ -109,7 +110,9 @@ class CRDLoss(nn.Module):
                 log_means = torch.stack(
                     [x.flatten().logsumexp(0) - math.log(x.numel()) for x in (of_student, of_teacher)]
                 )
-                log_means = mean(log_means) if self.training else log_means
+                if self.training:  # of all processes, and each has as many
+                    each = joined(log_means).view(-1, 2)
+                    log_means = each.logsumexp(0) - math.log(len(each))
                 log_z = torch.where(self.log_z.isfinite(), self.log_z, log_means + math.log(self.samples))
                 if self.training:
                     self.log_z = log_z.to(self.log_z.dtype)

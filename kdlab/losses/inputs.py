@@ -141,12 +141,17 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.itemsize < 4 else tensor
 
 
-def whole_numbers(values: Tensor, name: str, n: int, below: int) -> Tensor:
+def whole_numbers(values: Tensor, name: str, n: int, below: int, device: torch.device) -> Tensor:
     """One number a sample, of 0 to ``below`` - 1, as int64: class indices, or places in a data set.
 
     Raises:
-        InputError: another shape than (n), no integers, a number outside.
+        InputError: another device, another shape than (n), no integers, a number outside.
     """
+    if values.device != device:
+        raise InputError(
+            f"{name} is on {values.device} and the network's output on {device}; bring it there: "
+            f"{name}.to({str(device)!r})."
+        )
     if values.shape != (n,):
         raise InputError(f"{name} is {tuple(values.shape)}; wanted: ({n}), one number for each sample of the batch.")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:

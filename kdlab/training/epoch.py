@@ -69,7 +69,8 @@ class Epoch:
             self._step()
             if step % LOOK_EVERY == 0 or step == steps:
                 rows = torch.stack(recent).float().view(-1, self.accumulate, len(names)).mean(dim=1).cpu()
-                _refuse_non_finite(rows, names, first_step=epoch * steps + step - len(rows) + 1)
+                taught = bool(getattr(self.objective, "teachers", None))  # a Distiller's
+                _refuse_non_finite(rows, names, epoch * steps + step - len(rows) + 1, taught)
                 loss = rows[:, names.index("total")].mean().item()
                 bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
                 bar.update(len(rows))
@@ -120,15 +121,16 @@ def _total(losses: Any) -> Tensor:
     )
 
 
-def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int) -> None:
+def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int, taught: bool) -> None:
     bad = ~losses.isfinite()
     if bad[:, names.index("total")].any():  # a loss of weight 0 is only reported
         step = int(bad[:, names.index("total")].nonzero()[0])
         terms = [name for name, is_bad in zip(names, bad[step].tolist(), strict=True) if is_bad and name != "total"]
         values = ", ".join(f"{name} = {losses[step, names.index(name)].item()}" for name in terms or ["total"])
+        look_at = "the data and at what the teacher puts out for it" if taught else "the data"
         raise NonFiniteLossError(
             f"the loss is no longer finite at step {first_step + step}: {values}. Training stopped; what was saved "
-            "before is untouched. Try a lower learning rate, another weight for that term, or look at the data."
+            f"before is untouched. Try a lower learning rate, another weight for that term, or look at {look_at}."
         )
 
 

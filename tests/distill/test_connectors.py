@@ -120,6 +120,8 @@ def test_the_fusion_weighs_a_stage_and_the_deeper_one_by_two_maps():
     fused = own * weights[:, 0][:, None] + deeper * weights[:, 1][:, None]
     torch.testing.assert_close(fusion(maps)[0], fusion.widen[0](fused))
     assert fusion.widen[0][0].kernel_size == (3, 3)
+    assert [narrow[0].out_channels for narrow in fusion.narrow] == [5, 5]
+    assert [widen[0].in_channels for widen in fusion.widen] == [5, 5]
 
 
 def test_each_connector_gets_its_own_tensor():

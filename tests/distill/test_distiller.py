@@ -194,6 +194,11 @@ class TwoOutputs(nn.Module):
         return a
 
 
+class Optional(nn.Module):
+    def forward(self, student, teacher, targets=None):
+        return (student - teacher).mean()
+
+
 def reported_twice():
     both = {"teacher_connector": nn.Conv2d(4, 2, 1), "reconstruction": nn.Conv2d(2, 4, 1)}
     stages([hint(**both), Term("hint_reconstruction", Gap(), "first", "first")])
@@ -227,12 +232,23 @@ REFUSED = {
     "student and teacher in one": (lambda: one_network(), "parameter '0.weight' belongs to the teacher, too.*deepcopy"),
     "a loss with other arguments": (lambda: Term("x", TwoOutputs(), "a", "b"), r"takes \(a, b\); wanted"),
     "a loss of one argument": (lambda: Term("x", nn.ReLU(), "a", "b"), "wanted: forward"),
+    "an optional argument misspelt": (lambda: Term("x", Optional(), "a", "b"), "Did you mean 'target'"),
+    "a single term": (lambda: distiller(terms=kd()), r"terms is Term\(name='kd'.*wanted: a list of terms"),
+    "a list of others": (lambda: distiller(terms=[KDLoss()]), r"terms is \[KDLoss.*wanted: a list of terms"),
+    "no layer": (lambda: kd(student=None), "'kd': student names the layer None; wanted: a dotted name"),
+    "a list with no layer": (lambda: kd(teacher=["a", 3]), "'kd': teacher names the layer 3; wanted: a dotted name"),
+    "a function for a connector": (
+        lambda: hint(student_connector=torch.relu),
+        "'hint': the student_connector is a builtin_function_or_method; wanted: a module",
+    ),
+    "weight in words": (lambda: kd("0.7"), "weight of term 'kd' is '0.7'; wanted: a finite number"),
+    "task weight in words": (lambda: distiller(task_weight="1"), "task_weight is '1'; wanted: a finite number"),
     "cross-entropy as a term": (lambda: Term("x", LabelledCrossEntropy(), "a", "b"), "wanted: forward"),
 }
 
 
 @pytest.mark.parametrize(("build", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_is_wrong_is_found_when_it_is_built(build, said):
+def test_what_is_wrong_is_found_when_it_is_built(build, said, shapes_unchecked):
     with pytest.raises(InputError, match=said):
         build()
 
@@ -393,6 +409,22 @@ def test_a_term_of_several_teachers_joins_their_parts(indices):
     assert asked(IMAGES, LABELS)["kd"].item() == LABELS[order].float().mean().item()
 
 
+class TeacherFirst(nn.Module):
+    def forward(self, teacher, student):
+        return student.sum() - teacher.sum()
+
+
+class TeacherByKeyword(nn.Module):
+    def forward(self, student, *, teacher):
+        return student.sum() - teacher.sum()
+
+
+@pytest.mark.parametrize("loss", [TeacherFirst(), TeacherByKeyword()])
+def test_a_loss_gets_its_two_sides_by_their_names(loss):
+    d = distiller(terms=[Term("x", loss, "classifier", "classifier")]).eval()
+    torch.testing.assert_close(d(IMAGES, LABELS)["x"], d.student(IMAGES).sum() - d.teacher(IMAGES).sum())
+
+
 class AsksForTheLabels(nn.Module):
     def forward(self, student, teacher, target):
         assert len(student) == len(teacher) == len(target)
@@ -528,44 +560,58 @@ def teachers_by_name():
 
 AT_THE_CALL = {
     "shapes": (
-        lambda: stages([hint(teacher="classifier")])(IMAGES, LABELS),
-        r"'hint'.*'first' \(4, 4, 16, 16\).*'classifier' \(4, 3\)",
+        lambda run: run(stages, [hint(teacher="classifier")]),
+        r"'hint'.*'first' \(4, 4, 16, 16\).*'classifier' \(4, 3\).*Give the term a connector made for these shapes",
     ),
     "connector": (
-        lambda: stages([hint(student_connector=nn.Conv2d(9, 4, 1))])(IMAGES, LABELS),
-        "'hint'.*to have 9 channels",
+        lambda run: run(stages, [hint(student_connector=nn.Conv2d(9, 4, 1))]),
+        r"'hint'.*to have 9 channels.*[^.]\. Give the term a connector made for these shapes, or tap other layers\.$",
     ),
     "student's connector in place": (
-        lambda: stages([hint(student_connector=nn.ReLU(inplace=True))])(IMAGES, LABELS),
-        r"'hint' .student 'first'.*works in place.*inplace=False",
+        lambda run: run(stages, [hint(student_connector=nn.ReLU(inplace=True))]),
+        r"'hint' .student 'first'.*works in place.*inplace=False.$",
     ),
     "teacher's connector in place": (
-        lambda: stages([hint(teacher_connector=nn.ReLU(inplace=True))])(IMAGES, LABELS),
+        lambda run: run(stages, [hint(teacher_connector=nn.ReLU(inplace=True))]),
         "works in place",
     ),
     "teacher not finite": (
-        lambda: stages([hint()], teacher=nan_teacher())(IMAGES, LABELS),
+        lambda run: run(stages, [hint()], teacher=nan_teacher()),
         "'first' of Stages holds numbers that are not finite",
     ),
+    "frozen layer": (lambda run: run(frozen), "'hint' cannot teach the student"),
+    "frozen layer of a term that starts with 0": (
+        lambda run: run(frozen, weight=WarmUp(1.0)),
+        "'hint' cannot teach the student",
+    ),
     "several tensors": (
-        lambda: recurrent(HintLoss())(SEQUENCES, LABELS),
+        lambda run: run(recurrent, HintLoss(), images=SEQUENCES),
         r"'hint' .student '0' tuple against.*gives a tuple; wanted: one tensor.*Tap\(layer, item=...\)",
     ),
     "several tensors to a connector": (
-        lambda: recurrent(HintLoss(), student_connector=nn.Flatten())(SEQUENCES, LABELS),
+        lambda run: run(recurrent, HintLoss(), student_connector=nn.Flatten(), images=SEQUENCES),
         "'hint' .student '0' tuple against.*'tuple' object has no attribute",
     ),
     "two devices": (
-        lambda: stages([hint()], teacher=Stages().to("meta"))(IMAGES, LABELS),
+        lambda run: run(stages, [hint()], teacher=Stages().to("meta")),
         r"student is on cpu and the teacher on meta.*distiller.to\('cpu'\)",
     ),
-    "batch of one": (lambda: batch_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
+    "batch of one": (
+        lambda run: run(batch_of_one, images=IMAGES[:1], labels=LABELS[:1]),
+        "BatchNorm cannot train on a batch of one sample.*drop_last",
+    ),
     "batch of one to a connector": (
-        lambda: distiller(
-            terms=[Term("kd", KDLoss(), "classifier", "classifier", student_connector=nn.BatchNorm1d(3))]
-        )(IMAGES[:1], LABELS[:1]),
+        lambda run: run(
+            distiller,
+            images=IMAGES[:1],
+            labels=LABELS[:1],
+            terms=[Term("kd", KDLoss(), "classifier", "classifier", student_connector=nn.BatchNorm1d(3))],
+        ),
         "'kd'.*BatchNorm cannot train on a batch of one sample.*drop_last",
     ),
+}
+
+WHEN_BUILT = {
     "no such teacher": (lambda: stages([hint(of="rian")], teacher=teachers_by_name()), "Did you mean 'rain'"),
     "which teacher": (
         lambda: stages([hint()], teacher=teachers_by_name()),
@@ -600,14 +646,20 @@ class Last(nn.Module):
         return read[0][:, -1]
 
 
-def recurrent(loss, **connectors):
+def recurrent(loss, example=None, **connectors):
     networks = [nn.Sequential(nn.LSTM(8, 3, batch_first=True), Last()) for _ in range(2)]
-    return Distiller(*networks, [Term("hint", loss, "0", "0", **connectors)], nn.CrossEntropyLoss())
+    return Distiller(*networks, [Term("hint", loss, "0", "0", **connectors)], nn.CrossEntropyLoss(), example=example)
 
 
-def batch_of_one():
+def frozen(weight=1.0, **options):
+    mine = Stages()
+    mine.first.requires_grad_(False)
+    return Distiller(mine, Stages(), [hint(weight=weight)], nn.CrossEntropyLoss(), **options)
+
+
+def batch_of_one(**options):
     mine = nn.Sequential(nn.Conv2d(3, 3, 16), nn.BatchNorm2d(3), nn.Flatten())
-    Distiller(mine, student(), [kd(student="")], nn.CrossEntropyLoss())(IMAGES[:1], LABELS[:1])
+    return Distiller(mine, student(), [kd(student="")], nn.CrossEntropyLoss(), **options)
 
 
 def run_started(terms, **options):
@@ -616,10 +668,41 @@ def run_started(terms, **options):
     d(IMAGES, LABELS)
 
 
+def at_the_call(build, *what, images=IMAGES, labels=LABELS, **options):
+    d = build(*what, **options)
+    d.set_epoch(1, 5)
+    d(images, labels)
+
+
+def at_construction(build, *what, images=IMAGES, labels=LABELS, **options):
+    build(*what, **options, example=(images, labels))
+
+
+@pytest.mark.parametrize("run", [at_the_call, at_construction])
 @pytest.mark.parametrize(("build", "said"), AT_THE_CALL.values(), ids=AT_THE_CALL)
-def test_what_goes_wrong_says_what_where_and_how_to_mend_it(build, said, shapes_unchecked):
+def test_what_goes_wrong_says_what_where_and_how_to_mend_it(build, said, run, shapes_unchecked):
+    with pytest.raises(InputError, match=said):
+        build(run)
+
+
+@pytest.mark.parametrize(("build", "said"), WHEN_BUILT.values(), ids=WHEN_BUILT)
+def test_what_is_wrong_with_teachers_terms_and_schedules_says_how_to_mend_it(build, said):
     with pytest.raises(InputError, match=said):
         build()
+
+
+def test_the_first_real_batch_is_looked_at_as_closely_as_the_example():
+    d = stages([hint()], example=(IMAGES, LABELS))
+    nn.init.constant_(d.teacher.first.bias, float("inf"))
+    with pytest.raises(InputError, match="'first' of Stages holds numbers that are not finite"):
+        d(IMAGES, LABELS)
+
+
+def test_the_example_is_all_that_forward_takes():
+    memory = Term("memory", Remembering(), "classifier", "classifier")
+    distiller(terms=[memory], example=(IMAGES, LABELS, {}, torch.arange(4)))
+    with pytest.raises(InputError, match="Remembering wants the index"):
+        distiller(terms=[memory], example=(IMAGES, LABELS))
 
 
 class Branching(nn.Module):

@@ -94,6 +94,17 @@ def test_banks_and_z_after_a_step_by_hand():
     assert torch.equal(loss.log_z, log_z)  # fixed at the first batch
 
 
+def test_z_is_of_the_samples_of_all_processes(monkeypatch):
+    loss, sides = crd(), features()
+    alone = fresh(copy.deepcopy(loss), *sides, INDEX)
+    mine = copy.deepcopy(loss)
+    fresh(mine, *sides, INDEX)
+    # Another process, whose similarities are greater by 3.
+    monkeypatch.setattr("kdlab.losses.contrastive.joined", lambda x: torch.cat([x, x + 3]) if len(x) == 2 else x)
+    assert fresh(loss, *sides, INDEX) != alone
+    torch.testing.assert_close(loss.log_z.exp(), mine.log_z.exp() * (1 + math.exp(3)) / 2)
+
+
 def test_the_backward_pass_uses_the_banks_of_the_forward_pass():
     loss, (student, teacher) = crd(momentum=0.0), features()
     sides = student.clone().requires_grad_(), student.clone().requires_grad_()
@@ -184,6 +195,8 @@ def test_what_does_not_fit_is_refused(shapes_unchecked):
     for index, words in ((INDEX + 1, "numbers from 1 to 30; all must be of 0 to 29"), (INDEX[:2], r"index is \(2,\)")):
         with pytest.raises(InputError, match=words):
             crd()(student, teacher, index)
+    with pytest.raises(InputError, match=r"index is on meta and the network's output on cpu.*index.to\('cpu'\)"):
+        crd()(student, teacher, INDEX.to("meta"))
     with pytest.raises(InputError, match="dtype torch.float32; wanted: integers"):
         crd()(student, teacher, INDEX.float())
     with pytest.raises(InputError, match="teacher's features have width 5.*teacher_dim=6"):

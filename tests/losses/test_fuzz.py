@@ -398,6 +398,7 @@ def test_a_target_of_true_and_false_is_no_class():
         (torch.zeros(2, 3), torch.tensor([0, 3]), "target has numbers from 0 to 3; all must be of 0 to 2"),
         (torch.zeros(2, 3), torch.tensor([0, -1]), "target has numbers from -1 to 0"),
         (torch.zeros(2, 3), torch.zeros(3).long(), r"target is \(3,\); wanted: \(2\)"),
+        (torch.zeros(2, 3), torch.zeros(2, device="meta").long(), r"target is on meta.*target.to\('cpu'\)"),
         (torch.zeros(2, 3, 4), torch.zeros(2).long(), r"tensor is \(2, 3, 4\); wanted: 2 dimensions"),
     ],
 )

@@ -22,7 +22,7 @@ from kdlab import InputError
 from kdlab.distill import Distiller, From, Term
 from kdlab.errors import NonFiniteLossError
 from kdlab.files import save_tensors
-from kdlab.losses import HintLoss
+from kdlab.losses import HintLoss, KDLoss
 from kdlab.models import StudentCNN
 from kdlab.progress import progress
 from kdlab.training import ModelCard, Supervised, fit, load_model
@@ -803,6 +803,20 @@ def test_it_stops_and_names_the_step_and_the_term(step, value):
     with pytest.raises(NonFiniteLossError, match=rf"no longer finite at step {step}: extra = {value}\. Training stop"):
         train(run, epochs=3)
     assert run.objective.steps - step < 10  # it does not go on for long
+
+
+def test_of_a_distiller_the_teacher_is_named_as_a_possible_cause():
+    run = breaking(2)
+    with pytest.raises(NonFiniteLossError, match=r"or look at the data\.$"):
+        train(run)
+    teacher = StudentCNN(3, (4, 4, 4, 4))
+    kd = Term("kd", KDLoss(), "classifier", "classifier")
+    run = build(objective=lambda student, task: Distiller(student, teacher, [kd], task))
+    run.objective(*next(iter(run.loader)))  # a first batch that is as it should be
+    for parameter in teacher.classifier.parameters():
+        parameter.data.fill_(float("inf"))
+    with pytest.raises(NonFiniteLossError, match="kd = nan.*the data and at what the teacher puts out for it"):
+        train(run)
 
 
 @pytest.mark.parametrize("step", [1, 5, 8])
