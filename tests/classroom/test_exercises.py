@@ -67,6 +67,13 @@ def test_the_solution_passes_and_the_placeholder_does_not(solution, cell, capsys
     assert "raised" not in said  # a placeholder is valid, and wrong
 
 
+def overwritten(loss):
+    """The loss itself, written over what its gradient needs."""
+    root = loss.square().sqrt()
+    root *= 1
+    return root
+
+
 LOG = torch.log_softmax
 SLIPS = {
     "multiplied by T": (check.softened, lambda z, T: torch.softmax(z * T, 1), "must soften"),
@@ -102,6 +109,22 @@ SLIPS = {
         check.total_loss,
         lambda s, t, y, T, a: (a * KDLoss(T)(s, t) + (1 - a) * F.cross_entropy(s, y)).detach(),
         "no gradient reaches the student",
+    ),
+    "a loss at a temperature of 3": (check.kd_loss, lambda s, t, T: KDLoss(3.0)(s, t), "at a temperature of 5: "),
+    "a loss at an alpha of 0.8": (
+        check.total_loss,
+        lambda s, t, y, T, a: 0.8 * KDLoss(T)(s, t) + 0.2 * F.cross_entropy(s, y),
+        "at a temperature of 5, alpha 0.3: ",
+    ),
+    "a loss by numpy": (
+        check.total_loss,
+        lambda s, t, y, T, a: (a * KDLoss(T)(s, t) + (1 - a) * F.cross_entropy(s, y)).numpy(),
+        "raised RuntimeError",
+    ),
+    "a gradient that is lost": (
+        check.total_loss,
+        lambda s, t, y, T, a: overwritten(a * KDLoss(T)(s, t) + (1 - a) * F.cross_entropy(s, y)),
+        "raised RuntimeError",
     ),
     "last of equals": (
         check.best_epoch,

@@ -196,9 +196,11 @@ SLIPS = {
     "mask of another share": (MASK, lambda m, r: kept(m, 0.5), "wanted: about 25%"),
     "mask always the same": (
         MASK,
-        lambda m, r: (torch.rand(len(m), 1, 40, 40, generator=torch.Generator().manual_seed(0)) < 1 - r).float(),
+        lambda m, r: (torch.rand(len(m), 1, 40, 50, generator=torch.Generator().manual_seed(0)) < 1 - r).float(),
         "two calls gave the same mask",
     ),
+    "mask that ignores the ratio": (MASK, lambda m, r: kept(m, 0.75), "wanted: about 70% at a mask_ratio of 0.3"),
+    "mask with h and w exchanged": (MASK, lambda m, r: kept(m.mT, r), "shape: yours is (6, 1, 50, 40)"),
     "mask that raises": (MASK, lambda m, r: missing, "your code raised NameError"),
     "no mask": (MASK, lambda m, r: None, "no answer yet"),
     "a number for a mask": (MASK, lambda m, r: 0.25, "you gave a float"),
@@ -213,7 +215,14 @@ SLIPS = {
     "teacher masked": (LOSS, lambda g, a, k, t: mgd(g, a, k, t * k), "teacher's map is not masked"),
     "a length": (LOSS, lambda g, a, k, t: apart(g, a, k, t).sum().sqrt() / 4, "its square"),
     "a half": (LOSS, lambda g, a, k, t: mgd(g, a, k, t) / 2, "one half"),
-    "not detached": (LOSS, lambda g, a, k, t: apart(g, a, k, t).sum() / 4, "gradient reaches the teacher"),
+    "not detached": (LOSS, lambda g, a, k, t: apart(g, a, k, t).sum() / len(t), "gradient reaches the teacher"),
+    "a batch of four": (LOSS, lambda g, a, k, t: apart(g, a, k, t.detach()).sum() / 4, "for a batch of two"),
+    "a plain number": (LOSS, lambda *of: mgd(*of).item(), "no gradient reaches the student"),
+    "detached": (LOSS, lambda *of: mgd(*of).detach(), "no gradient reaches the student"),
+    "a student detached": (LOSS, lambda g, a, k, t: mgd(g, a.detach(), k, t), "no gradient reaches the student"),
+    "a student alone detached": (
+        LOSS, lambda g, a, k, t: apart(g, a.detach(), k, t).sum() / len(t), "no gradient reaches the student"
+    ),
     "alpha unchanged": (ALPHA, 2e-5, "weigh less"),
     "alpha divided": (ALPHA, 2e-5 / 2048, "larger weight"),
     "alpha of positions": (ALPHA, 2e-5 * 64, "channels too"),
@@ -230,6 +239,7 @@ SLIPS = {
     "student's channels": (COUNT, lambda a, b: a * b + b + count(a, a), "teacher's channels"),
     "always aligned": (COUNT, lambda a, b: a * b + b + count(b, b), "nothing needs to be aligned"),
     "no owners": (OWNER, None, "for each of A, B and C"),
+    "owners in lists": (OWNER, {name: [task] for name, task in OWNERS.items()}, "for each of A, B and C"),
     "an unknown owner": (OWNER, OWNERS | {"A": "restoration"}, "for each of A, B and C"),
     "two of one owner": (OWNER, OWNERS | {"A": "segmentation"}, "each task has one"),
     "channels missed": (

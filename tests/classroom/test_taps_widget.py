@@ -165,6 +165,7 @@ SLIPS = {
     "missed one": (lambda: check.dangerous(set(), SIDES), "'norm' can learn, its 'weight'"),
     "safe one named": (lambda: check.dangerous({"norm", "frozen"}, SIDES), "'frozen' has nothing that learns"),
     "no such name": (lambda: check.dangerous({"conv"}, SIDES), "a set of names among resize, norm, frozen"),
+    "names in lists": (lambda: check.dangerous([["norm"]], SIDES), "a set of names among resize, norm, frozen"),
     "no set": (lambda: check.dangerous("norm", SIDES), "a set of names"),
 }  # fmt: skip
 

@@ -27,6 +27,31 @@ def ask_also(problem: str | None, answer: Answer, arguments: tuple[Any, ...], wa
     return problem
 
 
+def ask_gradient(
+    problem: str | None, answer: Answer, arguments: tuple[Any, ...], student: Tensor, teacher: Tensor, what: str
+) -> str | None:
+    """``problem`` where there is one, else what is wrong with where a right loss sends its gradient.
+
+    Args:
+        student: of the arguments, what must get a gradient.
+        teacher: of the arguments, what must get none; where it asks for none, that is left open.
+        what: what the teacher's is called in the hint.
+    """
+    if problem is not None:
+        return problem
+    none = f"the value is right, but no gradient reaches the student: detach the teacher's {what} alone."
+    loss, problem = called(answer, *arguments)
+    if problem is not None or not (isinstance(loss, Tensor) and loss.requires_grad):
+        return problem or none
+    reached = [tensor for tensor in (student, teacher) if tensor.requires_grad]
+    gradients, problem = called(lambda: torch.autograd.grad(loss, reached, allow_unused=True))
+    if problem is not None or gradients[0] is None:
+        return problem or none
+    if any(gradient is not None for gradient in gradients[1:]):
+        return f"the value is right, but a gradient reaches the teacher: detach its {what}."
+    return None
+
+
 def called(answer: Answer, *arguments: Any) -> tuple[Any, str | None]:
     """What the answer returns for these arguments and None, or None and what it raised."""
     try:

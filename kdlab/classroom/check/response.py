@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, compare, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, compare, say
 from kdlab.classroom.response import soften
 from kdlab.losses import KDLoss
 
@@ -50,13 +50,8 @@ def kd_loss(answer: Answer) -> bool:
         KDLoss(T)(teacher, student): "this is KL(student ‖ teacher); wanted: KL(teacher ‖ student).",
     }
     problem = ask(answer, (student, teacher, T), want, known)
-    if problem is None:
-        problem = _without_gradient(answer(student.requires_grad_(), teacher.detach(), T))
-    if problem is None:
-        (gradient,) = torch.autograd.grad(answer(student, teacher, T), teacher, allow_unused=True)
-        if gradient is not None:
-            problem = "the value is right, but a gradient reaches the teacher: detach its logits."
-    return say(problem)
+    problem = ask_also(problem, answer, (student, teacher, 5.0), KDLoss(5.0)(student, teacher), "at a temperature of 5")
+    return say(ask_gradient(problem, answer, (student.requires_grad_(), teacher, T), student, teacher, "logits"))
 
 
 def total_loss(answer: Answer) -> bool:
@@ -74,15 +69,10 @@ def total_loss(answer: Answer) -> bool:
         + 0.2 * F.cross_entropy(student / 2, labels): "the labels' cross-entropy takes the plain logits, T = 1.",
     }
     problem = ask(answer, (student, teacher, labels, 2.0, 0.8), 0.8 * kd + 0.2 * task, known)
-    if problem is None:
-        problem = _without_gradient(answer(student.requires_grad_(), teacher, labels, 2.0, 0.8))
-    return say(problem)
-
-
-def _without_gradient(loss: object) -> str | None:
-    if isinstance(loss, Tensor) and loss.requires_grad:
-        return None
-    return "the value is right, but no gradient reaches the student: detach the teacher's logits alone."
+    other = 0.3 * KDLoss(5.0)(student, teacher) + 0.7 * task
+    problem = ask_also(problem, answer, (student, teacher, labels, 5.0, 0.3), other, "at a temperature of 5, alpha 0.3")
+    arguments = (student.requires_grad_(), teacher, labels, 2.0, 0.8)
+    return say(ask_gradient(problem, answer, arguments, student, teacher, "logits"))
 
 
 def temperature_for(answer: Any, logits: Tensor, entropy: float) -> bool:

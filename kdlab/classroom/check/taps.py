@@ -93,7 +93,7 @@ def shrunk(answer: Answer) -> bool:
 
 def dangerous(answer: Any, connectors: Mapping[str, nn.Module]) -> bool:
     """02, exercise 5: the names of the connectors that would be dangerous on the teacher's side."""
-    if not isinstance(answer, set | frozenset | list | tuple) or not all(name in connectors for name in answer):
+    if not isinstance(answer, set | frozenset | list | tuple) or not all(name in list(connectors) for name in answer):
         return say(f"you gave {answer!r}; wanted: a set of names among {', '.join(connectors)}.")
     for name, connector in connectors.items():
         learns = [key for key, p in connector.named_parameters() if p.requires_grad]
