@@ -205,8 +205,8 @@ def t(d, b):
     return torch.exp(-b * d)
 
 
-def mse(x, c, cut=True, dim=(1, 2, 3)):
-    x = x.clamp(0, 1) if cut else x
+def mse(x, c, cut=True, clean=True, dim=(1, 2, 3)):
+    x, c = x.clamp(0, 1) if cut else x, c.clamp(0, 1) if clean else c
     return (x - c).square().mean(dim=dim)
 
 
@@ -220,6 +220,7 @@ def by_moments(kernel, twice=False, swapped=False, sign=1):
 
 LEAST = 0.5 / 255 / 0.02
 SLIPS = {
+    "one haze": (haze(lambda J, d, b, A: add_haze(J, d, 1.7, 0.8)), "for β = 0.6"),
     "dark": (haze(lambda J, d, b, A: J * t(d, b)), "light of the air is missing"),
     "air everywhere": (haze(lambda J, d, b, A: J * t(d, b) + A), "only where the image lost some"),
     "no airlight": (haze(lambda J, d, b, A: J * t(d, b) + 1 - t(d, b)), "airlight has no effect"),
@@ -254,6 +255,7 @@ SLIPS = {
     "peak 255": (db(lambda x, c: 20 * math.log10(255) - 10 * mse(x, c).log10()), "not 255"),
     "batch": (db(lambda x, c: -10 * mse(x, c, dim=(0, 1, 2, 3)).log10()), "shape"),
     "infinite": (db(lambda x, c: -10 * mse(x, c).log10()), "give them 100"),
+    "clean not cut": (db(lambda x, c: -10 * mse(x, c, clean=False).clamp(min=1e-10).log10()), "clean images have"),
     "no offset": (y(lambda x: luma(x) - 16 / 255), "black is at 16/255"),
     "full range": (y(lambda x: (luma(x) - 16 / 255) * 255 / 219), "full range"),
     "levels": (y(lambda x: luma(x) * 255), "in levels"),

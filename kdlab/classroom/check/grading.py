@@ -64,9 +64,11 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     """The first thing wrong: type, shape, NaN, a known slip, all 0, sign, scale, value; None if nothing is."""
     if got is None or got is ...:
         return "no answer yet."
+    if isinstance(got, list | tuple) and any(part is None or part is ... for part in got):
+        return "no answer yet: there is a None among your numbers."
     try:
-        got = torch.as_tensor(got, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError):
+        got = torch.as_tensor(got, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return f"you gave a {type(got).__name__}; wanted: a number or a tensor."
     want = torch.as_tensor(want, dtype=torch.float64).detach()
     if got.shape != want.shape:

@@ -64,7 +64,11 @@ def kept_channels(answer: Answer) -> bool:
     asked = _as_tensor(answer)
     problem = ask(asked, (gammas, keep, least), want, known)
     more = _counts(gammas, 0.9).clamp(min=least)
-    return say(ask_also(problem, asked, (gammas, 0.9, least), more, "right for keep = 0.5, but not for 0.9"))
+    problem = ask_also(problem, asked, (gammas, 0.9, least), more, "right for keep = 0.5, but not for 0.9")
+    down = _counts(gammas, 0.64).clamp(min=least)
+    but = "right where keep is a whole number of channels, but 0.64 of 40 is 25.6, of which 25 stay"
+    problem = ask_also(problem, asked, (gammas, 0.64, least), down, but)
+    return say(ask_also(problem, asked, (gammas, keep, 4), counts.clamp(min=4), "right for at_least = 2, but not for 4"))
 
 
 def c2f_parameters(answer: Answer) -> bool:
@@ -178,6 +182,6 @@ def _as_tensor(answer: Answer) -> Answer:
 
     def asked(*arguments: object) -> object:
         got = answer(*arguments)
-        return [int(count) for count in got] if isinstance(got, list | tuple) else got
+        return [float(count) for count in got] if isinstance(got, list | tuple) else got
 
     return asked

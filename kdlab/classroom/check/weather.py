@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, called, compare, say, uniform
+from kdlab.classroom.check.grading import Answer, ask, ask_also, called, compare, say, uniform
 from kdlab.data.weather import add_haze
 from kdlab.training.image_quality import luma
 
@@ -30,7 +30,9 @@ def hazed(answer: Answer) -> bool:
         image * (-depth).exp() + AIRLIGHT * (1 - (-depth).exp()): "β has no effect yet.",
         image * (1 - BETA * depth) + AIRLIGHT * BETA * depth: "1 - β d is right for a thin layer only: exp(-β d).",
     }
-    return say(ask(answer, (image, depth, BETA, AIRLIGHT), want, known))
+    problem = ask(answer, (image, depth, BETA, AIRLIGHT), want, known)
+    other = add_haze(image, depth, 0.6, 0.95)
+    return say(ask_also(problem, answer, (image, depth, 0.6, 0.95), other, "for β = 0.6 and an airlight of 0.95"))
 
 
 def dehazed(answer: Answer) -> bool:
@@ -101,7 +103,10 @@ def psnr_of_each(answer: Answer) -> bool:
         problem = ask(answer, (clean, clean), torch.full((4,), 100.0), {})
         if problem is not None:
             problem = "right, but identical images have an MSE of 0: give them 100, not infinity."
-    return say(problem)
+    beyond = 1.4 * uniform(3, 3, 5, 6, seed=2) - 0.2
+    also = -10 * (0.5 - beyond.clamp(0, 1)).square().mean(dim=(1, 2, 3)).log10()
+    half = torch.full_like(beyond, 0.5)
+    return say(ask_also(problem, answer, (half, beyond), also, "where the clean images have values beyond 0 to 1"))
 
 
 def brightness(answer: Answer) -> bool:
