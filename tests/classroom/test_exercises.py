@@ -1,5 +1,6 @@
 """Exercises: every folded solution passes its check, every placeholder does not, and known slips get their hint."""
 
+import math
 import re
 from pathlib import Path
 
@@ -65,6 +66,22 @@ def test_the_solution_passes_and_the_placeholder_does_not(solution, cell, capsys
     assert result is False
     assert said.startswith("✗ Not yet: ")
     assert "raised" not in said  # a placeholder is valid, and wrong
+
+
+ODD = (
+    "None", "0.123", "float('nan')", "float('inf')", "10**400", "1j", "'x'", "{'A': [1]}", "[[1], [2, 3]]", "[None]",
+    "[[99] * 6]", "[torch.ones(2), torch.ones(3)]", "torch.ones(2, 3)", "torch.tensor(1.0, device='meta')",
+    "torch.tensor(1.0, requires_grad=True)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", [pytest.param(exercise.values[1], id=exercise.id) for exercise in exercises()])
+def test_whatever_an_answer_is_or_returns_the_check_says_what_is_wrong(cell, capsys):
+    name = re.search(r"^check\.\w+\((\w+)", cell, re.MULTILINE).group(1)
+    for odd in ODD:
+        result, said = outcome(cell, capsys, f"{name} = (lambda *of: {odd}) if callable({name}) else {odd}")
+        assert result is False, odd
+        assert said.startswith("✗ Not yet: "), odd
 
 
 def overwritten(loss):
@@ -153,6 +170,7 @@ def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
 WRONG_TEMPERATURES = [
     (0.5, "must be higher"), (40.0, "must be lower"), (-1.0, "you gave -1.0; wanted: a number above 0"),
     (None, "no answer yet"), (..., "no answer yet"), ("warm", "you gave 'warm'"),
+    (math.inf, "you gave inf"), (10**400, "wanted: a number above 0"), (torch.tensor(0.5), "must be higher"),
 ]  # fmt: skip
 
 

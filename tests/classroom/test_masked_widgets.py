@@ -221,7 +221,9 @@ SLIPS = {
     "detached": (LOSS, lambda *of: mgd(*of).detach(), "no gradient reaches the student"),
     "a student detached": (LOSS, lambda g, a, k, t: mgd(g, a.detach(), k, t), "no gradient reaches the student"),
     "a student alone detached": (
-        LOSS, lambda g, a, k, t: apart(g, a.detach(), k, t).sum() / len(t), "no gradient reaches the student"
+        LOSS,
+        lambda g, a, k, t: apart(g, a.detach(), k, t).sum() / len(t),
+        "no gradient reaches the student",
     ),
     "alpha unchanged": (ALPHA, 2e-5, "weigh less"),
     "alpha divided": (ALPHA, 2e-5 / 2048, "larger weight"),

@@ -189,6 +189,7 @@ SLIPS = {
     "upwards": (pull(lambda g, y, s, m: clip(g, m) - s * y.sign()), "sign: an optimiser"),
     "clamped": (pull(lambda g, y, s, m: g.clamp(-m, m) + s * y.sign()), "each number by itself"),
     "always clipped": (pull(lambda g, y, s, m: g * m / g.norm() + s * y.sign()), "short enough must stay"),
+    "one norm": (pull(lambda g, y, s, m: (g if m > 50 else clip(g, 2.0)) + s * y.sign()), "norm of 5"),
     "emptied": (counts(lambda y, k, least: by_threshold(y, k)), "fewer channels than at_least"),
     "those that go": (
         counts(lambda y, k, least: [len(a) - b for a, b in zip(y, by_threshold(y, k), strict=True)]), "that go",

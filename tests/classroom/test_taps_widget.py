@@ -159,6 +159,7 @@ SLIPS = {
     "a name": (lambda: second("shared"), "you gave a str"),
     "bilinear": (shrunk(lambda m, size: F.interpolate(m, size, mode="bilinear")), "four nearest"),
     "another size": (shrunk(lambda m, size: F.avg_pool2d(m, 4)), "for size 4"),
+    "square": (shrunk(lambda m, size: F.avg_pool2d(m, m.shape[2] // size)), "for maps of 8 x 16"),
     "strided": (shrunk(lambda m, size: m[:, :, :: m.shape[2] // size, :: m.shape[3] // size]), "every fourth"),
     "largest": (shrunk(F.adaptive_max_pool2d), "largest of each area"),
     "sum": (shrunk(lambda m, size: 16 * F.adaptive_avg_pool2d(m, size)), "summed each area"),

@@ -233,6 +233,9 @@ SLIPS = {
     "neither": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))) / t(d, b)), "and clamp the answer"),
     "not cut": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))) / t(d, b).clamp(min=0.1)), "nearly: clamp"),
     "J - A not cut": (clear(lambda H, d, b, A: (H - A) / t(d, b).clamp(min=0.1) + A), "nearly: clamp"),
+    "one dehazing": (
+        clear(lambda H, d, b, A: ((H - 0.8 * (1 - t(d, 4.0))) / t(d, 4.0).clamp(min=0.1)).clamp(0, 1)), "for β = 0.6"
+    ),
     "air left": (clear(lambda H, d, b, A: (H / t(d, b).clamp(min=0.1)).clamp(0, 1)), "take the light of the air away"),
     "not divided": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))).clamp(0, 1)), "divide by t"),
     "all of A": (clear(lambda H, d, b, A: ((H - A) / t(d, b).clamp(min=0.1)).clamp(0, 1)), "not all of A"),
@@ -268,6 +271,7 @@ SLIPS = {
     "horizontal": (angle(lambda kernel: by_moments(kernel, swapped=True)), "horizontal"),
     "constant": (angle(lambda kernel: 7.0), "yours is 7.0° for a streak at 20°"),
     "wrong in some": (angle(lambda kernel: abs(by_moments(kernel))), "falls to the left"),
+    "huge": (angle(lambda kernel: 10**400), "you gave a int"),
     "text": (angle(lambda kernel: "steep"), "you gave a str"),
     "no angle": (angle(lambda kernel: None), "no answer yet"),
     "raised": (angle(lambda kernel: kernel.nothing), "raised AttributeError"),
@@ -282,10 +286,12 @@ def test_a_known_slip_gets_its_hint(graded, hint, capsys):
 
 def test_right_answers_pass():
     assert haze(add_haze)()
+    assert haze(lambda J, d, b, A: J.mul_(t(d, b)).add_(A * (1 - t(d, b))))()
     assert clear(lambda H, d, b, A: ((H - A * (1 - t(d, b))) / t(d, b).clamp(min=0.1)).clamp(0, 1))()
     assert clear(lambda H, d, b, A: ((H - A) / t(d, b).clamp(min=0.1) + A).clamp(0, 1))()
     assert beta(-math.log(LEAST))()
     assert db(lambda x, c: -10 * mse(x, c).clamp(min=1e-10).log10())()
     assert y(luma)()
     assert angle(by_moments)()
+    assert angle(lambda kernel: np.float32(by_moments(kernel)))()
     assert angle(lambda kernel: torch.tensor(by_moments(kernel) + 1.5))()

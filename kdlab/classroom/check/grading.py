@@ -12,11 +12,14 @@ Answer = Callable[..., Any]
 def ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[Any, str]) -> str | None:
     """What is wrong with what the answer returns for these arguments, or raises; None if nothing is.
 
+    It gets copies of the tensors: one that writes into them shall not change what is asked next.
+
     Args:
         want: the right value.
         known: from the value of a frequent slip to the hint for it.
     """
-    got, problem = called(answer, *arguments)
+    copies = [argument.clone() if isinstance(argument, Tensor) else argument for argument in arguments]
+    got, problem = called(answer, *copies)
     return problem or compare(got, want, known)
 
 
@@ -66,10 +69,9 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
         return "no answer yet."
     if isinstance(got, list | tuple) and any(part is None or part is ... for part in got):
         return "no answer yet: there is a None among your numbers."
-    try:
-        got = torch.as_tensor(got, dtype=torch.float64, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return f"you gave a {type(got).__name__}; wanted: a number or a tensor."
+    given, got = got, _tensor(got)
+    if got is None:
+        return f"you gave a {type(given).__name__}; wanted: a number or a tensor."
     want = torch.as_tensor(want, dtype=torch.float64).detach()
     if got.shape != want.shape:
         return f"shape: yours is {tuple(got.shape)}, wanted {tuple(want.shape)}."
@@ -88,6 +90,19 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     if _close(got, want * ratio):
         return f"scale: your answer is {ratio:.4g} times what it should be."
     return f"value: yours begins with {got.flatten()[0]:.4g}, wanted {want.flatten()[0]:.4g}."
+
+
+def number(got: Any) -> float | None:
+    """The finite number that an answer is, also where a tensor or an array holds it; None where it is none."""
+    found = _tensor(got)
+    return found.item() if found is not None and found.numel() == 1 and found.isfinite() else None
+
+
+def _tensor(got: Any) -> Tensor | None:
+    try:
+        return torch.as_tensor(got, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
 
 
 def _close(got: Tensor, want: Tensor) -> bool:

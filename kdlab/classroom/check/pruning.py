@@ -39,7 +39,8 @@ def sparse_gradient(answer: Answer) -> bool:
         problem = ask(answer, (gradient, gamma, strength, 100.0), penalised, {})
         if problem is not None:
             problem = "right where the gradient is too long, but one that is short enough must stay as it is."
-    return say(problem)
+    other = gradient * (5.0 / norm) + 0.01 * gamma.sign()
+    return say(ask_also(problem, answer, (gradient, gamma, 0.01, 5.0), other, "for a strength of 0.01 and a norm of 5"))
 
 
 def kept_channels(answer: Answer) -> bool:
@@ -68,7 +69,8 @@ def kept_channels(answer: Answer) -> bool:
     down = _counts(gammas, 0.64).clamp(min=least)
     but = "right where keep is a whole number of channels, but 0.64 of 40 is 25.6, of which 25 stay"
     problem = ask_also(problem, asked, (gammas, 0.64, least), down, but)
-    return say(ask_also(problem, asked, (gammas, keep, 4), counts.clamp(min=4), "right for at_least = 2, but not for 4"))
+    but = "right for at_least = 2, but not for 4"
+    return say(ask_also(problem, asked, (gammas, keep, 4), counts.clamp(min=4), but))
 
 
 def c2f_parameters(answer: Answer) -> bool:

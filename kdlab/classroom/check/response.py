@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, compare, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, compare, number, say
 from kdlab.classroom.response import soften
 from kdlab.losses import KDLoss
 
 
-def times_smaller(answer: float, teacher: torch.nn.Module, student: torch.nn.Module) -> bool:
+def times_smaller(answer: Any, teacher: torch.nn.Module, student: torch.nn.Module) -> bool:
     """00: how many times fewer parameters the student has."""
     large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
     return say(compare(answer, large / small, {small / large: "you divided the small number by the large one."}))
@@ -79,13 +79,14 @@ def temperature_for(answer: Any, logits: Tensor, entropy: float) -> bool:
     """01, exercise 4: the temperature at which these logits (k) have this entropy, in nats, to 0.02."""
     if answer is None or answer is ...:
         return say("no answer yet.")
-    if not isinstance(answer, int | float) or not answer > 0:
+    temperature = number(answer)
+    if temperature is None or not temperature > 0:
         return say(f"you gave {answer!r}; wanted: a number above 0.")
-    got = soften(logits, logits, answer).teacher_entropy
+    got = soften(logits, logits, temperature).teacher_entropy
     if abs(got - entropy) <= 0.02:
         return say(None)
     way = "higher" if got < entropy else "lower"
-    return say(f"at T = {answer:g} the entropy is {got:.3f}, wanted {entropy:.3f}: the temperature must be {way}.")
+    return say(f"at T = {temperature:g} the entropy is {got:.3f}, wanted {entropy:.3f}: the temperature must be {way}.")
 
 
 def best_epoch(answer: Answer) -> bool:

@@ -88,7 +88,9 @@ def shrunk(answer: Answer) -> bool:
         want * 16: "you summed each area; wanted: its mean.",
     }
     larger = F.interpolate(maps, 4, mode="area")
-    return say(ask_also(ask(answer, (maps, 2), want, known), answer, (maps, 4), larger, "for size 4"))
+    problem = ask_also(ask(answer, (maps, 2), want, known), answer, (maps, 4), larger, "for size 4")
+    wide = torch.cat([maps, maps.flip(0)], dim=3)
+    return say(ask_also(problem, answer, (wide, 4), F.interpolate(wide, 4, mode="area"), "for maps of 8 x 16"))
 
 
 def dangerous(answer: Any, connectors: Mapping[str, nn.Module]) -> bool:

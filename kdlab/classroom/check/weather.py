@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, called, compare, say, uniform
+from kdlab.classroom.check.grading import Answer, ask, ask_also, called, compare, number, say, uniform
 from kdlab.data.weather import add_haze
 from kdlab.training.image_quality import luma
 
@@ -58,7 +58,8 @@ def dehazed(answer: Answer) -> bool:
     problem = ask(answer, (hazy, depth, beta, AIRLIGHT), (lost / least).clamp(0, 1), known)
     if problem is not None and ask(answer, (hazy, depth, beta, AIRLIGHT), same.clamp(0, 1), {}) is None:
         problem = None
-    return say(problem)
+    other = add_haze(image, depth, 0.6, 0.95)  # so thin that both forms are one
+    return say(ask_also(problem, answer, (other, depth, 0.6, 0.95), image, "for β = 0.6 and an airlight of 0.95"))
 
 
 def densest_haze(answer: Any) -> bool:
@@ -131,17 +132,14 @@ def streak_angle(answer: Answer) -> bool:
     """07, exercise 6: ``answer(kernel (h, h))`` gives the angle of a streak from the vertical in degrees."""
     for angle in (20.0, -35.0, 0.0, 58.0):
         got, problem = called(answer, _streak(angle))
-        problem = problem or _angle_fault(got, angle)
+        found = number(got)
+        problem = problem or (compare(got, angle, {}) if found is None else _angle_fault(found, angle))
         if problem is not None:
             return say(problem)
     return say(None)
 
 
-def _angle_fault(got: Any, angle: float) -> str | None:
-    if isinstance(got, Tensor) and got.numel() == 1:
-        got = got.item()
-    if not isinstance(got, int | float):
-        return compare(got, angle, {})
+def _angle_fault(got: float, angle: float) -> str | None:
     if abs(got - angle) <= DEGREES:
         return None
     slips = {
