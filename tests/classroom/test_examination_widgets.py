@@ -281,6 +281,12 @@ SLIPS = {
     "black border": (restored("constant"), "zeros"),
     "last row": (restored("replicate"), "repeated"),
     "not cropped": (restored(crop=False), "cropped again"),
+    "one size": (
+        lambda: check.padded_restoration(
+            lambda network, image: network(F.pad(image[None], (0, 5, 0, 11), mode="reflect"))[0, :, :-11, :-5]
+        ),
+        "not for 50 x 21",
+    ),
     "not padded": (lambda: check.padded_restoration(lambda network, image: network(image[None])[0]), "multiples of 16"),
 }  # fmt: skip
 

@@ -215,6 +215,7 @@ SLIPS = {
     "no activation": (constant(lambda w, b, gone: summed(w, b, gone, lambda x: x)), "SiLU(β)"),
     "centre": (constant(lambda w, b, gone: w[:, gone, 1, 1] @ F.silu(b[gone])), "nine times"),
     "mean": (constant(lambda w, b, gone: summed(w, b, gone) / 9), "this is its mean"),
+    "nine places": (constant(lambda w, b, gone: 9 * w[:, gone].mean(dim=(2, 3)) @ F.silu(b[gone])), "for a 1x1 kernel"),
     "stays": (constant(lambda w, b, gone: summed(w, b, [0, 3, 4])), "channels that stay"),
     "all": (constant(lambda w, b, gone: summed(w, b, list(range(6)))), "all channels"),
     "sigmoid": (constant(lambda w, b, gone: summed(w, b, gone, torch.sigmoid)), "times its sigmoid"),

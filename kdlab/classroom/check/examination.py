@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, say, uniform
 from kdlab.errors import InputError
 from kdlab.losses.restoration import SLICE_WEIGHTS
 from kdlab.models.restoration import STRIDE, padded
@@ -165,7 +165,9 @@ def padded_restoration(answer: Answer) -> bool:
     problem = ask(answer, (_blur, image), _blur(padded(image[None]))[0, :, :37, :43], known)
     if problem is not None and problem.startswith("shape"):
         problem += " What was added has to be cropped again, and nothing resized."
-    return say(problem)
+    tall = uniform(3, 50, 21)
+    also = _blur(padded(tall[None]))[0, :, :50, :21]
+    return say(ask_also(problem, answer, (_blur, tall), also, "right for an image of 37 x 43, but not for 50 x 21"))
 
 
 class _Largest(TorchFunctionMode):

@@ -114,7 +114,10 @@ def folded_constant(answer: Answer) -> bool:
         sums[:, gone] @ torch.sigmoid(beta[gone]): "SiLU(β) is β times its sigmoid.",
         sums[:, gone] @ F.relu(beta[gone]): "YOLOv8's activation is SiLU, not ReLU.",
     }
-    return say(ask(answer, (weight, beta, gone), want, known))
+    problem = ask(answer, (weight, beta, gone), want, known)
+    pointwise = weight[:, :, :1, :1]
+    also = pointwise[:, [0, 4], 0, 0] @ F.silu(beta[[0, 4]])
+    return say(ask_also(problem, answer, (pointwise, beta, [0, 4]), also, "for a 1x1 kernel and other channels"))
 
 
 def box_iou(answer: Answer) -> bool:
