@@ -170,7 +170,7 @@ def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
 WRONG_TEMPERATURES = [
     (0.5, "must be higher"), (40.0, "must be lower"), (-1.0, "you gave -1.0; wanted: a number above 0"),
     (None, "no answer yet"), (..., "no answer yet"), ("warm", "you gave 'warm'"),
-    (math.inf, "you gave inf"), (10**400, "wanted: a number above 0"), (torch.tensor(0.5), "must be higher"),
+    (math.inf, "you gave inf"), (torch.tensor(0.5), "must be higher"),
 ]  # fmt: skip
 
 
