@@ -205,13 +205,14 @@ def complement(B, K):
     return 1 - sum((-1) ** k * math.comb(K, k) * (1 - k / K) ** B for k in range(K + 1))
 
 
-def stratified(shuffle=True, each=2, many=None):
+def stratified(shuffle=True, each=None, many=None):
     def batches(weathers, batch_size):
         strata = [[i for i, kind in enumerate(weathers) if kind == wanted] for wanted in sorted(set(weathers))]
         if shuffle:
             strata = [[found[k] for k in torch.randperm(len(found)).tolist()] for found in strata]
-        most = many or min(map(len, strata)) // each
-        return [[i for found in strata for i in (found * 9)[k * each : (k + 1) * each]] for k in range(most)]
+        some = each or batch_size // len(strata)
+        most = many or min(map(len, strata)) // some
+        return [[i for found in strata for i in (found * 9)[k * some : (k + 1) * some]] for k in range(most)]
 
     return batches
 
@@ -272,6 +273,15 @@ SLIPS = {
         lambda weathers, size: stratified(shuffle=False)(weathers, size)[:: next(TURNS)],
         "the same images come in both epochs",
     ),
+    "three weathers in order": (
+        check.stratified_batches,
+        lambda weathers, size: stratified()([0] * 12 + [1] * 8 + [2] * 20, 6),
+        "for two weathers, mixed, and batches of 2: ",
+    ),
+    "beyond the data": (check.stratified_batches, lambda weathers, size: [[99] * 6], "wanted: indices from 0 to 39"),
+    "no epoch": (check.stratified_batches, lambda weathers, size: None, "no batch yet"),
+    "one eps": (check.soft_contrast, lambda a, p, n, eps: l1(a, p) / (l1(a, n) + 0.05), "at an eps of 0.5"),
+    "four answers": (check.two_ratios, lambda n, f: (n.sum() / f.sum(), (n / f).sum() / 4), "for two answers"),
     "raises": (check.stratified_batches, lambda weathers, size: weathers.shuffled(), "raised AttributeError"),
     "exchanged": (check.two_ratios, lambda n, f: ((n / f).mean(), n.mean() / f.mean()), "exchanged"),
     "both upside down": (check.two_ratios, lambda n, f: (f.mean() / n.mean(), 1 / (n / f).mean()), "upside down"),

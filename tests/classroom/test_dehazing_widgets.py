@@ -326,6 +326,7 @@ SLIPS = {
         details(lambda x, y, b, j: pyramid(x, y, b, j) if (x - y).std() > 0.1 else torch.tensor(0.1)),
         "brightness alone",
     ),
+    "three levels": (details(lambda x, y, b, j: pyramid(x, y, b, 3)), "not for 2"),
     "below": (silent(lambda o: (o < 0).float().mean()), "above 1"),
     "above": (silent(lambda o: (o > 1).float().mean()), "below 0"),
     "the others": (silent(lambda o: ((o >= 0) & (o <= 1)).float().mean()), "that does get one"),

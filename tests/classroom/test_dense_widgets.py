@@ -170,6 +170,10 @@ def positions(T=1.0, dim=2, measure=lambda entropy: entropy.exp()):
     return lambda: check.effective_positions(answer)
 
 
+def positions_at(maps, tau):
+    return effective_positions(over_positions(maps, tau))
+
+
 def by_logarithm(maps, tau):
     p = torch.softmax(maps.flatten(2) / tau, dim=2)
     return (-(p * p.log()).sum(2)).exp()
@@ -214,6 +218,14 @@ def iou(absent=None, clean=True, false_alarms=True, measure=lambda both, truth, 
     return lambda: check.mean_iou(answer)
 
 
+def five_classes(said, mask, classes):
+    known = mask != 255
+    confusion = torch.bincount(5 * mask[known] + said[known], minlength=25)[:25].view(5, 5)
+    both = confusion.diagonal()
+    either = confusion.sum(0) + confusion.sum(1) - both
+    return (both[either > 0] / either[either > 0]).mean()
+
+
 CHANGES = {
     "shift": lambda maps: maps + 5,
     "channel": lambda maps: maps + torch.arange(3.0).view(1, 3, 1, 1),
@@ -249,6 +261,18 @@ SLIPS = {
     ),
     "logarithm of a softmax": (loss(naive), "log_softmax"),
     "not detached": (loss(lambda s, t, T: T**2 * kl(s, t, T).mean()), "detach"),
+    "positions at one temperature": (
+        lambda: check.effective_positions(lambda m, T: positions_at(m, 2.0)), "at a temperature of 6: "
+    ),
+    "loss at one temperature": (loss(lambda s, t, T: CWDLoss(2.5)(s, t)), "at a temperature of 6: "),
+    "gradient at one temperature": (
+        lambda: check.cwd_gradient(lambda s, t, T: 2.5 / 6 * (over_positions(s, 2.5) - over_positions(t, 2.5))),
+        "at a temperature of 6: ",
+    ),
+    "both detached": (loss(lambda s, t, T: CWDLoss(T)(s.detach(), t)), "no gradient reaches the student"),
+    "no graph": (loss(torch.no_grad()(lambda s, t, T: CWDLoss(T)(s, t))), "no gradient reaches the student"),
+    "a plain number": (loss(lambda s, t, T: CWDLoss(T)(s, t).item()), "no gradient reaches the student"),
+    "the wrong one detached": (loss(lambda s, t, T: T**2 * kl(s.detach(), t, T).mean()), "detach the teacher's maps"),
     "uphill": (gradient(lambda T, n, c: -T / (n * c)), "sign"),
     "bare": (gradient(lambda T, n, c: 1), "factor is missing"),
     "no mean": (gradient(lambda T, n, c: T), "divides by both"),
@@ -268,8 +292,10 @@ SLIPS = {
     "accuracy": (
         lambda: check.mean_iou(lambda said, mask, k: (said == mask)[mask != 255].float().mean()), "right pixels"
     ),
+    "five classes": (lambda: check.mean_iou(five_classes), "for classes 5 and 6 of seven"),
     "one missed": (lambda: check.unseen({"shift"}, CHANGES), "'channel' is not seen either"),
     "one too many": (lambda: check.unseen({"shift", "channel", "twice"}, CHANGES), "'twice' is seen"),
+    "names in lists": (lambda: check.unseen([["shift"]], CHANGES), "among shift, channel, twice"),
     "no such change": (lambda: check.unseen({"thrice"}, CHANGES), "among shift, channel, twice"),
 }  # fmt: skip
 

@@ -25,10 +25,10 @@ from kdlab.classroom.examination import (
     weights_at,
 )
 from kdlab.data.weather import WEATHERS
-from kdlab.losses.restoration import mean_distance_of_all_pairs
+from kdlab.losses.restoration import SLICE_WEIGHTS, mean_distance_of_all_pairs
 from kdlab.models import MSBDN
 from kdlab.models.vgg import VGGSlices
-from kdlab.recipes.restoration import TwoStage
+from kdlab.recipes.restoration import TwoStage, learning_rate
 
 PLAN = TwoStage(detach=True, reconstruction=1.0)
 EPOCHS = 4
@@ -190,6 +190,11 @@ def contrast(near=lambda a, p: (a - p).abs().mean(), far=lambda a, n: pairs(a, n
     return lambda: check.hard_contrast(answer)
 
 
+def hcr(restored, clean, degraded, weights):
+    maps = zip(weights, restored, clean, degraded, strict=True)
+    return sum(w * (a - p).abs().mean() / pairs(a, n).mean() for w, a, p, n in maps)
+
+
 def summed_first(restored, clean, degraded, weights):
     near = sum(w * (a - p).abs().mean() for w, a, p in zip(weights, restored, clean, strict=True))
     return near / sum(w * pairs(a, n).mean() for w, a, n in zip(weights, restored, degraded, strict=True))
@@ -248,6 +253,10 @@ SLIPS = {
     "bits": (memory(lambda b, c, h, w: 32 * b**2 * c * h * w / 2**30), "gibibits"),
     "GB": (memory(lambda b, c, h, w: 4 * b**2 * c * h * w / 1e9), "this is GB"),
     "MiB": (memory(lambda b, c, h, w: 4 * b**2 * c * h * w / 2**20), "MiB"),
+    "a square": (memory(lambda b, c, h, w: 4 * b**2 * c * h**2 / 2**30), "maps of (128, 96, 160)"),
+    "no rate": (lambda: check.rate_at(lambda *of: None), "there is a None"),
+    "of 250 epochs": (rate(lambda e, epochs: (e - 4) / 247), "for 20 epochs"),
+    "of a base of 1": (lambda: check.rate_at(lambda e, n, base, end: learning_rate(e, n, 1.0, end=end)), "base of 0.4"),
     "no warm-up": (rate(lambda e, epochs: (e - 1) / epochs, warm_up=False), "first three epochs rise"),
     "to zero": (rate(low=lambda end: 0.0), "ends at `end`"),
     "from the first epoch": (rate(lambda e, epochs: e / epochs), "begins after the warm-up"),
@@ -258,6 +267,9 @@ SLIPS = {
     "mean of ratios": (contrast(near=each, far=lambda a, n: pairs(a, n).mean(dim=(1, 2, 3, 4))), "each image's ratio"),
     "mean of own ratios": (contrast(near=each, far=each), "ratio to its own input"),
     "no weights": (contrast(weigh=lambda w: 1.0), "weights are missing"),
+    "weights of its own": (
+        lambda: check.hard_contrast(lambda a, p, n, w: hcr(a, p, n, SLICE_WEIGHTS)), "for weights of (3.0"
+    ),
     "divided by the weights": (contrast(weigh=lambda w: w / 1.46875), "sum of the weights"),
     "summed first": (lambda: check.hard_contrast(summed_first), "you summed first"),
     "upside down": (
@@ -269,6 +281,12 @@ SLIPS = {
     "black border": (restored("constant"), "zeros"),
     "last row": (restored("replicate"), "repeated"),
     "not cropped": (restored(crop=False), "cropped again"),
+    "one size": (
+        lambda: check.padded_restoration(
+            lambda network, image: network(F.pad(image[None], (0, 5, 0, 11), mode="reflect"))[0, :, :-11, :-5]
+        ),
+        "not for 50 x 21",
+    ),
     "not padded": (lambda: check.padded_restoration(lambda network, image: network(image[None])[0]), "multiples of 16"),
 }  # fmt: skip
 
@@ -295,6 +313,7 @@ def test_right_answers_pass():
     assert memory(lambda b, c, h, w: 4 * b**2 * c * h * w / 2**30)()
     assert rate()()
     assert contrast()()
+    assert check.hard_contrast(hcr)
     assert contrast(far=mean_distance_of_all_pairs)()
     assert restored()()
     assert check.padded_restoration(split_padding)

@@ -1,5 +1,6 @@
 """Exercises: every folded solution passes its check, every placeholder does not, and known slips get their hint."""
 
+import math
 import re
 from pathlib import Path
 
@@ -67,6 +68,29 @@ def test_the_solution_passes_and_the_placeholder_does_not(solution, cell, capsys
     assert "raised" not in said  # a placeholder is valid, and wrong
 
 
+ODD = (
+    "None", "0.123", "float('nan')", "float('inf')", "10**400", "1j", "'x'", "{'A': [1]}", "[[1], [2, 3]]", "[None]",
+    "[[99] * 6]", "[torch.ones(2), torch.ones(3)]", "torch.ones(2, 3)", "torch.tensor(1.0, device='meta')",
+    "torch.tensor(1.0, requires_grad=True)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", [pytest.param(exercise.values[1], id=exercise.id) for exercise in exercises()])
+def test_whatever_an_answer_is_or_returns_the_check_says_what_is_wrong(cell, capsys):
+    name = re.search(r"^check\.\w+\((\w+)", cell, re.MULTILINE).group(1)
+    for odd in ODD:
+        result, said = outcome(cell, capsys, f"{name} = (lambda *of: {odd}) if callable({name}) else {odd}")
+        assert result is False, odd
+        assert said.startswith("✗ Not yet: "), odd
+
+
+def overwritten(loss):
+    """The loss itself, written over what its gradient needs."""
+    root = loss.square().sqrt()
+    root *= 1
+    return root
+
+
 LOG = torch.log_softmax
 SLIPS = {
     "multiplied by T": (check.softened, lambda z, T: torch.softmax(z * T, 1), "must soften"),
@@ -103,6 +127,22 @@ SLIPS = {
         lambda s, t, y, T, a: (a * KDLoss(T)(s, t) + (1 - a) * F.cross_entropy(s, y)).detach(),
         "no gradient reaches the student",
     ),
+    "a loss at a temperature of 3": (check.kd_loss, lambda s, t, T: KDLoss(3.0)(s, t), "at a temperature of 5: "),
+    "a loss at an alpha of 0.8": (
+        check.total_loss,
+        lambda s, t, y, T, a: 0.8 * KDLoss(T)(s, t) + 0.2 * F.cross_entropy(s, y),
+        "at a temperature of 5, alpha 0.3: ",
+    ),
+    "a loss by numpy": (
+        check.total_loss,
+        lambda s, t, y, T, a: (a * KDLoss(T)(s, t) + (1 - a) * F.cross_entropy(s, y)).numpy(),
+        "raised RuntimeError",
+    ),
+    "a gradient that is lost": (
+        check.total_loss,
+        lambda s, t, y, T, a: overwritten(a * KDLoss(T)(s, t) + (1 - a) * F.cross_entropy(s, y)),
+        "raised RuntimeError",
+    ),
     "last of equals": (
         check.best_epoch,
         lambda history: int(history.sort_values("val_accuracy", kind="stable").epoch.iloc[-1]),
@@ -130,6 +170,7 @@ def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
 WRONG_TEMPERATURES = [
     (0.5, "must be higher"), (40.0, "must be lower"), (-1.0, "you gave -1.0; wanted: a number above 0"),
     (None, "no answer yet"), (..., "no answer yet"), ("warm", "you gave 'warm'"),
+    (math.inf, "you gave inf"), (torch.tensor(0.5), "must be higher"),
 ]  # fmt: skip
 
 

@@ -297,6 +297,17 @@ SLIPS = {
         lambda x: torch.cdist(x, x) / torch.cdist(x, x).max(),
         "by the largest",
     ),
+    "AT of 5 x 5": (
+        check.attention_loss,
+        lambda s, t: at(s, t) * s[:, 0].numel() / 100,
+        "for two images whose maps are 4 x 6",
+    ),
+    "SP of five": (check.similarity_loss, lambda s, t: sp(s, t) * len(s) ** 2 / 25, "for a batch of three"),
+    "RKD over all pairs": (
+        check.relative_distances,
+        lambda x: torch.cdist(x, x) / torch.cdist(x, x).sum() * len(x) * (len(x) - 1),
+        "two of them in the same place",
+    ),
     "weight unchanged": (check.carried_weight, 100.0, "2,048 times"),
     "weight times": (check.carried_weight, 100.0 * 2048, "smaller one"),
     "weight with the batch": (check.carried_weight, 100.0 / 2048 / 64, "means over the batch"),
@@ -316,7 +327,7 @@ RIGHT = {
     "AT": (check.attention_loss, at),
     "SP": (check.similarity_loss, sp),
     "CWD": (check.channel_distribution, lambda m, T: (m.flatten(2) / T).softmax(2).view_as(m)),
-    "RKD": (check.relative_distances, lambda x: torch.cdist(x, x) / torch.cdist(x, x).sum() * 20),
+    "RKD": (check.relative_distances, lambda x: torch.cdist(x, x) / torch.cdist(x, x)[torch.cdist(x, x) > 0].mean()),
     "weight": (check.carried_weight, 100 / 2048),
 }
 

@@ -159,12 +159,14 @@ SLIPS = {
     "a name": (lambda: second("shared"), "you gave a str"),
     "bilinear": (shrunk(lambda m, size: F.interpolate(m, size, mode="bilinear")), "four nearest"),
     "another size": (shrunk(lambda m, size: F.avg_pool2d(m, 4)), "for size 4"),
+    "square": (shrunk(lambda m, size: F.avg_pool2d(m, m.shape[2] // size)), "for maps of 8 x 16"),
     "strided": (shrunk(lambda m, size: m[:, :, :: m.shape[2] // size, :: m.shape[3] // size]), "every fourth"),
     "largest": (shrunk(F.adaptive_max_pool2d), "largest of each area"),
     "sum": (shrunk(lambda m, size: 16 * F.adaptive_avg_pool2d(m, size)), "summed each area"),
     "missed one": (lambda: check.dangerous(set(), SIDES), "'norm' can learn, its 'weight'"),
     "safe one named": (lambda: check.dangerous({"norm", "frozen"}, SIDES), "'frozen' has nothing that learns"),
     "no such name": (lambda: check.dangerous({"conv"}, SIDES), "a set of names among resize, norm, frozen"),
+    "names in lists": (lambda: check.dangerous([["norm"]], SIDES), "a set of names among resize, norm, frozen"),
     "no set": (lambda: check.dangerous("norm", SIDES), "a set of names"),
 }  # fmt: skip
 

@@ -205,8 +205,8 @@ def t(d, b):
     return torch.exp(-b * d)
 
 
-def mse(x, c, cut=True, dim=(1, 2, 3)):
-    x = x.clamp(0, 1) if cut else x
+def mse(x, c, cut=True, clean=True, dim=(1, 2, 3)):
+    x, c = x.clamp(0, 1) if cut else x, c.clamp(0, 1) if clean else c
     return (x - c).square().mean(dim=dim)
 
 
@@ -220,6 +220,7 @@ def by_moments(kernel, twice=False, swapped=False, sign=1):
 
 LEAST = 0.5 / 255 / 0.02
 SLIPS = {
+    "one haze": (haze(lambda J, d, b, A: add_haze(J, d, 1.7, 0.8)), "for β = 0.6"),
     "dark": (haze(lambda J, d, b, A: J * t(d, b)), "light of the air is missing"),
     "air everywhere": (haze(lambda J, d, b, A: J * t(d, b) + A), "only where the image lost some"),
     "no airlight": (haze(lambda J, d, b, A: J * t(d, b) + 1 - t(d, b)), "airlight has no effect"),
@@ -232,6 +233,9 @@ SLIPS = {
     "neither": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))) / t(d, b)), "and clamp the answer"),
     "not cut": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))) / t(d, b).clamp(min=0.1)), "nearly: clamp"),
     "J - A not cut": (clear(lambda H, d, b, A: (H - A) / t(d, b).clamp(min=0.1) + A), "nearly: clamp"),
+    "one dehazing": (
+        clear(lambda H, d, b, A: ((H - 0.8 * (1 - t(d, 4.0))) / t(d, 4.0).clamp(min=0.1)).clamp(0, 1)), "for β = 0.6"
+    ),
     "air left": (clear(lambda H, d, b, A: (H / t(d, b).clamp(min=0.1)).clamp(0, 1)), "take the light of the air away"),
     "not divided": (clear(lambda H, d, b, A: (H - A * (1 - t(d, b))).clamp(0, 1)), "divide by t"),
     "all of A": (clear(lambda H, d, b, A: ((H - A) / t(d, b).clamp(min=0.1)).clamp(0, 1)), "not all of A"),
@@ -254,6 +258,7 @@ SLIPS = {
     "peak 255": (db(lambda x, c: 20 * math.log10(255) - 10 * mse(x, c).log10()), "not 255"),
     "batch": (db(lambda x, c: -10 * mse(x, c, dim=(0, 1, 2, 3)).log10()), "shape"),
     "infinite": (db(lambda x, c: -10 * mse(x, c).log10()), "give them 100"),
+    "clean not cut": (db(lambda x, c: -10 * mse(x, c, clean=False).clamp(min=1e-10).log10()), "clean images have"),
     "no offset": (y(lambda x: luma(x) - 16 / 255), "black is at 16/255"),
     "full range": (y(lambda x: (luma(x) - 16 / 255) * 255 / 219), "full range"),
     "levels": (y(lambda x: luma(x) * 255), "in levels"),
@@ -266,6 +271,7 @@ SLIPS = {
     "horizontal": (angle(lambda kernel: by_moments(kernel, swapped=True)), "horizontal"),
     "constant": (angle(lambda kernel: 7.0), "yours is 7.0° for a streak at 20°"),
     "wrong in some": (angle(lambda kernel: abs(by_moments(kernel))), "falls to the left"),
+    "huge": (angle(lambda kernel: 10**400), "you gave a int"),
     "text": (angle(lambda kernel: "steep"), "you gave a str"),
     "no angle": (angle(lambda kernel: None), "no answer yet"),
     "raised": (angle(lambda kernel: kernel.nothing), "raised AttributeError"),
@@ -280,10 +286,12 @@ def test_a_known_slip_gets_its_hint(graded, hint, capsys):
 
 def test_right_answers_pass():
     assert haze(add_haze)()
+    assert haze(lambda J, d, b, A: J.mul_(t(d, b)).add_(A * (1 - t(d, b))))()
     assert clear(lambda H, d, b, A: ((H - A * (1 - t(d, b))) / t(d, b).clamp(min=0.1)).clamp(0, 1))()
     assert clear(lambda H, d, b, A: ((H - A) / t(d, b).clamp(min=0.1) + A).clamp(0, 1))()
     assert beta(-math.log(LEAST))()
     assert db(lambda x, c: -10 * mse(x, c).clamp(min=1e-10).log10())()
     assert y(luma)()
     assert angle(by_moments)()
+    assert angle(lambda kernel: np.float32(by_moments(kernel)))()
     assert angle(lambda kernel: torch.tensor(by_moments(kernel) + 1.5))()

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, called, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, called, say
 from kdlab.distill import Projector
-
-WEATHERS = (0, 1, 2)
 
 
 def pfe(answer: Answer) -> bool:
@@ -86,32 +84,47 @@ def soft_contrast(answer: Answer) -> bool:
         ),
         near - far: "this is a difference; wanted: a ratio.",
     }
-    return say(ask(answer, (anchor, positive, negative, eps), near / (far + eps), known))
+    problem = ask(answer, (anchor, positive, negative, eps), near / (far + eps), known)
+    return say(ask_also(problem, answer, (anchor, positive, negative, 0.5), near / (far + 0.5), "at an eps of 0.5"))
 
 
 def stratified_batches(answer: Callable[[Sequence[int], int], Any]) -> bool:
     """08, exercise 4: ``answer(weathers, batch_size)`` gives an epoch's batches: lists of indices."""
-    weathers = [0] * 12 + [1] * 8 + [2] * 20
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        epochs, problem = called(lambda: [[list(map(int, batch)) for batch in answer(weathers, 6)] for _ in range(2)])
-    return say(problem or _batches_fault(weathers, *epochs))
+    in_order, mixed = [0] * 12 + [1] * 8 + [2] * 20, [0, 1, 1] * 15
+    for weathers, batch_size, but in ((in_order, 6, ""), (mixed, 2, "for two weathers, mixed, and batches of 2: ")):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            epochs, problem = called(lambda *of: [_listed(answer(*of)) for _ in range(2)], weathers, batch_size)
+        if (problem := problem or _batches_fault(weathers, batch_size, *epochs)) is not None:
+            return say(but + problem)
+    return say(None)
 
 
-def _batches_fault(weathers: list[int], first: list[list[int]], second: list[list[int]]) -> str | None:
+def _listed(batches: Any) -> list[list[int]]:
+    return [] if batches is None else [list(map(int, batch)) for batch in batches]
+
+
+def _batches_fault(weathers: list[int], batch_size: int, first: list[list[int]], second: list[list[int]]) -> str | None:
     if not first:
         return "there is no batch yet."
+    kinds = sorted(set(weathers))
+    each, rarest = batch_size // len(kinds), min(map(weathers.count, kinds))
     for batch in first:
-        held = [[weathers[index] for index in batch].count(weather) for weather in WEATHERS]
-        if len(batch) != 6:
-            return f"a batch has {len(batch)} images; wanted: 6."
-        if held != [2, 2, 2]:
-            return f"a batch has {held} images of the three weathers; wanted: 2 of each."
+        if any(not 0 <= index < len(weathers) for index in batch):
+            return f"a batch is {batch}; wanted: indices from 0 to {len(weathers) - 1}."
+        held = [[weathers[index] for index in batch].count(weather) for weather in kinds]
+        if len(batch) != batch_size:
+            return f"a batch has {len(batch)} images; wanted: {batch_size}."
+        if held != [each] * len(kinds):
+            return f"a batch has {held} images of the {len(kinds)} weathers; wanted: {each} of each."
     drawn = [index for batch in first for index in batch]
     if len(set(drawn)) < len(drawn):
         return "an image comes twice in one epoch."
-    if len(first) != 4:
-        return f"there are {len(first)} batches; wanted: 4: each of the 8 images of the rarest weather comes once."
+    if len(first) != rarest // each:
+        return (
+            f"there are {len(first)} batches; wanted: {rarest // each}: each of the {rarest} images of the rarest "
+            "weather comes once."
+        )
     if first == second:
         return "two epochs are alike; wanted: a new order in each."
     if set(drawn) == {index for batch in second for index in batch}:
@@ -135,4 +148,6 @@ def two_ratios(answer: Answer) -> bool:
         got = answer(one, other)
         return torch.stack([torch.as_tensor(value) for value in got]) if isinstance(got, tuple | list) else got
 
-    return say(ask(stacked, (near, far), want, known))
+    problem = ask(stacked, (near, far), want, known)
+    two = (torch.tensor([2.0, 1.0]), torch.tensor([0.5, 1.0]))
+    return say(ask_also(problem, stacked, two, torch.tensor([2.0, 2.5]), "for two answers"))

@@ -74,11 +74,10 @@ def shuffled(answer: Answer) -> bool:
 def detail_loss(answer: Answer) -> bool:
     """10, exercise 4: ``answer(x, y, blur, levels)`` gives the Laplacian pyramid's loss of images (n, 3, h, w)."""
     x, y = uniform(2, 3, 32, 32), uniform(2, 3, 32, 32, seed=1)
-    levels = 3
 
-    def total(weight: float = 0.25, blurs: bool = True, squares: bool = False, one: bool = False) -> Tensor:
+    def total(levels: int = 3, weight: float = 0.25, blurs: bool = True, squares: bool = False) -> Tensor:
         left, parts = x - y, []
-        for j in range(1 if one else levels):
+        for j in range(levels):
             low = _blur(left)
             level = left - low
             parts.append((level.square() if squares else level.abs()).mean() * weight**j)
@@ -86,18 +85,19 @@ def detail_loss(answer: Answer) -> bool:
         return torch.stack(parts).sum()
 
     known = {
-        total(one=True): "this is the finest level alone.",
+        total(1): "this is the finest level alone.",
         total(weight=1.0): "the weights 1 / 4**j are missing.",
         total(weight=0.5): "the weights are 1 / 4**j, not 1 / 2**j.",
         total(weight=4.0): "upside down: coarse levels weigh less, 1 / 4**j.",
         total(blurs=False): "what is halved is the blurred image, not the image.",
         total(squares=True): "these are squares; wanted: absolute differences.",
         (x - y).abs().mean(): "this is L1; a level is what the blur takes away.",
-        total() / levels: "the sum of the levels is wanted, not their mean.",
+        total() / 3: "the sum of the levels is wanted, not their mean.",
     }
-    problem = ask(answer, (x, y, _blur, levels), total(), known)
+    problem = ask(answer, (x, y, _blur, 3), total(), known)
     but = "right, but for two images that differ in brightness alone the loss is 0"
-    return say(ask_also(problem, answer, (x + 0.3, x, _blur, levels), 0.0, but))
+    problem = ask_also(problem, answer, (x + 0.3, x, _blur, 3), 0.0, but)
+    return say(ask_also(problem, answer, (x, y, _blur, 2), total(2), "right for 3 levels, but not for 2"))
 
 
 def silenced(answer: Answer) -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, normal, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, normal, say
 from kdlab.losses import CWDLoss, PixelCrossEntropy
 
 Change = Callable[[Tensor], Tensor]
@@ -28,6 +28,8 @@ def effective_positions(answer: Answer) -> bool:
         over_channels: "your softmax is over the channels; wanted: over each channel's positions.",
     }
     problem = ask(answer, (maps, 2.0), entropy.exp(), known)
+    softer = torch.special.entr(torch.softmax(maps.flatten(2) / 6, dim=2)).sum(dim=2).exp()
+    problem = ask_also(problem, answer, (maps, 6.0), softer, "at a temperature of 6")
     if problem is None:
         peak = torch.zeros(1, 1, 4, 5)
         peak[..., 0, 0] = 1000.0
@@ -65,17 +67,15 @@ def cwd_loss(answer: Answer) -> bool:
         "each of its channels.",
     }
     problem = ask(answer, (student, teacher, T), want, known)
+    also = CWDLoss(6.0)(student, teacher)
+    problem = ask_also(problem, answer, (student, teacher, 6.0), also, "at a temperature of 6")
     if problem is None:
         peaked = [torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5)]
         peaked[0][..., 0, 0] = peaked[1][..., 1, 1] = 1000.0
         problem = ask(answer, (*peaked, T), CWDLoss(T)(*peaked), {})
         if problem is not None and "not finite" in problem:
             problem = "right, but not finite on peaked maps: take log_softmax, not the logarithm of a softmax."
-    if problem is None and (value := answer(student.requires_grad_(), teacher, T)).requires_grad:
-        (gradient,) = torch.autograd.grad(value, teacher, allow_unused=True)
-        if gradient is not None:
-            problem = "the value is right, but a gradient reaches the teacher: detach its maps."
-    return say(problem)
+    return say(ask_gradient(problem, answer, (student.requires_grad_(), teacher, T), student, teacher, "maps"))
 
 
 def cwd_gradient(answer: Answer) -> bool:
@@ -97,7 +97,10 @@ def cwd_gradient(answer: Answer) -> bool:
         want / T**2: "the loss has τ² in front: of it and the softmax's 1/τ, one factor τ is left.",
         T / (n * c) * (q_s - q_t): "your softmax is over the channels; wanted: over the positions.",
     }
-    return say(ask(answer, (student, teacher, T), want, known))
+    problem = ask(answer, (student, teacher, T), want, known)
+    s_6, t_6 = (torch.softmax(maps.flatten(2) / 6, dim=2).view_as(maps) for maps in (student, teacher))
+    also = 6 / (n * c) * (s_6 - t_6)
+    return say(ask_also(problem, answer, (student, teacher, 6.0), also, "at a temperature of 6"))
 
 
 def mean_iou(answer: Answer) -> bool:
@@ -126,12 +129,13 @@ def mean_iou(answer: Answer) -> bool:
     problem = ask(answer, (said, mask, 5), want, known)
     if problem is not None and "not finite" in problem:
         problem = "NaN: a class that is in neither has a union of 0, and no IoU. Leave it out of the mean."
-    return say(problem)
+    two_fives, two_sixes = torch.tensor([[5, 5, 6]]), torch.tensor([[5, 6, 6]])
+    return say(ask_also(problem, answer, (two_fives, two_sixes, 7), 0.5, "for classes 5 and 6 of seven"))
 
 
 def unseen(answer: Any, changes: Mapping[str, Change]) -> bool:
     """04, exercise 5: the names of the changes of a map that CWD does not see."""
-    if not isinstance(answer, set | frozenset | list | tuple) or not all(name in changes for name in answer):
+    if not isinstance(answer, set | frozenset | list | tuple) or not all(name in list(changes) for name in answer):
         return say(f"you gave {answer!r}; wanted: a set of names among {', '.join(changes)}.")
     maps = normal(2, 3, 4, 5) * 2
     for name, change in changes.items():

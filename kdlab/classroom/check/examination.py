@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, say, uniform
 from kdlab.errors import InputError
 from kdlab.losses.restoration import SLICE_WEIGHTS
 from kdlab.models.restoration import STRIDE, padded
@@ -71,7 +71,9 @@ def naive_gibibytes(answer: Answer) -> bool:
         want * 2**30 / 1e9: "this is GB, of 10**9 bytes; wanted: GiB, of 2**30.",
         want * 2**10: "these are MiB.",
     }
-    return say(ask(answer, (batch, 64, 224, 224), want, known))
+    problem = ask(answer, (batch, 64, 224, 224), want, known)
+    other = 4 * 8**2 * 128 * 96 * 160 / 2**30
+    return say(ask_also(problem, answer, (8, 128, 96, 160), other, "for a batch of 8 maps of (128, 96, 160)"))
 
 
 def rate_at(answer: Answer) -> bool:
@@ -79,8 +81,8 @@ def rate_at(answer: Answer) -> bool:
     epochs, base, end = 250, 1.0, 0.01
     asked = (1, 2, 3, 4, 50, 125, 126, 200, 250)
 
-    def at(rate: Answer) -> list[Any]:
-        return [rate(epoch, epochs, base, end) for epoch in asked]
+    def at(*epochs_asked: int) -> Answer:
+        return lambda *settings: [answer(epoch, *settings) for epoch in epochs_asked]
 
     def half_cosine(way: float, low: float = end) -> float:
         return low + (base - low) * (1 + torch.cos(torch.tensor(torch.pi * way)).item()) / 2
@@ -98,7 +100,10 @@ def rate_at(answer: Answer) -> bool:
         switched: "there is no restart at the second stage: one cosine for all epochs.",
     }
     want = [learning_rate(epoch, epochs, base, end=end) for epoch in asked]
-    return say(ask(lambda: torch.tensor(at(answer)), (), want, known))
+    problem = ask(at(*asked), (epochs, base, end), want, known)
+    few = (2, 5, 9, 20)
+    other = [learning_rate(epoch, 20, 0.4, end=0.1) for epoch in few]
+    return say(ask_also(problem, at(*few), (20, 0.4, 0.1), other, "for 20 epochs, from a base of 0.4 to 0.1"))
 
 
 def hard_contrast(answer: Answer) -> bool:
@@ -142,7 +147,10 @@ def hard_contrast(answer: Answer) -> bool:
             lambda a, p: 1 / mean(a, p), lambda a, n: 1 / pairs(a, n)
         ): "upside down: what shall be small stands above.",
     }
-    return say(ask(answer, (restored, wanted, degraded, SLICE_WEIGHTS), want, known))
+    problem = ask(answer, (restored, wanted, degraded, SLICE_WEIGHTS), want, known)
+    weights = (3.0, 0.5, 2.0, 0.0, 1.0)
+    other = total(mean, pairs, weights)
+    return say(ask_also(problem, answer, (restored, wanted, degraded, weights), other, f"for weights of {weights}"))
 
 
 def padded_restoration(answer: Answer) -> bool:
@@ -157,7 +165,9 @@ def padded_restoration(answer: Answer) -> bool:
     problem = ask(answer, (_blur, image), _blur(padded(image[None]))[0, :, :37, :43], known)
     if problem is not None and problem.startswith("shape"):
         problem += " What was added has to be cropped again, and nothing resized."
-    return say(problem)
+    tall = uniform(3, 50, 21)
+    also = _blur(padded(tall[None]))[0, :, :50, :21]
+    return say(ask_also(problem, answer, (_blur, tall), also, "right for an image of 37 x 43, but not for 50 x 21"))
 
 
 class _Largest(TorchFunctionMode):

@@ -12,11 +12,14 @@ Answer = Callable[..., Any]
 def ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[Any, str]) -> str | None:
     """What is wrong with what the answer returns for these arguments, or raises; None if nothing is.
 
+    It gets copies of the tensors: one that writes into them shall not change what is asked next.
+
     Args:
         want: the right value.
         known: from the value of a frequent slip to the hint for it.
     """
-    got, problem = called(answer, *arguments)
+    copies = [argument.clone() if isinstance(argument, Tensor) else argument for argument in arguments]
+    got, problem = called(answer, *copies)
     return problem or compare(got, want, known)
 
 
@@ -25,6 +28,31 @@ def ask_also(problem: str | None, answer: Answer, arguments: tuple[Any, ...], wa
     if problem is None and (also := ask(answer, arguments, want, {})) is not None:
         return f"{but}: {also}"
     return problem
+
+
+def ask_gradient(
+    problem: str | None, answer: Answer, arguments: tuple[Any, ...], student: Tensor, teacher: Tensor, what: str
+) -> str | None:
+    """``problem`` where there is one, else what is wrong with where a right loss sends its gradient.
+
+    Args:
+        student: of the arguments, what must get a gradient.
+        teacher: of the arguments, what must get none; where it asks for none, that is left open.
+        what: what the teacher's is called in the hint.
+    """
+    if problem is not None:
+        return problem
+    none = f"the value is right, but no gradient reaches the student: detach the teacher's {what} alone."
+    loss, problem = called(answer, *arguments)
+    if problem is not None or not (isinstance(loss, Tensor) and loss.requires_grad):
+        return problem or none
+    reached = [tensor for tensor in (student, teacher) if tensor.requires_grad]
+    gradients, problem = called(lambda: torch.autograd.grad(loss, reached, allow_unused=True))
+    if problem is not None or gradients[0] is None:
+        return problem or none
+    if any(gradient is not None for gradient in gradients[1:]):
+        return f"the value is right, but a gradient reaches the teacher: detach its {what}."
+    return None
 
 
 def called(answer: Answer, *arguments: Any) -> tuple[Any, str | None]:
@@ -39,10 +67,11 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     """The first thing wrong: type, shape, NaN, a known slip, all 0, sign, scale, value; None if nothing is."""
     if got is None or got is ...:
         return "no answer yet."
-    try:
-        got = torch.as_tensor(got, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError):
-        return f"you gave a {type(got).__name__}; wanted: a number or a tensor."
+    if isinstance(got, list | tuple) and any(part is None or part is ... for part in got):
+        return "no answer yet: there is a None among your numbers."
+    given, got = got, _tensor(got)
+    if got is None:
+        return f"you gave a {type(given).__name__}; wanted: a number or a tensor."
     want = torch.as_tensor(want, dtype=torch.float64).detach()
     if got.shape != want.shape:
         return f"shape: yours is {tuple(got.shape)}, wanted {tuple(want.shape)}."
@@ -61,6 +90,19 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     if _close(got, want * ratio):
         return f"scale: your answer is {ratio:.4g} times what it should be."
     return f"value: yours begins with {got.flatten()[0]:.4g}, wanted {want.flatten()[0]:.4g}."
+
+
+def number(got: Any) -> float | None:
+    """The finite number that an answer is, also where a tensor or an array holds it; None where it is none."""
+    found = _tensor(got)
+    return found.item() if found is not None and found.numel() == 1 and found.isfinite() else None
+
+
+def _tensor(got: Any) -> Tensor | None:
+    try:
+        return torch.as_tensor(got, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
 
 
 def _close(got: Tensor, want: Tensor) -> bool:

@@ -1,5 +1,7 @@
 """The checks of chapter 03."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +28,9 @@ def attention_loss(answer: Answer) -> bool:
         want * 100: "you summed over images and positions; wanted: the mean over both.",
         F.mse_loss(mine, its): "you normalised the whole batch; wanted: the map of each image by itself.",
     }
-    return say(ask(answer, (student, teacher), want, known))
+    problem = ask(answer, (student, teacher), want, known)
+    wide = (normal(2, 3, 4, 6, seed=1), normal(2, 5, 4, 6, seed=2))
+    return say(ask_also(problem, answer, wide, ATLoss()(*wide), "for two images whose maps are 4 x 6"))
 
 
 def similarity_loss(answer: Answer) -> bool:
@@ -46,7 +50,9 @@ def similarity_loss(answer: Answer) -> bool:
         want * 25: "you summed over the pairs; wanted: the sum divided by n².",
         want * 5: "you divided by n; wanted: by n².",
     }
-    return say(ask(answer, (student, teacher), want, known))
+    problem = ask(answer, (student, teacher), want, known)
+    three = (normal(3, 4, seed=1), normal(3, 6, seed=2))
+    return say(ask_also(problem, answer, three, SPLoss()(*three), "for a batch of three"))
 
 
 def channel_distribution(answer: Answer) -> bool:
@@ -78,10 +84,13 @@ def relative_distances(answer: Answer) -> bool:
         squares: "these are squared distances, and not divided by their mean yet.",
         apart / apart.max(): "you divided by the largest; wanted: by the mean of the positive ones.",
     }
-    return say(ask(answer, (points,), apart / mean, known))
+    problem = ask(answer, (points,), apart / mean, known)
+    twice = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]])
+    also = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    return say(ask_also(problem, answer, (twice,), also, "for three points, two of them in the same place"))
 
 
-def carried_weight(answer: float) -> bool:
+def carried_weight(answer: Any) -> bool:
     """03, exercise 5: the weight of a sum over (c, h, w) that trains as 100 does on the mean over all elements."""
     size = 128 * 4 * 4
     known = {

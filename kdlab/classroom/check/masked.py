@@ -6,27 +6,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdlab.classroom.check.grading import Answer, ask, called, compare, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, called, compare, say
 from kdlab.losses import MGDLoss
 
-RATIO = 0.75
+RATIOS = (0.75, 0.3)
 OWNERS = {"A": "two-stage detection", "B": "classification", "C": "segmentation"}
 
 
 def spatial_mask(answer: Answer) -> bool:
     """05, exercise 1: ``answer(maps (n, c, h, w), mask_ratio)`` gives 1 where a position is kept, (n, 1, h, w)."""
-    maps = torch.randn(6, 5, 40, 40, generator=torch.Generator().manual_seed(0))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        masks, problem = called(lambda: [answer(maps, RATIO) for _ in range(2)])
-    return say(problem or _mask_fault(maps, *masks))
+    maps = torch.randn(6, 5, 40, 50, generator=torch.Generator().manual_seed(0))
+    for ratio in RATIOS:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            masks, problem = called(lambda ratio=ratio: [answer(maps, ratio) for _ in range(2)])
+        if (problem := problem or _mask_fault(maps, ratio, *masks)) is not None:
+            return say(problem)
+    return say(None)
 
 
-def _mask_fault(maps: Tensor, first: Any, second: Any) -> str | None:
-    if first is None or first is ...:
-        return "no answer yet."
-    if not isinstance(first, Tensor):
-        return f"you gave a {type(first).__name__}; wanted: a tensor."
+def _mask_fault(maps: Tensor, ratio: float, first: Any, second: Any) -> str | None:
+    for mask in (first, second):
+        if mask is None or mask is ...:
+            return "no answer yet."
+        if not isinstance(mask, Tensor):
+            return f"you gave a {type(mask).__name__}; wanted: a tensor."
     n, c, h, w = maps.shape
     shapes = {
         (n, c, h, w): "each channel has a mask of its own, so that no position is wholly hidden; wanted: ",
@@ -42,10 +46,10 @@ def _mask_fault(maps: Tensor, first: Any, second: Any) -> str | None:
     if not ((first == 0) | (first == 1)).all():
         return f"there are other numbers than 0 and 1, such as {first[(first != 0) & (first != 1)][0]:.3g}."
     kept = first.mean().item()
-    if abs(kept - RATIO) < 0.03:
-        return f"you keep {kept:.0%}: mask_ratio is the share that is masked, so {1 - RATIO:.0%} is to be kept."
-    if abs(kept - (1 - RATIO)) > 0.03:
-        return f"you keep {kept:.1%} of the positions; wanted: about {1 - RATIO:.0%} at a mask_ratio of {RATIO}."
+    if abs(kept - ratio) < 0.03:
+        return f"you keep {kept:.0%}: mask_ratio is the share that is masked, so {1 - ratio:.0%} is to be kept."
+    if abs(kept - (1 - ratio)) > 0.03:
+        return f"you keep {kept:.1%} of the positions; wanted: about {1 - ratio:.0%} at a mask_ratio of {ratio}."
     if torch.equal(first, second):
         return "two calls gave the same mask; wanted: a new one at every call."
     if all(torch.equal(first[0], other) for other in first[1:]):
@@ -78,15 +82,13 @@ def mgd_loss(answer: Answer) -> bool:
     }
     teacher.requires_grad_()
     problem = ask(answer, (generator, aligned, kept, teacher), want, known)
-    if problem is None:
-        value = answer(generator, aligned.requires_grad_(), kept, teacher)
-        (gradient,) = torch.autograd.grad(value, teacher, allow_unused=True)
-        if gradient is not None:
-            problem = "the value is right, but a gradient reaches the teacher: detach its map."
-    return say(problem)
+    two = (generator, aligned[:2], kept[:2], teacher[:2])
+    problem = ask_also(problem, answer, two, apart[:2].sum() / 2, "for a batch of two")
+    arguments = (generator, aligned.requires_grad_(), kept, teacher)
+    return say(ask_gradient(problem, answer, arguments, aligned, teacher, "map"))
 
 
-def carried_alpha(answer: float) -> bool:
+def carried_alpha(answer: Any) -> bool:
     """05, exercise 3: 2e-5 on maps (2048, 64, 64), carried to maps (64, 8, 8) with the same weight an element."""
     alpha, channels, positions = 2e-5, 2048 / 64, 64 * 64 / (8 * 8)
     known = {
@@ -133,7 +135,8 @@ def drawn_masks() -> dict[str, Tensor]:
 def mask_owners(answer: Any) -> bool:
     """05, exercise 5: whose the masks of :func:`drawn_masks` are, from name to task."""
     tasks = set(OWNERS.values())
-    if not isinstance(answer, Mapping) or set(answer) != set(OWNERS) or not set(answer.values()) <= tasks:
+    named = isinstance(answer, Mapping) and all(isinstance(task, str) for task in answer.values())
+    if not named or set(answer) != set(OWNERS) or not set(answer.values()) <= tasks:
         return say(f"you gave {answer!r}; wanted: for each of A, B and C one of {', '.join(sorted(tasks))}.")
     if len(set(answer.values())) < len(OWNERS):
         return say("each task has one of the three masks.")

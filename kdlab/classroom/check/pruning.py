@@ -39,7 +39,8 @@ def sparse_gradient(answer: Answer) -> bool:
         problem = ask(answer, (gradient, gamma, strength, 100.0), penalised, {})
         if problem is not None:
             problem = "right where the gradient is too long, but one that is short enough must stay as it is."
-    return say(problem)
+    other = gradient * (5.0 / norm) + 0.01 * gamma.sign()
+    return say(ask_also(problem, answer, (gradient, gamma, 0.01, 5.0), other, "for a strength of 0.01 and a norm of 5"))
 
 
 def kept_channels(answer: Answer) -> bool:
@@ -64,7 +65,12 @@ def kept_channels(answer: Answer) -> bool:
     asked = _as_tensor(answer)
     problem = ask(asked, (gammas, keep, least), want, known)
     more = _counts(gammas, 0.9).clamp(min=least)
-    return say(ask_also(problem, asked, (gammas, 0.9, least), more, "right for keep = 0.5, but not for 0.9"))
+    problem = ask_also(problem, asked, (gammas, 0.9, least), more, "right for keep = 0.5, but not for 0.9")
+    down = _counts(gammas, 0.64).clamp(min=least)
+    but = "right where keep is a whole number of channels, but 0.64 of 40 is 25.6, of which 25 stay"
+    problem = ask_also(problem, asked, (gammas, 0.64, least), down, but)
+    but = "right for at_least = 2, but not for 4"
+    return say(ask_also(problem, asked, (gammas, keep, 4), counts.clamp(min=4), but))
 
 
 def c2f_parameters(answer: Answer) -> bool:
@@ -108,7 +114,10 @@ def folded_constant(answer: Answer) -> bool:
         sums[:, gone] @ torch.sigmoid(beta[gone]): "SiLU(β) is β times its sigmoid.",
         sums[:, gone] @ F.relu(beta[gone]): "YOLOv8's activation is SiLU, not ReLU.",
     }
-    return say(ask(answer, (weight, beta, gone), want, known))
+    problem = ask(answer, (weight, beta, gone), want, known)
+    pointwise = weight[:, :, :1, :1]
+    also = pointwise[:, [0, 4], 0, 0] @ F.silu(beta[[0, 4]])
+    return say(ask_also(problem, answer, (pointwise, beta, [0, 4]), also, "for a 1x1 kernel and other channels"))
 
 
 def box_iou(answer: Answer) -> bool:
@@ -178,6 +187,6 @@ def _as_tensor(answer: Answer) -> Answer:
 
     def asked(*arguments: object) -> object:
         got = answer(*arguments)
-        return [int(count) for count in got] if isinstance(got, list | tuple) else got
+        return [float(count) for count in got] if isinstance(got, list | tuple) else got
 
     return asked

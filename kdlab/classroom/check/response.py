@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, compare, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, compare, number, say
 from kdlab.classroom.response import soften
 from kdlab.losses import KDLoss
 
 
-def times_smaller(answer: float, teacher: torch.nn.Module, student: torch.nn.Module) -> bool:
+def times_smaller(answer: Any, teacher: torch.nn.Module, student: torch.nn.Module) -> bool:
     """00: how many times fewer parameters the student has."""
     large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
     return say(compare(answer, large / small, {small / large: "you divided the small number by the large one."}))
@@ -50,13 +50,8 @@ def kd_loss(answer: Answer) -> bool:
         KDLoss(T)(teacher, student): "this is KL(student ‖ teacher); wanted: KL(teacher ‖ student).",
     }
     problem = ask(answer, (student, teacher, T), want, known)
-    if problem is None:
-        problem = _without_gradient(answer(student.requires_grad_(), teacher.detach(), T))
-    if problem is None:
-        (gradient,) = torch.autograd.grad(answer(student, teacher, T), teacher, allow_unused=True)
-        if gradient is not None:
-            problem = "the value is right, but a gradient reaches the teacher: detach its logits."
-    return say(problem)
+    problem = ask_also(problem, answer, (student, teacher, 5.0), KDLoss(5.0)(student, teacher), "at a temperature of 5")
+    return say(ask_gradient(problem, answer, (student.requires_grad_(), teacher, T), student, teacher, "logits"))
 
 
 def total_loss(answer: Answer) -> bool:
@@ -74,28 +69,24 @@ def total_loss(answer: Answer) -> bool:
         + 0.2 * F.cross_entropy(student / 2, labels): "the labels' cross-entropy takes the plain logits, T = 1.",
     }
     problem = ask(answer, (student, teacher, labels, 2.0, 0.8), 0.8 * kd + 0.2 * task, known)
-    if problem is None:
-        problem = _without_gradient(answer(student.requires_grad_(), teacher, labels, 2.0, 0.8))
-    return say(problem)
-
-
-def _without_gradient(loss: object) -> str | None:
-    if isinstance(loss, Tensor) and loss.requires_grad:
-        return None
-    return "the value is right, but no gradient reaches the student: detach the teacher's logits alone."
+    other = 0.3 * KDLoss(5.0)(student, teacher) + 0.7 * task
+    problem = ask_also(problem, answer, (student, teacher, labels, 5.0, 0.3), other, "at a temperature of 5, alpha 0.3")
+    arguments = (student.requires_grad_(), teacher, labels, 2.0, 0.8)
+    return say(ask_gradient(problem, answer, arguments, student, teacher, "logits"))
 
 
 def temperature_for(answer: Any, logits: Tensor, entropy: float) -> bool:
     """01, exercise 4: the temperature at which these logits (k) have this entropy, in nats, to 0.02."""
     if answer is None or answer is ...:
         return say("no answer yet.")
-    if not isinstance(answer, int | float) or not answer > 0:
+    temperature = number(answer)
+    if temperature is None or not temperature > 0:
         return say(f"you gave {answer!r}; wanted: a number above 0.")
-    got = soften(logits, logits, answer).teacher_entropy
+    got = soften(logits, logits, temperature).teacher_entropy
     if abs(got - entropy) <= 0.02:
         return say(None)
     way = "higher" if got < entropy else "lower"
-    return say(f"at T = {answer:g} the entropy is {got:.3f}, wanted {entropy:.3f}: the temperature must be {way}.")
+    return say(f"at T = {temperature:g} the entropy is {got:.3f}, wanted {entropy:.3f}: the temperature must be {way}.")
 
 
 def best_epoch(answer: Answer) -> bool:

@@ -88,12 +88,14 @@ def shrunk(answer: Answer) -> bool:
         want * 16: "you summed each area; wanted: its mean.",
     }
     larger = F.interpolate(maps, 4, mode="area")
-    return say(ask_also(ask(answer, (maps, 2), want, known), answer, (maps, 4), larger, "for size 4"))
+    problem = ask_also(ask(answer, (maps, 2), want, known), answer, (maps, 4), larger, "for size 4")
+    wide = torch.cat([maps, maps.flip(0)], dim=3)
+    return say(ask_also(problem, answer, (wide, 4), F.interpolate(wide, 4, mode="area"), "for maps of 8 x 16"))
 
 
 def dangerous(answer: Any, connectors: Mapping[str, nn.Module]) -> bool:
     """02, exercise 5: the names of the connectors that would be dangerous on the teacher's side."""
-    if not isinstance(answer, set | frozenset | list | tuple) or not all(name in connectors for name in answer):
+    if not isinstance(answer, set | frozenset | list | tuple) or not all(name in list(connectors) for name in answer):
         return say(f"you gave {answer!r}; wanted: a set of names among {', '.join(connectors)}.")
     for name, connector in connectors.items():
         learns = [key for key, p in connector.named_parameters() if p.requires_grad]
