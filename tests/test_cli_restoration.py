@@ -201,7 +201,7 @@ def test_the_defaults_are_the_published_ones_or_those_of_the_course(models, tmp_
 
 def test_every_number_of_the_plan_can_be_changed(outdoors, two, tmp_path, asked):
     words = ("distill", outdoors, *two, *TASK, "--batch-size", 2, "--features", "none", "--epochs", 4, "--narrow")
-    numbers = ("--collation", 0.25, "--ckt", 2, "--reconstruction", 0.5, "--scr", 0, "--hcr", 3)
+    numbers = ("--collation", 0.25, "--ckt", 2, "--reconstruction", 0.5, "--scr", 0, "--hcr", 3, "--eps", 1e-3)
     rates = ("--warm-up", 2, "--max-norm", 0.5)
     choices = ("--no-detach", "--positive", "target", "--negatives", "same_weather", "--pixel", "l1")
     choices += ("--crop", 48)
@@ -209,7 +209,7 @@ def test_every_number_of_the_plan_can_be_changed(outdoors, two, tmp_path, asked)
     (call,) = asked
     assert call.arguments[2] == TwoStage(
         collation=0.25, ckt=2.0, reconstruction=0.5, scr=0.0, hcr=3.0, detach=False, positive="target",
-        negatives="same_weather", eps=TWO_STAGE.eps,
+        negatives="same_weather", eps=1e-3,
     )  # fmt: skip
     assert (call.arguments[4].warm_up, call.arguments[4].max_norm) == (2, 0.5)
     assert call.arguments[0].size == 48
@@ -246,10 +246,11 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
     assert RestorationSettings().warm_up == train_restorer.WARM_UP
     text = " ".join(done("distill", "--help").split())
     plan = TwoStage()
-    for name in ("collation", "ckt", "reconstruction", "scr", "hcr"):
+    for name in ("collation", "ckt", "reconstruction", "scr", "hcr", "eps"):
         said = text.split(f" --{name} X ")[1].split("(default: ")[1]
         assert float(said.split(")")[0].split(",")[0]) == getattr(plan, name)
     assert f"with --narrow {TWO_STAGE.reconstruction:g})" in text
+    assert f"with --narrow {TWO_STAGE.eps:g})" in text
     assert TwoStage(detach=True, reconstruction=TWO_STAGE.reconstruction, eps=TWO_STAGE.eps) == TWO_STAGE
 
 
@@ -262,6 +263,7 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
     [
         (["--ckt", "-1"], "ckt is -1.0"),
         (["--hcr", "nan"], "hcr is nan"),
+        (["--eps", "0"], "eps is 0.0"),
         (["--collation", "1.5"], "collation is 1.5; wanted: the first stage's share of the epochs"),
         (["--width", "3"], "width is 3; wanted: an even number"),
         (["--lr", "0"], "lr is 0.0"),

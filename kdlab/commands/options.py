@@ -44,8 +44,8 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "restoration": {
             "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,
             "width": None, "crop": None, "warm_up": None, "max_norm": None, "pixel": None, "collation": None,
-            "ckt": None, "reconstruction": None, "scr": None, "hcr": None, "detach": None, "positive": None,
-            "negatives": None, "features": "auto",
+            "ckt": None, "reconstruction": None, "scr": None, "hcr": None, "eps": None, "detach": None,
+            "positive": None, "negatives": None, "features": "auto",
         },
         "dehazing": {
             "epochs": 400, "lr": 1e-4, "one_cycle": False, "batch_size": 15, "patience": None, "narrow": False,

@@ -101,6 +101,12 @@ def add_two_stages(parser: argparse._ActionsContainer) -> None:
         ("reconstruction", "0.05, with --narrow 1", "weight of the way back from the common space, beside CKT"),
         ("scr", "0.1", "weight of the contrast in the first stage"),
         ("hcr", "0.2", "weight of the contrast in the second stage"),
+        (
+            "eps",
+            "1e-7, with --narrow 0.01",
+            "added to the distance that SCR and HCR divide by; the larger, the milder while restored and degraded "
+            "images are alike",
+        ),
     ):
         add(f"--{name}", type=float, default=UNSET, metavar="X", help=f"{what} (default: {default})")
     add(

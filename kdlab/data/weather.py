@@ -79,7 +79,7 @@ def add_snow(
         image: 0 to 1.
         density: how many flakes, at least 0; 1 is a flurry.
         size: of the flakes, above 0, as a factor.
-        veil: how much the air brightens, 0 to 1.
+        veil: how much the air brightens in a flurry, 0 to 1; up to twice as much in denser snow, at most to its grey.
 
     Raises:
         InputError: a setting out of range.
@@ -96,7 +96,8 @@ def add_snow(
         places = places * (0.6 + 0.4 * torch.rand(1, height, width, generator=generator))
         flakes = _stamped(places, _disc(radius)).clamp(0, 1)
         cover = torch.maximum(cover, bright * flakes)
-    veiled = image + veil * density / (1 + density) * 2 * (0.95 - image)
+    share = min(1.0, veil * density / (1 + density) * 2)  # beyond the air's grey lies the image's negative
+    veiled = image + share * (0.95 - image)
     return (veiled * (1 - cover) + cover).clamp(0, 1)
 
 

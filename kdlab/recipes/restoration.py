@@ -23,6 +23,7 @@ from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller, From, Projector, Tap, Teacher, Term, Until, weights_hash
 from kdlab.distill.schedules import Schedule, check_weight
 from kdlab.errors import InputError, unknown
+from kdlab.losses import inputs
 from kdlab.losses.restoration import CKTLoss, HCRLoss, Negatives, SCRLoss
 from kdlab.models import MSBDN
 from kdlab.recipes.restorer import (
@@ -91,8 +92,8 @@ class TwoStage:
             would be left standing by "l1": for the sum of absolute errors, to do nothing is then a local best.
 
     Raises:
-        InputError: a weight below 0; a share outside 0 to 1; a first stage whose weights are all 0; an unknown
-            positive or pixel.
+        InputError: a weight below 0; an eps not above 0; a share outside 0 to 1; a first stage whose weights are all 0;
+            an unknown positive or pixel.
     """
 
     collation: float = 0.5
@@ -111,6 +112,7 @@ class TwoStage:
         ToClean(self.pixel)
         for name in ("image", "ckt", "reconstruction", "scr", "hcr"):
             check_weight(name, getattr(self, name))
+        inputs.positive(eps=self.eps)
         if not 0 <= self.collation <= 1:
             raise InputError(f"collation is {self.collation}; wanted: the first stage's share of the epochs, 0 to 1.")
         if self.collation and not (self.image or self.ckt or self.scr):

@@ -124,6 +124,11 @@ def test_larger_flakes_are_larger():
     assert changes[1] < 0.7 * changes[0]  # less outline for the same area
 
 
+def test_the_thickest_veil_hides_an_image_and_does_not_invert_it():
+    dark, bright = (add_snow(image, seeded(), density=9, veil=1.0) for image in (BLACK, WHITE))
+    torch.testing.assert_close(dark, bright)
+
+
 def test_noise_and_depth_are_smooth_and_of_the_asked_size():
     for made in (smooth_noise(50, 70, seeded()), synthetic_depth(50, 70, seeded())):
         assert made.shape == (1, 50, 70)

@@ -44,6 +44,78 @@ def test_the_parameters_are_the_published_networks_part_by_part(published):
     assert count(published.conv_output) == 435
 
 
+def literal_forward(w, image):
+    """The published forward pass, step by step, with the weights ``w`` by name: the output and the four tapped maps."""
+
+    def conv(x, name, kernel=3, stride=1):
+        x = F.pad(x, [kernel // 2] * 4, mode="reflect")
+        return F.conv2d(x, w[f"{name}.1.weight"], w[f"{name}.1.bias"], stride)
+
+    def residual_blocks(x, name, count=3):
+        for i in range(count):
+            body = f"{name}.blocks.{i}.body"
+            x = 0.1 * conv(F.prelu(conv(x, f"{body}.0"), w[f"{body}.1.weight"]), f"{body}.2") + x
+        return x
+
+    def dense_block(x, name):
+        grown = x
+        for i in range(4):
+            grown = torch.cat([grown, F.conv2d(grown, w[f"{name}.layers.{i}.weight"], padding=1).relu()], dim=1)
+        return F.conv2d(grown, w[f"{name}.fusion.weight"]) + x
+
+    def step(x, name, enlarge):
+        change = F.conv_transpose2d if enlarge else F.conv2d
+        x = change(x, w[f"{name}.0.weight"], w[f"{name}.0.bias"], stride=2, padding=1)
+        return F.prelu(x, w[f"{name}.1.weight"])
+
+    def fuse(x, name, memory, finer):
+        half = x.shape[1] // 2
+        f, n = x[:, :half], len(memory) + 1
+        for i in range(n - 1):
+            u = f
+            for j in range(n - 1 - i):
+                u = step(u, f"{name}.correct.there.{j}", enlarge=finer)
+            u = u - memory[i]
+            for j in range(n - 2 - i, -1, -1):
+                u = step(u, f"{name}.correct.back.{j}", enlarge=not finer)
+            f = f + u
+        memory.append(f)
+        return torch.cat([f, dense_block(x[:, half:], f"{name}.dense")], dim=1)
+
+    x = conv(image, "conv_input", kernel=11)
+    memory = [x[:, : x.shape[1] // 2]]
+    x1 = residual_blocks(x, "encoder_dense.0") + x
+    r2 = fuse(conv(x1, "down.0", stride=2), "encoder_fuse.0", memory, finer=True)
+    r2 = residual_blocks(r2, "encoder_dense.1") + r2
+    r4 = fuse(conv(r2, "down.1", stride=2), "encoder_fuse.1", memory, finer=True)
+    r4 = residual_blocks(r4, "encoder_dense.2") + r4
+    r8 = fuse(conv(r4, "down.2", stride=2), "encoder_fuse.2", memory, finer=True)
+    r8 = residual_blocks(r8, "encoder_dense.3") + r8
+    r = fuse(conv(r8, "down.3", stride=2), "encoder_fuse.3", memory, finer=True)
+    t = 2 * r
+    z = x = residual_blocks(t, "bottleneck", 18) + t - r
+    memory = [z[:, : z.shape[1] // 2]]
+    for i, skip in enumerate([r8, r4, r2, x1]):
+        x = F.conv_transpose2d(x, w[f"up.{i}.weight"], w[f"up.{i}.bias"], stride=2)
+        up = F.interpolate(x, skip.shape[2:], mode="bilinear", align_corners=False)
+        s = up + skip
+        s = residual_blocks(s, f"decoder_dense.{i}") + s - up
+        x = fuse(s, f"decoder_fuse.{i}", memory, finer=False)
+    return conv(x, "conv_output"), [r4, r8, r, z]
+
+
+@torch.no_grad()
+def test_the_forward_pass_is_the_published_one_step_by_step():
+    torch.manual_seed(0)
+    network, images = MSBDN(4).double(), torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    with Taps(network, MSBDN.TAPS) as taps:
+        restored = network(images)
+    expected, maps = literal_forward(network.state_dict(), images)
+    torch.testing.assert_close(restored, expected)
+    for name, wanted in zip(MSBDN.TAPS, maps, strict=True):
+        torch.testing.assert_close(taps[name], wanted)
+
+
 @torch.no_grad()
 def test_a_correction_is_what_the_map_has_more_than_the_memory_brought_back():
     correct, x, earlier = Correct(8, 1, finer=True), torch.randn(1, 8, 4, 4), torch.randn(1, 4, 8, 8)
@@ -120,3 +192,8 @@ def test_an_odd_width_is_refused(width):
 def test_a_side_of_one_pixel_is_refused(narrow):
     with pytest.raises(InputError, match="images are 1x20"):
         narrow(torch.rand(1, 3, 1, 20))
+
+
+def test_a_grey_image_is_refused(narrow, shapes_unchecked):
+    with pytest.raises(InputError, match=r"images are \(1, 1, 32, 32\); wanted: \(n, 3, h, w\), red, green and blue"):
+        narrow(torch.rand(1, 1, 32, 32))

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from kdlab import InputError
 from kdlab.data.pairs import Pair, PairedImages
 from kdlab.data.splits import ImageSplits
-from kdlab.distill import Distiller
+from kdlab.distill import Distiller, Taps
 from kdlab.files import load_tensors
 from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
 from kdlab.models import MSBDN
@@ -107,23 +108,39 @@ def test_a_run_goes_through_it_epoch_by_epoch_without_a_restart(data, teachers):
 # --- the stages ------------------------------------------------------------------------------------------------------
 
 
+def projected(maps, projector):
+    """By two convolutions of 3x3 without a bias, and a ReLU between them."""
+    first, last = projector[0].weight, projector[2].weight
+    return F.conv2d(F.conv2d(maps, first, padding=1).relu(), last, padding=1)
+
+
 def test_the_first_stage_is_the_published_sum(teachers):
-    d = objective(teachers)
+    torch.manual_seed(0)
+    d = TwoStage().objective(MSBDN(2), teachers, TwoMaps(), WEATHERS, epochs=4)
     assert isinstance(d, Distiller)
     d.set_epoch(0, 4)
     degraded, (clean, weather) = batch((0, 1, 2, 2, 1, 0))
     losses = d(degraded, [clean, weather])
-    restored = d.student(degraded)
-    told = torch.zeros_like(degraded)
+    terms = {term.name: term for term in d.terms}
+    with Taps(d.student, MSBDN.TAPS) as mine:
+        restored = d.student(degraded)
+    told, pfe, pfv = torch.zeros_like(degraded), 0.0, 0.0
     for number, name in enumerate(WEATHERS):
-        told[weather == number] = teachers[name](degraded[weather == number]).detach()
+        with Taps(teachers[name], MSBDN.TAPS) as its, torch.no_grad():
+            told[weather == number] = teachers[name](degraded[weather == number])
+        for tap in MSBDN.TAPS:
+            place = tap.replace(".", "_")
+            term, shared = terms[f"ckt_{name}_{place}"], terms[f"ckt_haze_{place}"].student_connector
+            common = projected(its[tap], term.teacher_connector)
+            pfe += (projected(mine[tap][weather == number], shared) - common).abs().mean() / 3
+            pfv += (projected(common, term.reconstruction) - its[tap]).abs().mean() / 3
     image = sum(losses[f"image_{name}"] for name in WEATHERS) / 3
     torch.testing.assert_close(image, (restored - told).abs().mean())
-    scr = SCRLoss(TwoMaps(), eps=1e-2)([restored, degraded], told)
+    scr = SCRLoss(TwoMaps())([restored, degraded], told)
     torch.testing.assert_close(losses["scr"], scr)
-    pfe = sum(v for k, v in losses.items() if k.startswith("ckt") and not k.endswith("_reconstruction")) / 3
-    pfv = sum(v for k, v in losses.items() if k.endswith("_reconstruction")) / 3
-    torch.testing.assert_close(losses["total"], image + pfe + 1.0 * pfv + 0.1 * scr)
+    parts = losses_by_part({name: value.item() for name, value in losses.items()})
+    assert (parts["PFE"], parts["PFV"]) == (pytest.approx(pfe.item()), pytest.approx(pfv.item()))
+    torch.testing.assert_close(losses["total"], image + pfe + 0.05 * pfv + 0.1 * scr)
     assert losses["hcr"] == 0
     assert sum(k.startswith("ckt") for k in losses) == 2 * 4 * 3  # four taps, three teachers, there and back
 
