@@ -64,7 +64,7 @@ def _add_prune(add: Add) -> None:
     target.add_argument(
         "--gflops", type=float, metavar="X", help="the most that one image may take, in 10^9 operations"
     )
-    _add_size(parser, "; only --gflops depends on it")
+    _add_size(parser, "; GFLOPs are counted for it")
     parser.add_argument(
         "--at-least",
         type=whole(1),

@@ -193,7 +193,7 @@ class DetectionRun:
             folder = cached("detector", recipe) if cache else Path(stack.enter_context(TemporaryDirectory()))
             pruned = folder / "pruned.pt"
             if not pruned.exists():
-                yolo.prune_yolo(dense, pruned, keep=self.keep, at_least=AT_LEAST)
+                yolo.prune_yolo(dense, pruned, keep=self.keep, imgsz=SIZE, at_least=AT_LEAST)
             if self.method == "pruned":
                 return yolo.load_model(pruned).eval(), pd.DataFrame()
             done = yolo.finished(folder / "run") or self._train(folder, data, dense, device)

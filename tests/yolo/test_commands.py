@@ -29,6 +29,7 @@ def test_from_a_yaml_to_a_distilled_student(tiny, scenes, tmp_path):
     text = done("yolo", "prune", "--model", best, "--out", pruned, "--keep", 0.7, "--at-least", 4)
     assert "model.22.cv2.0.0.conv" in text
     assert "parameters: " in text
+    assert "GFLOPs at 640x640: " in text
     done("yolo", "distill", scenes, "--model", pruned, "--teacher", best, "--out", out, "--layers", 15, 18, *SHORT)
     assert pd.read_csv(out / "results.csv")["train/cwd_loss"].item() > 0
     student = out / "weights" / "best.pt"

@@ -49,8 +49,8 @@ def test_pruning_says_what_it_left_and_saves_it(trained, tmp_path):
 
 def test_what_would_be_pruned_can_be_asked_before(trained, tmp_path):
     plan = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=64)
-    assert plan == yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4)
-    larger = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=128)
+    assert plan == yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4, imgsz=64)
+    larger = yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4, imgsz=128)
     assert larger.outputs == plan.outputs
     assert larger.macs.after == 4 * plan.macs.after
     with pytest.raises(InputError, match="a multiple of 32"):

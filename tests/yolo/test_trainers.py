@@ -124,6 +124,21 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_
     assert again.history.equals(run.history)
 
 
+def test_a_module_stays_as_it_is_so_the_same_call_goes_on(pruned, scenes, killed_while_saving, tmp_path):
+    detector = load_model(pruned)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    call = partial(yolo.fine_tune, detector, scenes, TWO, out=tmp_path / "run", device="cpu")
+    with pytest.raises(Killed):
+        call()
+    killed_while_saving.undo()
+    assert same(before, detector.state_dict())
+    assert not any(parameter.requires_grad for parameter in detector.parameters())
+    run = call(resume=True)
+    assert run.history["epoch"].tolist() == [1, 2]
+    assert not same(weights(run.last), before)
+    assert same(before, detector.state_dict())
+
+
 def test_a_run_that_another_process_ended_while_this_one_waited_is_found_done(
     pruned, scenes, settings, tmp_path, monkeypatch, trainers
 ):
@@ -147,12 +162,14 @@ def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes,
     yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, device="cpu")
     shutil.copytree(scenes, tmp_path / "other")
 
-    def refused(message, step, *words, model=detector, data=scenes, **options):
+    def refused(message, step, *words, model=pruned, data=scenes, **options):
         with pytest.raises(InputError, match=message):
             step(model, *words, data, *options.pop("more", ()), settings, out=out, resume=True, device="cpu", **options)
 
     refused("strength was 0.01, now 0.1", yolo.sparse_train, strength=0.1)
     refused("model was '.*', now '", yolo.sparse_train, model=trained.best)
+    again = yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, resume=True, device="cpu")
+    assert again.history["epoch"].tolist() == [1]
     refused("data was 'scenes', now 'other'", yolo.sparse_train, data=tmp_path / "other")
     refused("step was 'sparse-train', now 'fine-tune'; strength was 0.01, now None", yolo.fine_tune)
     refused("step was 'sparse-train', now 'distill'", yolo.distill, trained.best, more=(Distillation(),))
@@ -230,6 +247,9 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
         known.model[layer].register_forward_pre_hook(
             lambda *_, name=name: calls.update({name: calls[name] + 1})
         )  # fmt: skip
+    known = known.requires_grad_(True)
+    known.model[1].train()
+    training = [module.training for module in known.modules()]
     hooks = sum(len(module._forward_pre_hooks) for module in known.modules())
     run = yolo.distill(pruned, known, scenes, Distillation(method), TWO, out=tmp_path / "run", device="cpu")
 
@@ -240,9 +260,13 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
     assert f"{method}_loss" in trainer.progress_string()
 
     assert calls == {"first": 2 * 2 + 1, "head": 2}  # the look at the channels, and the first batch, go to the end
-    assert not any(module.training for module in known.modules())
-    assert not any(parameter.requires_grad for parameter in known.parameters())
+    assert [module.training for module in known.modules()] == training
+    assert all(parameter.requires_grad for parameter in known.parameters())
     assert same(before, known.state_dict())
+    used = trainer.teacher
+    assert not any(module.training for module in used.modules())
+    assert not any(parameter.requires_grad for parameter in used.parameters())
+    assert same(before, used.state_dict())
 
     for path in (run.best, run.last):
         assert pruning.structure(load_model(path)) == pruning.structure(load_model(pruned))
@@ -251,7 +275,7 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
     assert trainer.ema.ema.state_dict().keys() == weights(pruned).keys()
 
     assert trainer.model is trainer.distiller.student
-    modules = [*known.modules(), *trainer.distiller.modules()]
+    modules = [*used.modules(), *trainer.distiller.modules()]
     assert not any(module._forward_hooks for module in modules)
     assert sum(len(module._forward_pre_hooks) for module in modules) == hooks
 
