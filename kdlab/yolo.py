@@ -121,7 +121,8 @@ def sparse_train(
             stays as it is: what has been trained is in ``out``.
         data: a data.yaml in ultralytics' format, or the folder that it is in.
         out: folder of the run; its weights are in ``weights/``.
-        strength: of the penalty at the start, as published; it falls by epoch to a tenth.
+        strength: of the penalty at the start, as published; it falls by epoch to a tenth. How far it takes a gamma is
+            up to the steps, about a learning rate each with AdamW: where they do not lead to zero, a warning says so.
         resume: go on with the run in ``out`` that was interrupted, after its last whole epoch, with any number of
             processes; start where there is none, and return one that has ended. Everything else has to be as it was.
         device: "auto", or one device of torch.
@@ -764,7 +765,7 @@ class SparseTrainer(Trainer):
     """Adds the L1 penalty on BatchNorm's gammas to their gradient.
 
     It comes right before the optimiser's step: the gradient has been unscaled and clipped by then, and the penalty is
-    what it says.
+    what it says. It warns at the start where the steps are too few or too small for a gamma to get to zero.
 
     Args:
         strength: at the start; it is multiplied by 1 - 0.9 * epoch / epochs.
@@ -773,6 +774,7 @@ class SparseTrainer(Trainer):
     def __init__(self, *args: Any, strength: float = 1e-2, **options: Any) -> None:
         super().__init__(*args, **options)
         self.strength = strength
+        self.add_callback("on_train_start", self._warn_of_short_way)
 
     def build_optimizer(self, *args: Any, **options: Any) -> Optimizer:
         optimizer = super().build_optimizer(*args, **options)
@@ -782,6 +784,27 @@ class SparseTrainer(Trainer):
     def _add_penalty(self, *_: Any) -> None:
         strength = pruning.gamma_l1_weight(self.epoch, self.epochs, self.strength)
         pruning.add_gamma_l1(unwrap_model(self.model), strength)
+
+    def _warn_of_short_way(self, *_: Any) -> None:
+        """Compare how far the penalty alone takes a gamma with how far half of them are from zero."""
+        group = next(group for group in self.optimizer.param_groups if group["param_group"] == "bn")
+        # Adam and its kin divide a gradient by its own size, so a step is as long as the rate whatever the strength.
+        # SGD's is the rate times the strength, and momentum repeats it.
+        sgd = "SGD" in type(self.optimizer).__name__
+        rates = sum(
+            self.lf(epoch)
+            * (pruning.gamma_l1_weight(epoch, self.epochs, self.strength) / (1 - group["momentum"]) if sgd else 1)
+            for epoch in range(self.start_epoch, self.epochs)
+        )
+        way = group["initial_lr"] * rates * len(self.train_loader) / self.accumulate
+        typical = torch.cat(list(pruning.gammas(unwrap_model(self.model)).values())).median().item()
+        if self.strength and way < typical and processes.is_first():
+            warnings.warn(
+                f"the steps of this run move a gamma by about {way:.2g}, and half of them are at {typical:.2g} or "
+                f"more, so few get to zero; wanted: more epochs, a higher lr (now {group['initial_lr']:g}), or a "
+                f"smaller nominal batch (now {self.args.nbs}).",
+                stacklevel=2,
+            )
 
 
 class DistillTrainer(Trainer):

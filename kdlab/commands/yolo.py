@@ -146,7 +146,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
 def _settings(args: argparse.Namespace) -> YoloSettings:
     return YoloSettings(
         epochs=args.epochs, batch=args.batch_size, imgsz=args.image_size, lr=args.lr, workers=args.workers,
-        seed=args.seed, precision=args.precision,
+        seed=args.seed, precision=args.precision, nominal_batch=args.nominal_batch,
     )  # fmt: skip
 
 

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_from_a_yaml_to_a_distilled_student(tiny, scenes, tmp_path):
     sparse, pruned, out = tmp_path / "sparse", tmp_path / "pruned.pt", tmp_path / "student"
-    text = done("yolo", "sparse-train", scenes, "--model", tiny, "--out", sparse, *SHORT)
+    words = ("--lr", 2e-3, "--nominal-batch", 6, *SHORT)
+    text = done("yolo", "sparse-train", scenes, "--model", tiny, "--out", sparse, *words)
+    assert json.loads((sparse / "recipe.json").read_text())["nominal_batch"] == 6
     assert "best epoch: 1 of 1" in text
     best = sparse / "weights" / "best.pt"
     text = done("yolo", "prune", "--model", best, "--out", pruned, "--keep", 0.7, "--at-least", 4)

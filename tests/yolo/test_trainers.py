@@ -1,6 +1,7 @@
 """Training through ultralytics' trainer: what is trained, saved, resumed and delivered."""
 
 import shutil
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from ultralytics.engine.trainer import BaseTrainer
 
 from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
-from kdlab.yolo import DistillTrainer, Trainer, load_model
+from kdlab.yolo import DistillTrainer, SparseTrainer, Trainer, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,6 +90,18 @@ def test_it_also_stays_pruned_for_someone_who_calls_ultralytics(pruned, scenes, 
     )  # fmt: skip
     assert pruning.structure(load_model(tmp_path / "run" / "weights" / "best.pt")) == before
     assert not detector.trainer.amp  # there is no half precision on a CPU
+
+
+@pytest.mark.filterwarnings("ignore:the steps of this run")
+@pytest.mark.parametrize("kind", ["distil", "sparse"])
+def test_the_other_trainers_serve_them_too(kind, pruned, trained, scenes, tmp_path):
+    trainer = partial(DistillTrainer, teacher=trained.best) if kind == "distil" else SparseTrainer
+    YOLO(pruned).train(
+        trainer=trainer, data=str(scenes / "data.yaml"), epochs=1, batch=3, imgsz=64, device="cpu", plots=False,
+        save_dir=str(tmp_path / "run"), verbose=False,
+    )  # fmt: skip
+    assert pruning.structure(load_model(tmp_path / "run/weights/best.pt")) == pruning.structure(load_model(pruned))
+    assert ("train/cwd_loss" in (tmp_path / "run/results.csv").read_text()) == (kind == "distil")
 
 
 def test_other_classes_get_a_new_last_layer_and_leave_the_rest(pruned, scenes, settings, tmp_path):
@@ -210,7 +223,8 @@ def test_the_penalty_comes_after_the_clip_and_before_the_step_and_falls_by_epoch
     monkeypatch.setattr(pruning, "add_gamma_l1", lambda model, weight: events.append(weight) or add(model, weight))
     hook = register_optimizer_step_post_hook(lambda *_: events.append("step"))
     try:
-        yolo.sparse_train(tiny, scenes, TWO, out=tmp_path / "run", strength=0.02, device="cpu")
+        with pytest.warns(UserWarning, match="the steps of this run move a gamma by"):
+            yolo.sparse_train(tiny, scenes, TWO, out=tmp_path / "run", strength=0.02, device="cpu")
     finally:
         hook.remove()
     steps = [tuple(events[place : place + 3]) for place in range(0, len(events), 3)]
@@ -227,6 +241,33 @@ def test_the_penalty_shrinks_gammas(tiny, scenes, settings, trained, tmp_path):
         return torch.cat(list(pruning.gammas(load_model(path)).values())).mean()
 
     assert mean(run.last) < mean(trained.last)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates"),
+    [
+        # from rate 1 down to 0.01 over ten epochs of two steps
+        (torch.optim.AdamW([torch.zeros(1)]), 2 * 10 * 0.5545),
+        # times a strength that falls from 0.01 to 0.0019, and ten times by momentum
+        (torch.optim.SGD([torch.zeros(1)], momentum=0.9), 2 * 10 * 0.0403435),
+    ],
+)
+def test_it_warns_where_the_steps_do_not_lead_to_zero(tiny, optimizer, rates, monkeypatch):
+    trainer = object.__new__(SparseTrainer)
+    vars(trainer).update(
+        model=load_model(tiny), strength=0.01, epochs=10, start_epoch=0, train_loader=range(4), accumulate=2,
+        args=SimpleNamespace(nbs=6), optimizer=optimizer, lf=lambda epoch: 1 - 0.99 * epoch / 10,
+    )  # fmt: skip
+    (group,) = optimizer.param_groups
+    group |= {"param_group": "bn", "initial_lr": 0.9 / rates}
+    with pytest.warns(UserWarning, match=r"move a gamma by about 0.9, .* are at 1 or more.* nominal batch \(now 6\)"):
+        trainer._warn_of_short_way()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group["initial_lr"] = 1.1 / rates
+        trainer._warn_of_short_way()
+        group["initial_lr"], trainer.strength = 0.9 / rates, 0
+        trainer._warn_of_short_way()
 
 
 # --- distillation ----------------------------------------------------------------------------------------------------
