@@ -117,10 +117,12 @@ def sparse_train(
     """Train with an L1 penalty on BatchNorm's gammas, so that channels which matter little can be told and pruned.
 
     Args:
-        model: weights (.pt), a YAML of ultralytics such as "yolov8n.yaml", which starts at random, or a module.
+        model: weights (.pt), a YAML of ultralytics such as "yolov8n.yaml", which starts at random, or a module, which
+            stays as it is: what has been trained is in ``out``.
         data: a data.yaml in ultralytics' format, or the folder that it is in.
         out: folder of the run; its weights are in ``weights/``.
-        strength: of the penalty at the start, as published; it falls by epoch to a tenth.
+        strength: of the penalty at the start, as published; it falls by epoch to a tenth. How far it takes a gamma is
+            up to the steps, about a learning rate each with AdamW: where they do not lead to zero, a warning says so.
         resume: go on with the run in ``out`` that was interrupted, after its last whole epoch, with any number of
             processes; start where there is none, and return one that has ended. Everything else has to be as it was.
         device: "auto", or one device of torch.
@@ -146,16 +148,16 @@ def prune_yolo(
 ) -> pruning.PruningPlan:
     """Take away the channels of smallest gammas, and save what is left in ultralytics' format and half precision.
 
-    The plan says what stays: ``plan.table()`` by layer, ``plan.parameters`` and ``plan.macs`` before and after. The
-    head's outputs stay whole. The constant that a removed channel put out is folded into what read it, and the result
-    is verified, as :func:`kdlab.pruning.prune` says.
+    The plan says what stays: ``plan.table()`` by layer, ``plan.parameters`` and ``plan.macs`` before and after, these
+    for an image of imgsz x imgsz pixels. The head's outputs stay whole. The constant that a removed channel put out is
+    folded into what read it, and the result is verified, as :func:`kdlab.pruning.prune` says.
 
     Args:
         out: the file, whose name ends in .pt.
         keep: the fraction of the prunable channels that stays, above 0 and at most 1.
         parameters: the most that the pruned detector may have.
-        gflops: the most that it may take for an image of imgsz x imgsz pixels, a multiplication with its addition
-            being two operations. Exactly one of the three is wanted.
+        gflops: the most that it may take for such an image, a multiplication with its addition being two operations.
+            Exactly one of the three is wanted.
         at_least: channels that stay in each layer; the default 8 is the published one.
 
     Raises:
@@ -166,10 +168,7 @@ def prune_yolo(
     if Path(out).suffix != ".pt":
         raise InputError(f"out is {out}; wanted: a file whose name ends in .pt.")
     dense = load_model(model)
-    plan = plan_yolo(
-        dense, keep=keep, parameters=parameters, gflops=gflops, imgsz=2 * STRIDE if gflops is None else imgsz,
-        at_least=at_least,
-    )  # fmt: skip
+    plan = plan_yolo(dense, keep=keep, parameters=parameters, gflops=gflops, imgsz=imgsz, at_least=at_least)
     pruned: Any = pruning.prune(dense, _example(dense, 2 * STRIDE), plan, outputs=_head_outputs)
     save_model(out, _told_their_widths(pruned))
     return plan
@@ -322,7 +321,7 @@ def evaluate(
     }  # fmt: skip
     with _silent(), TemporaryDirectory() as folder:
         validator = DetectionValidator(args=overrides, save_dir=Path(folder))
-        validator(model=deepcopy(detector))  # which it moves and freezes
+        validator(model=detector)
     box = validator.metrics.box
     columns = ["class", "map50_95", "map50", "precision", "recall"]
     rows = [("all", box.map, box.map50, box.mp, box.mr)]
@@ -360,7 +359,7 @@ def predict(
     overrides = {"imgsz": imgsz, "conf": confidence, "device": _as_told(chosen), "save": False, "mode": "predict"}
     with _silent(), TemporaryDirectory() as folder:
         predictor = DetectionPredictor(overrides=overrides | {"save_dir": folder, "verbose": False})
-        predictor.setup_model(deepcopy(detector), verbose=False)  # which it moves, freezes and fuses
+        predictor.setup_model(detector, verbose=False)
         for path in progress(list(images), desc="predicting", unit="image"):
             image = try_open(path)
             if isinstance(image, Skipped):
@@ -472,7 +471,7 @@ def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
 def load_model(model: Model, classes: int | None = None) -> DetectionModel:
     """The detector in float32: from weights (.pt), from which no code is run, or at random from a YAML.
 
-    A module is handed back as it is.
+    A module is copied: what is done with the detector leaves it as it is.
 
     Args:
         classes: of a YAML's detector, in place of the number in it.
@@ -483,7 +482,7 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
     """
     loaded: Any
     if isinstance(model, nn.Module):
-        loaded = model
+        loaded = deepcopy(model)
     elif Path(model).suffix in (".yaml", ".yml"):
         try:
             with _silent():
@@ -712,7 +711,7 @@ def _alone() -> Iterator[None]:
 
 
 class Trainer(DetectionTrainer):
-    """ultralytics' trainer, which trains the module that it is given and does not build another from its YAML.
+    """ultralytics' trainer, which trains a copy of the module that it is given and builds no other from its YAML.
 
     So a pruned network stays pruned, in a resumed run as well. A last layer for other classes is made anew.
     """
@@ -729,6 +728,7 @@ class Trainer(DetectionTrainer):
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
         if weights is None:
             return super().get_model(cfg, verbose=verbose)
+        weights = deepcopy(weights)
         if len(weights.names) != self.data["nc"]:
             _renew_classes(weights, self.data["nc"])
         return weights.float().requires_grad_(True)
@@ -765,7 +765,7 @@ class SparseTrainer(Trainer):
     """Adds the L1 penalty on BatchNorm's gammas to their gradient.
 
     It comes right before the optimiser's step: the gradient has been unscaled and clipped by then, and the penalty is
-    what it says.
+    what it says. It warns at the start where the steps are too few or too small for a gamma to get to zero.
 
     Args:
         strength: at the start; it is multiplied by 1 - 0.9 * epoch / epochs.
@@ -774,6 +774,7 @@ class SparseTrainer(Trainer):
     def __init__(self, *args: Any, strength: float = 1e-2, **options: Any) -> None:
         super().__init__(*args, **options)
         self.strength = strength
+        self.add_callback("on_train_start", self._warn_of_short_way)
 
     def build_optimizer(self, *args: Any, **options: Any) -> Optimizer:
         optimizer = super().build_optimizer(*args, **options)
@@ -783,6 +784,27 @@ class SparseTrainer(Trainer):
     def _add_penalty(self, *_: Any) -> None:
         strength = pruning.gamma_l1_weight(self.epoch, self.epochs, self.strength)
         pruning.add_gamma_l1(unwrap_model(self.model), strength)
+
+    def _warn_of_short_way(self, *_: Any) -> None:
+        """Compare how far the penalty alone takes a gamma with how far half of them are from zero."""
+        group = next(group for group in self.optimizer.param_groups if group["param_group"] == "bn")
+        # Adam and its kin divide a gradient by its own size, so a step is as long as the rate whatever the strength.
+        # SGD's is the rate times the strength, and momentum repeats it.
+        sgd = "SGD" in type(self.optimizer).__name__
+        rates = sum(
+            self.lf(epoch)
+            * (pruning.gamma_l1_weight(epoch, self.epochs, self.strength) / (1 - group["momentum"]) if sgd else 1)
+            for epoch in range(self.start_epoch, self.epochs)
+        )
+        way = group["initial_lr"] * rates * len(self.train_loader) / self.accumulate
+        typical = torch.cat(list(pruning.gammas(unwrap_model(self.model)).values())).median().item()
+        if self.strength and way < typical and processes.is_first():
+            warnings.warn(
+                f"the steps of this run move a gamma by about {way:.2g}, and half of them are at {typical:.2g} or "
+                f"more, so few get to zero; wanted: more epochs, a higher lr (now {group['initial_lr']:g}), or a "
+                f"smaller nominal batch (now {self.args.nbs}).",
+                stacklevel=2,
+            )
 
 
 class DistillTrainer(Trainer):

@@ -1,6 +1,7 @@
 """The house has floors: a file imports only from its own room and from floors below it."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -107,3 +108,26 @@ def test_an_import_downwards_is_fine(file, source):
 
 def test_a_new_room_must_be_given_a_floor():
     assert violations(ROOT / "kdlab" / "attic.py", "import torch") == ["kdlab/attic is on no floor: add it to FLOORS"]
+
+
+def test_one_file_and_its_tests_alone_import_ultralytics():
+    files = [*FILES, *(ROOT / "tests").rglob("*.py")]
+    named = [path for path in files if "ultralytics" in path.read_text()]  # the quick half of the search
+    imports = {path: modules_imported(path, path.read_text(), ROOT) for path in named}
+    found = {path for path, names in imports.items() if any(name.split(".")[0] == "ultralytics" for name in names)}
+    allowed = {ROOT / "kdlab/yolo.py", *(ROOT / "tests/yolo").glob("*.py")}
+    assert ROOT / "kdlab/yolo.py" in found
+    assert found <= allowed
+
+
+def test_all_else_works_without_it():
+    code = """if True:
+        import sys
+        sys.modules["ultralytics"] = None
+        import kdlab.pruning, kdlab.detection, kdlab.recipes.detection
+        from kdlab.cli import main
+        main(["--help"])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: kdlab" in done.stdout

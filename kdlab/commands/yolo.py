@@ -74,7 +74,11 @@ def _prune(args: argparse.Namespace) -> None:
     print(plan.table().to_string(index=False, float_format="{:.2f}".format))
     before, after = plan.parameters
     print(f"\nkept: {plan.keep:.1%} of the channels that could go, {after / before:.1%} of the parameters")
-    print(f"parameters: {before:,} before, {after:,} after\nsaved: {printable(args.out)}")
+    print(f"parameters: {before:,} before, {after:,} after")
+    print(
+        "GFLOPs at {0}x{0}: {1:.3g} before, {2:.3g} after".format(args.image_size, *(2e-9 * one for one in plan.macs))
+    )
+    print(f"saved: {printable(args.out)}")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -142,7 +146,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
 def _settings(args: argparse.Namespace) -> YoloSettings:
     return YoloSettings(
         epochs=args.epochs, batch=args.batch_size, imgsz=args.image_size, lr=args.lr, workers=args.workers,
-        seed=args.seed, precision=args.precision,
+        seed=args.seed, precision=args.precision, nominal_batch=args.nominal_batch,
     )  # fmt: skip
 
 

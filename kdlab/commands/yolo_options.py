@@ -28,10 +28,13 @@ def _add_sparse_train(add: Add) -> None:
         "train with an L1 penalty on BatchNorm's gammas",
         description=(
             """Train a detector so that the channels that matter little show it: their gammas go to zero. `kdlab yolo
-            prune` then takes them away. R/weights/best.pt is the epoch of highest mAP50-95 on the validation images,
+            prune` then takes them away. From 1 to 0 AdamW needs learning rates that add up to 1 at least over the
+            steps. R/weights/best.pt is the epoch of highest mAP50-95 on the validation images,
             R/weights/last.pt the latest; R/results.csv has a row for each epoch.""",
         ),
-        examples=("scenes/ --model yolov8n.yaml --out runs/sparse --epochs 50 --image-size 160",),
+        examples=(
+            "scenes/ --model yolov8n.yaml --out runs/sparse --epochs 50 --image-size 160 --lr 2e-3 --nominal-batch 16",
+        ),
     )
     _add_data(parser)
     _add_model(parser, "weights (.pt), or a YAML of ultralytics such as yolov8n.yaml, which starts at random")
@@ -64,7 +67,7 @@ def _add_prune(add: Add) -> None:
     target.add_argument(
         "--gflops", type=float, metavar="X", help="the most that one image may take, in 10^9 operations"
     )
-    _add_size(parser, "; only --gflops depends on it")
+    _add_size(parser, "; GFLOPs are counted for it")
     parser.add_argument(
         "--at-least",
         type=whole(1),
@@ -223,6 +226,13 @@ def _add_training(parser: argparse.ArgumentParser, epochs: int) -> None:
         type=float,
         metavar="X",
         help="AdamW's learning rate, at most 1 (default: ultralytics chooses optimiser and rate by classes and steps)",
+    )
+    add(
+        "--nominal-batch",
+        type=whole(1),
+        metavar="N",
+        help="images whose gradients make a step: smaller batches are added up; a training of few images needs a small "
+        "one, such as the batch size (default: ultralytics' 64)",
     )
     add_seed(parser, most=2**31 - 1)  # as YoloSettings has it
     add(

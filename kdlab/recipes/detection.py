@@ -3,6 +3,7 @@
 What needs the optional extra imports :mod:`kdlab.yolo` itself, so that this file can be read without it.
 """
 
+import warnings
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -86,7 +87,9 @@ def dense_detector(
     run = yolo.finished(out)
     if run is None:
         first = start or _at_random(settings.seed)
-        run = yolo.sparse_train(first, data, settings, out=out, strength=STRENGTH, resume=True, device=device)
+        with warnings.catch_warnings():  # the chapter's first look, of a few epochs, is known to be too short
+            warnings.filterwarnings("ignore", message="the steps of this run move a gamma")
+            run = yolo.sparse_train(first, data, settings, out=out, strength=STRENGTH, resume=True, device=device)
     return yolo.load_model(run.last).eval(), run
 
 
@@ -193,7 +196,7 @@ class DetectionRun:
             folder = cached("detector", recipe) if cache else Path(stack.enter_context(TemporaryDirectory()))
             pruned = folder / "pruned.pt"
             if not pruned.exists():
-                yolo.prune_yolo(dense, pruned, keep=self.keep, at_least=AT_LEAST)
+                yolo.prune_yolo(dense, pruned, keep=self.keep, imgsz=SIZE, at_least=AT_LEAST)
             if self.method == "pruned":
                 return yolo.load_model(pruned).eval(), pd.DataFrame()
             done = yolo.finished(folder / "run") or self._train(folder, data, dense, device)

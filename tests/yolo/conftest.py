@@ -1,12 +1,10 @@
 """Small detectors, a dozen scenes, no network, and what ultralytics' files were like before."""
 
-import hashlib
-import importlib.metadata
 import importlib.util
-import socket
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
+import guards
 import pytest
 import yaml
 from on_devices import device  # noqa: F401 a fixture
@@ -15,47 +13,17 @@ if importlib.util.find_spec("ultralytics"):  # before a test imports ultralytics
     import kdlab.yolo  # noqa: F401 which changes what opens an image and what saves a tensor
 
 
-HERE = ("127.0.0.1", "::1", "localhost")
-
-
-def fingerprint() -> str:
-    """Of all files of the installed ultralytics but Python's own caches."""
-    digest = hashlib.sha256()
-    for file in sorted(importlib.metadata.files("ultralytics") or []):
-        path = Path(file.locate())
-        if path.is_file() and path.suffix != ".pyc":
-            digest.update(str(file).encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 @pytest.fixture(scope="session", autouse=True)
-def ultralytics_files():
-    """What the files were like before the first test, and how to look again."""
-    before = fingerprint() if importlib.util.find_spec("ultralytics") else ""
-    return SimpleNamespace(before=before, now=fingerprint)
+def unchanged_files():
+    """Held against all tests of this folder that this process runs, once they are done."""
+    with guards.unchanged_files() if importlib.util.find_spec("ultralytics") else nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network():
-    """Whoever looks for another host or connects to one is told no, and noted."""
-    asked = []
-
-    def refusing(call, host_of):
-        def refuse(*args, **kwargs):
-            if (host := host_of(*args)) in HERE:
-                return call(*args, **kwargs)
-            asked.append(host)
-            raise OSError("there is no network in this test")
-
-        return refuse
-
-    def host_of(own, address):
-        return "localhost" if own.family == socket.AF_UNIX else address[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("connect", "connect_ex"):
-            patch.setattr(socket.socket, name, refusing(getattr(socket.socket, name), host_of))
-        patch.setattr(socket, "getaddrinfo", refusing(socket.getaddrinfo, lambda host, *_, **__: host))
+    """As above; what has been asked for, until then."""
+    with guards.no_network() as asked:
         yield asked
 
 

@@ -23,12 +23,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_from_a_yaml_to_a_distilled_student(tiny, scenes, tmp_path):
     sparse, pruned, out = tmp_path / "sparse", tmp_path / "pruned.pt", tmp_path / "student"
-    text = done("yolo", "sparse-train", scenes, "--model", tiny, "--out", sparse, *SHORT)
+    words = ("--lr", 2e-3, "--nominal-batch", 6, *SHORT)
+    text = done("yolo", "sparse-train", scenes, "--model", tiny, "--out", sparse, *words)
+    assert json.loads((sparse / "recipe.json").read_text())["nominal_batch"] == 6
     assert "best epoch: 1 of 1" in text
     best = sparse / "weights" / "best.pt"
     text = done("yolo", "prune", "--model", best, "--out", pruned, "--keep", 0.7, "--at-least", 4)
     assert "model.22.cv2.0.0.conv" in text
     assert "parameters: " in text
+    assert "GFLOPs at 640x640: " in text
     done("yolo", "distill", scenes, "--model", pruned, "--teacher", best, "--out", out, "--layers", 15, 18, *SHORT)
     assert pd.read_csv(out / "results.csv")["train/cwd_loss"].item() > 0
     student = out / "weights" / "best.pt"

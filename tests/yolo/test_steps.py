@@ -34,6 +34,24 @@ def test_yolov8n_has_the_published_parameters():
     assert sum(p.numel() for p in load_model("yolov8n.yaml").parameters()) == 3_157_200
 
 
+YOLOV8N = [  # kind, channels and stride of what each layer but the head puts out
+    ("Conv", 16, 2), ("Conv", 32, 4), ("C2f", 32, 4), ("Conv", 64, 8), ("C2f", 64, 8), ("Conv", 128, 16),
+    ("C2f", 128, 16), ("Conv", 256, 32), ("C2f", 256, 32), ("SPPF", 256, 32), ("Upsample", 256, 16),
+    ("Concat", 384, 16), ("C2f", 128, 16), ("Upsample", 128, 8), ("Concat", 192, 8), ("C2f", 64, 8),
+    ("Conv", 64, 16), ("Concat", 192, 16), ("C2f", 128, 16), ("Conv", 128, 32), ("Concat", 384, 32), ("C2f", 256, 32),
+]  # fmt: skip
+
+
+def test_yolov8n_has_the_published_layers():
+    model, found = load_model("yolov8n.yaml").eval(), []
+    for layer in model.model[:-1]:
+        layer.register_forward_hook(lambda layer, _, out: found.append((type(layer).__name__, out.shape[1:])))
+    model(torch.zeros(1, 3, 64, 96))
+    assert found == [(kind, (channels, 64 // stride, 96 // stride)) for kind, channels, stride in YOLOV8N]
+    head = model.model[-1]
+    assert (len(model.model), type(head).__name__, head.f) == (23, "Detect", [15, 18, 21])
+
+
 def test_pruning_says_what_it_left_and_saves_it(trained, tmp_path):
     plan = yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4)
     left = load_model(tmp_path / "p.pt").eval()
@@ -49,8 +67,8 @@ def test_pruning_says_what_it_left_and_saves_it(trained, tmp_path):
 
 def test_what_would_be_pruned_can_be_asked_before(trained, tmp_path):
     plan = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=64)
-    assert plan == yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4)
-    larger = yolo.plan_yolo(trained.best, keep=0.7, at_least=4, imgsz=128)
+    assert plan == yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4, imgsz=64)
+    larger = yolo.prune_yolo(trained.best, tmp_path / "p.pt", keep=0.7, at_least=4, imgsz=128)
     assert larger.outputs == plan.outputs
     assert larger.macs.after == 4 * plan.macs.after
     with pytest.raises(InputError, match="a multiple of 32"):

@@ -1,6 +1,7 @@
 """Training through ultralytics' trainer: what is trained, saved, resumed and delivered."""
 
 import shutil
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from ultralytics.engine.trainer import BaseTrainer
 
 from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
-from kdlab.yolo import DistillTrainer, Trainer, load_model
+from kdlab.yolo import DistillTrainer, SparseTrainer, Trainer, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,6 +92,18 @@ def test_it_also_stays_pruned_for_someone_who_calls_ultralytics(pruned, scenes, 
     assert not detector.trainer.amp  # there is no half precision on a CPU
 
 
+@pytest.mark.filterwarnings("ignore:the steps of this run")
+@pytest.mark.parametrize("kind", ["distil", "sparse"])
+def test_the_other_trainers_serve_them_too(kind, pruned, trained, scenes, tmp_path):
+    trainer = partial(DistillTrainer, teacher=trained.best) if kind == "distil" else SparseTrainer
+    YOLO(pruned).train(
+        trainer=trainer, data=str(scenes / "data.yaml"), epochs=1, batch=3, imgsz=64, device="cpu", plots=False,
+        save_dir=str(tmp_path / "run"), verbose=False,
+    )  # fmt: skip
+    assert pruning.structure(load_model(tmp_path / "run/weights/best.pt")) == pruning.structure(load_model(pruned))
+    assert ("train/cwd_loss" in (tmp_path / "run/results.csv").read_text()) == (kind == "distil")
+
+
 def test_other_classes_get_a_new_last_layer_and_leave_the_rest(pruned, scenes, settings, tmp_path):
     detector = load_model(pruned)
     yolo._renew_classes(detector, 2)
@@ -124,6 +137,21 @@ def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_
     assert again.history.equals(run.history)
 
 
+def test_a_module_stays_as_it_is_so_the_same_call_goes_on(pruned, scenes, killed_while_saving, tmp_path):
+    detector = load_model(pruned)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    call = partial(yolo.fine_tune, detector, scenes, TWO, out=tmp_path / "run", device="cpu")
+    with pytest.raises(Killed):
+        call()
+    killed_while_saving.undo()
+    assert same(before, detector.state_dict())
+    assert not any(parameter.requires_grad for parameter in detector.parameters())
+    run = call(resume=True)
+    assert run.history["epoch"].tolist() == [1, 2]
+    assert not same(weights(run.last), before)
+    assert same(before, detector.state_dict())
+
+
 def test_a_run_that_another_process_ended_while_this_one_waited_is_found_done(
     pruned, scenes, settings, tmp_path, monkeypatch, trainers
 ):
@@ -147,12 +175,14 @@ def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes,
     yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, device="cpu")
     shutil.copytree(scenes, tmp_path / "other")
 
-    def refused(message, step, *words, model=detector, data=scenes, **options):
+    def refused(message, step, *words, model=pruned, data=scenes, **options):
         with pytest.raises(InputError, match=message):
             step(model, *words, data, *options.pop("more", ()), settings, out=out, resume=True, device="cpu", **options)
 
     refused("strength was 0.01, now 0.1", yolo.sparse_train, strength=0.1)
     refused("model was '.*', now '", yolo.sparse_train, model=trained.best)
+    again = yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, resume=True, device="cpu")
+    assert again.history["epoch"].tolist() == [1]
     refused("data was 'scenes', now 'other'", yolo.sparse_train, data=tmp_path / "other")
     refused("step was 'sparse-train', now 'fine-tune'; strength was 0.01, now None", yolo.fine_tune)
     refused("step was 'sparse-train', now 'distill'", yolo.distill, trained.best, more=(Distillation(),))
@@ -193,7 +223,8 @@ def test_the_penalty_comes_after_the_clip_and_before_the_step_and_falls_by_epoch
     monkeypatch.setattr(pruning, "add_gamma_l1", lambda model, weight: events.append(weight) or add(model, weight))
     hook = register_optimizer_step_post_hook(lambda *_: events.append("step"))
     try:
-        yolo.sparse_train(tiny, scenes, TWO, out=tmp_path / "run", strength=0.02, device="cpu")
+        with pytest.warns(UserWarning, match="the steps of this run move a gamma by"):
+            yolo.sparse_train(tiny, scenes, TWO, out=tmp_path / "run", strength=0.02, device="cpu")
     finally:
         hook.remove()
     steps = [tuple(events[place : place + 3]) for place in range(0, len(events), 3)]
@@ -210,6 +241,33 @@ def test_the_penalty_shrinks_gammas(tiny, scenes, settings, trained, tmp_path):
         return torch.cat(list(pruning.gammas(load_model(path)).values())).mean()
 
     assert mean(run.last) < mean(trained.last)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates"),
+    [
+        # from rate 1 down to 0.01 over ten epochs of two steps
+        (torch.optim.AdamW([torch.zeros(1)]), 2 * 10 * 0.5545),
+        # times a strength that falls from 0.01 to 0.0019, and ten times by momentum
+        (torch.optim.SGD([torch.zeros(1)], momentum=0.9), 2 * 10 * 0.0403435),
+    ],
+)
+def test_it_warns_where_the_steps_do_not_lead_to_zero(tiny, optimizer, rates, monkeypatch):
+    trainer = object.__new__(SparseTrainer)
+    vars(trainer).update(
+        model=load_model(tiny), strength=0.01, epochs=10, start_epoch=0, train_loader=range(4), accumulate=2,
+        args=SimpleNamespace(nbs=6), optimizer=optimizer, lf=lambda epoch: 1 - 0.99 * epoch / 10,
+    )  # fmt: skip
+    (group,) = optimizer.param_groups
+    group |= {"param_group": "bn", "initial_lr": 0.9 / rates}
+    with pytest.warns(UserWarning, match=r"move a gamma by about 0.9, .* are at 1 or more.* nominal batch \(now 6\)"):
+        trainer._warn_of_short_way()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group["initial_lr"] = 1.1 / rates
+        trainer._warn_of_short_way()
+        group["initial_lr"], trainer.strength = 0.9 / rates, 0
+        trainer._warn_of_short_way()
 
 
 # --- distillation ----------------------------------------------------------------------------------------------------
@@ -230,6 +288,9 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
         known.model[layer].register_forward_pre_hook(
             lambda *_, name=name: calls.update({name: calls[name] + 1})
         )  # fmt: skip
+    known = known.requires_grad_(True)
+    known.model[1].train()
+    training = [module.training for module in known.modules()]
     hooks = sum(len(module._forward_pre_hooks) for module in known.modules())
     run = yolo.distill(pruned, known, scenes, Distillation(method), TWO, out=tmp_path / "run", device="cpu")
 
@@ -240,9 +301,13 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
     assert f"{method}_loss" in trainer.progress_string()
 
     assert calls == {"first": 2 * 2 + 1, "head": 2}  # the look at the channels, and the first batch, go to the end
-    assert not any(module.training for module in known.modules())
-    assert not any(parameter.requires_grad for parameter in known.parameters())
+    assert [module.training for module in known.modules()] == training
+    assert all(parameter.requires_grad for parameter in known.parameters())
     assert same(before, known.state_dict())
+    used = trainer.teacher
+    assert not any(module.training for module in used.modules())
+    assert not any(parameter.requires_grad for parameter in used.parameters())
+    assert same(before, used.state_dict())
 
     for path in (run.best, run.last):
         assert pruning.structure(load_model(path)) == pruning.structure(load_model(pruned))
@@ -251,7 +316,7 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
     assert trainer.ema.ema.state_dict().keys() == weights(pruned).keys()
 
     assert trainer.model is trainer.distiller.student
-    modules = [*known.modules(), *trainer.distiller.modules()]
+    modules = [*used.modules(), *trainer.distiller.modules()]
     assert not any(module._forward_hooks for module in modules)
     assert sum(len(module._forward_pre_hooks) for module in modules) == hooks
 

@@ -1,25 +1,34 @@
-"""After all of this: ultralytics is as it was installed, and nobody has looked for a network."""
+"""ultralytics stays as it was installed, and nobody looks for a network: what guards this folder's tests works."""
 
 import os
+import socket
 import subprocess
 import sys
 
+import guards
 import pytest
 
 pytest.importorskip("ultralytics")
 
-from kdlab import yolo
+
+def test_a_file_that_changes_is_found(monkeypatch):
+    prints = iter(["before", "after"])
+    monkeypatch.setattr(guards, "fingerprint", lambda: next(prints))
+    with pytest.raises(AssertionError, match="has changed"), guards.unchanged_files():
+        pass
 
 
-def test_no_file_of_ultralytics_has_changed(trained, scenes, settings, ultralytics_files, tmp_path):
-    yolo.distill(
-        trained.best, trained.best, scenes, yolo.Distillation(), settings, out=tmp_path / "run", device="cpu"
-    )  # fmt: skip
-    assert ultralytics_files.now() == ultralytics_files.before
-
-
-def test_nothing_reached_for_the_network(no_network):
-    assert no_network == []
+def test_who_reaches_for_the_network_is_refused_and_found():
+    guard = guards.no_network()
+    asked = guard.__enter__()
+    socket.getaddrinfo("localhost", 80)
+    with pytest.raises(OSError, match="there is no network in this test"):
+        socket.getaddrinfo("example.org", 80)
+    with pytest.raises(OSError, match="there is no network in this test"), socket.socket() as opened:
+        opened.connect(("192.0.2.1", 80))
+    assert asked == ["example.org", "192.0.2.1"]
+    with pytest.raises(AssertionError, match="asked for"):
+        guard.__exit__(None, None, None)
 
 
 def test_importing_it_asks_for_no_host_and_leaves_all_as_it_was():
