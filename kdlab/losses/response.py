@@ -234,7 +234,8 @@ def _comparable_logits(student: Tensor, teacher: Tensor, loss: str, dims: str = 
 def _classes(target: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Which samples have a label, and the class of each; 0 where there is none."""
     labelled = target.long() != LabelledCrossEntropy.UNLABELLED  # in uint8, -100 would be class 156
-    return labelled, whole_numbers(target.masked_fill(~labelled, 0), "target", *logits.shape, logits.device)
+    n, k = logits.shape
+    return labelled, whole_numbers(target.masked_fill(~labelled, 0), "target", n, k, logits.device)
 
 
 def _apart(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
