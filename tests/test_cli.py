@@ -689,7 +689,7 @@ def test_an_image_that_is_gone_is_one_line_from_a_loading_process_too(shapes, st
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdlab.commands.evaluate.check_split", lambda *_: (root / "val/circle/0.png").unlink())
         result = run(*words)
-    assert result.err.splitlines()[1:] == [f"kdlab: cannot use {root}/val/circle/0.png: no such file"]
+    assert result.err.splitlines() == [f"kdlab: cannot use {root}/val/circle/0.png: no such file"]
 
 
 def test_a_fault_of_our_own_is_not_passed_off_as_the_users(monkeypatch):
