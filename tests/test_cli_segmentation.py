@@ -182,6 +182,7 @@ CHOSEN = {
     "mgd": (("--method", "mgd"), PRESETS["mgd"]),
     "kd": (("--method", "kd"), METHODS["pixel-wise KD"]),
     "hard": (("--method", "hard"), METHODS["hard labels"]),
+    "pseudo": (("--method", "pseudo"), METHODS["pseudo-masks"]),
     "at": (("--method", "at"), METHODS["AT"]),
     "preset": (("--preset", "cwd-logits-mmrazor"), PRESETS["cwd-logits-mmrazor"]),
     "preset and numbers": (
