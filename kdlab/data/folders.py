@@ -78,7 +78,7 @@ def load_folders(
     ImageTransform(size, given_mean or (0.0, 0.0, 0.0), given_std or (1.0, 1.0, 1.0))
     root = Path(root).expanduser().resolve()
     files, skipped = _list_files(root, only)
-    moments, undecodable = _scan(root, [path for group in files.values() for path in group], size)
+    moments, undecodable = scan(root, [path for group in files.values() for path in group], size)
     skipped += undecodable
     usable = {place: [path for path in group if path in moments] for place, group in files.items()}
     for (split, name), group in usable.items():
@@ -213,7 +213,7 @@ def _holds_images(folder: Path) -> bool:
 # --- the one look at every file --------------------------------------------------------------------------------------
 
 
-def _scan(root: Path, files: list[Path], size: int) -> tuple[dict[Path, Moments], list[Skipped]]:
+def scan(root: Path, files: list[Path], size: int) -> tuple[dict[Path, Moments], list[Skipped]]:
     """The moments of every file that can be decoded, and the others with the reason.
 
     What could be decoded is remembered under its path, length and time of change. What could not be is tried again at

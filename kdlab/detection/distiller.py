@@ -49,7 +49,7 @@ class DetectionDistiller(Distiller):
         return self.student
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
-        """Of a batch of which the first ``labelled`` images have labels, else all; of the others the distillation loss."""
+        """Of a batch whose first ``labelled`` images have labels, else all; the others have the distillation loss."""
         losses = super().forward(batch["img"], batch)
         distilled = torch.stack([losses[term.name].detach() for term in self.terms]).sum() / len(batch["img"])
         task: Any = self.task

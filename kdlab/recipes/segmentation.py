@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
 from kdlab.data.splits import ImageSplits
+from kdlab.data.unlabelled import all_images, half_labelled
 from kdlab.distill import ConvConnector, Distiller, Pixels, Resize, Taps, TeacherCache, Term, weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
@@ -94,7 +95,7 @@ class DenseDistillation:
         if TEACHER_LAYERS[self.layer] not in dict(teacher.named_modules()):
             raise InputError(
                 f"the teacher is a {type(teacher).__name__}, and {self.method} on {self.layer} wants one whose "
-                f"{self.layer} are those of UPerNet. Take a UPerNet, or a method on the logits: kd, hard, pseudo or cwd."
+                f"{self.layer} are those of UPerNet. Take a UPerNet, or a method on the logits: kd, hard, pseudo, cwd."
             )
 
     def distiller(self, student: nn.Module, teacher: nn.Module, size: int) -> Distiller:
@@ -204,7 +205,8 @@ def distill(
 ) -> Fit:
     """Distil a :class:`kdlab.models.PSPNet` from the teacher; its best checkpoint is in ``out``.
 
-    The teacher runs once over the training images where its outputs fit in memory, else at each step.
+    The teacher runs once over the training images where its outputs fit in memory, else at each step. It also speaks
+    of ``data.unlabelled``; about half of a batch has masks then.
 
     Args:
         architecture: other arguments of PSPNet than its own, such as :data:`NARROW_STUDENT`; no auxiliary head,
@@ -227,9 +229,10 @@ def distill(
     )  # fmt: skip
     if resume:
         check_recipe(out, recipe)  # before the teacher runs over all images
-    train = data.train
+    train = all_images(data)
     if data.deterministic and _bytes(teacher, objective, train) <= CACHE_BYTES:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
+    train = half_labelled(train, range(len(data.train)))  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     return fit_with(
         settings, objective, train, data, out=out, recipe=recipe, resume=resume, weights=used, after_epoch=after_epoch,
         optimizer=AdamW, measure=measure, monitor=monitor,
