@@ -1,6 +1,6 @@
 """Images that nobody has labelled, beside those that somebody has: only a teacher can say what is in them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,16 @@ def add_unlabelled(data: ImageSplits, folder: str | Path, target: Any) -> ImageS
 
 def all_images(data: ImageSplits) -> Dataset:
     """What a teacher can speak of: the training images with labels, then those without."""
-    return data.train if data.unlabelled is None else ConcatDataset([data.train, data.unlabelled])
+    return data.train if data.unlabelled is None else _Together([data.train, data.unlabelled])
+
+
+class _Together(ConcatDataset):
+    """With the files of all parts, where all have some: by these a teacher's cache knows them."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        super().__init__(parts)
+        with_files = all(hasattr(part, "paths") for part in parts)
+        self.paths = [path for part in parts for path in part.paths] if with_files else []
 
 
 def half_labelled(samples: Dataset, labelled: Iterable[int]) -> Dataset:

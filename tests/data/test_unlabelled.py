@@ -37,6 +37,7 @@ def test_they_come_behind_the_labelled_ones_and_are_cut_and_normalised_alike(dat
     assert [label for _, label in together] == data.train.targets + [NONE] * 3
     expected = data.train.transform(picture("circle", 2))
     assert torch.equal(together[len(data.train) + 2][0], expected)
+    assert together.paths == data.train.paths + more.unlabelled.paths
     assert all_images(data) is data.train
     assert more.files["unlabelled"].startswith("3 files, ")
     assert {**more.files, "unlabelled": ""} == {**data.files, "unlabelled": ""}

@@ -273,7 +273,7 @@ def test_the_teacher_also_speaks_of_images_without_labels(tmp_path, calls, monke
     labels = [label for _, label, _ in loaders[0].dataset]
     assert (labels.count(-100), len(labels)) == (100, 184)  # the 42 labelled ones twice
     assert (history["kd"] > 0).all()
-    with pytest.raises(InputError, match="unlabelled files was '100 files', now None"):
+    with pytest.raises(InputError, match="unlabelled files was '100 files', now not recorded"):
         distilled(tmp_path / "run", teacher=teacher, resume=True)
 
 
