@@ -118,6 +118,15 @@ def load_folders(
     )
 
 
+def list_classes(root: str | Path, only: Literal["train", "val", "test"] | None = None) -> tuple[str, ...]:
+    """The classes that :func:`load_folders` will give, from the names of the folders alone.
+
+    Raises:
+        InputError: the folders are not laid out as wanted, or the classes of the splits differ.
+    """
+    return tuple(next(iter(_classes(Path(root).expanduser().resolve(), only).values())))
+
+
 # --- the layout ------------------------------------------------------------------------------------------------------
 
 
