@@ -376,7 +376,7 @@ def test_a_folder_without_splits_is_split_and_that_is_said(tmp_path):
     out = tmp_path / "out"
     text = done("teach", tmp_path / "fields", "--out", out, "--epochs", 1, "--image-size", SIZE, *TINY)
     assert "data: fields, 4 training and 1 validation images" in text
-    assert text.count("fields has no train/ and val/; 1 of its 5 images, chosen by their names, are for validation") == 1
+    assert text.count("fields has no train/ and val/; 1 of its 5 images, chosen by their names") == 1
 
 
 @pytest.mark.usefixtures("no_work")
