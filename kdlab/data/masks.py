@@ -231,7 +231,7 @@ def _any_split(root: Path) -> bool:
 
 
 def _drawn(pairs: Sequence[Pair], root: Path) -> dict[str, list[Pair]]:
-    """A fifth of the pairs, at least one, as val: those whose names have the least hashes, so that new files move few."""
+    """A fifth of the pairs, at least one, as val: those with the least hashes of their names. New files move few."""
 
     def place(pair: Pair) -> str:
         return hashlib.sha256(pair.image.relative_to(root).as_posix().encode(errors="surrogateescape")).hexdigest()
