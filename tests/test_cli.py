@@ -27,6 +27,7 @@ import kdlab.doctor
 from kdlab.cli import main
 from kdlab.commands import evaluate as evaluation
 from kdlab.commands.runs import check_out
+from kdlab.data import folders
 from kdlab.errors import InputError
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response
@@ -113,6 +114,25 @@ def test_without_a_network_auto_starts_at_random_and_says_so(shapes, tmp_path, m
     assert "random start, because the ImageNet weights could not be downloaded (no network)" in before
 
 
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [((), 1e-4), (("--weights", "none"), 1e-3), (("--lr", 3e-3), 3e-3), (("--weights", "none", "--lr", 3e-3), 3e-3)],
+)
+def test_imagenets_weights_are_fine_tuned_at_a_lower_rate(shapes, tmp_path, monkeypatch, options, rate):
+    rates = []
+
+    def no_training(data, settings, **_):
+        rates.append(settings.lr)
+        return response.Fit(pd.DataFrame([{}]), {"epoch": 1, "val_accuracy": 0.5, "val_loss": 1.0}, "epochs")
+
+    monkeypatch.setattr(classification, "_imagenet_densenet121", lambda: densenet121(2))
+    monkeypatch.setattr(response, "teach", no_training)
+    done("teach", shapes, "--out", tmp_path / "t", "--image-size", 32, *SMALL, *options)
+    assert rates == [rate]
+    said = " ".join(done("teach", "--help").split())
+    assert "(default: 0.0001 from ImageNet's weights, 0.001 from random ones, for restoration 0.0002" in said
+
+
 def test_distill_makes_a_student_of_the_teachers_images(shapes, taught, tmp_path):
     text = done("distill", shapes, "--teacher", taught.out, "--out", tmp_path / "s", "--epochs", 1, *TINY)
     assert "teacher outputs: computed once and cached" in text
@@ -142,6 +162,17 @@ def test_size_mean_and_std_can_be_given_in_every_notation(shapes, student, tmp_p
     assert (card.size, card.mean, card.std) == (40, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
+@pytest.mark.parametrize("options", [(), ("--augment",)], ids=" ".join)
+def test_images_without_labels_are_seen_through_the_teacher(shapes, student, options, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(40):
+        picture("square", seed).save(folder / f"{seed}.png")
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", "--epochs", 1, *TINY, *options)
+    assert "unlabelled: 40 images" in done(*words, "--unlabelled", folder)
+    assert load_model(tmp_path / "s")[1].recipe["unlabelled files"].startswith("40 files")
+
+
 def test_with_augmentation_nothing_is_cached(shapes, student, tmp_path):
     out = tmp_path / "s"
     text = done("distill", shapes, "--teacher", student, "--out", out, "--epochs", 1, *TINY, "--augment")
@@ -159,6 +190,7 @@ def test_patience_ends_a_run_early_and_says_so(shapes, student, tmp_path, monkey
     monkeypatch.setattr(response, "evaluate", lambda *_, **__: {"accuracy": 0.5, "loss": 1.0})
     words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", "--epochs", 9, "--patience", 2)
     assert "best epoch: 1 of 3 (none better for 2)" in done(*words, *TINY)
+    assert "best epoch: 1 of 5 (none better for 4)" in done(*words[:-1], 4, *TINY, "--resume")
 
 
 def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_path, monkeypatch):
@@ -237,9 +269,8 @@ def test_of_many_files_that_cannot_be_used_a_list_is_written(shapes, student, tm
 @pytest.mark.usefixtures("no_work")
 def test_a_cache_that_cannot_be_written_to(shapes, student, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLAB_CACHE", __file__)
-    with pytest.warns(UserWarning, match="is not remembered"):
-        result = run("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *TINY)
-    assert f"KDLAB_CACHE {__file__}/teacher cannot be made: Not a directory" in result.err
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *TINY)
+    assert f"KDLAB_CACHE {__file__}/teacher cannot be made: Not a directory" in refused(*words)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -297,7 +328,13 @@ def no_work(monkeypatch):
     monkeypatch.setattr(response.TeacherCache, "build", reached)
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.fixture
+def no_look(monkeypatch):
+    """The images of a folder must not be read: a large one takes minutes."""
+    monkeypatch.setattr(folders, "scan", None)
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -317,7 +354,7 @@ def no_work(monkeypatch):
             "--batch-size is 4; wanted: at least 8, since batch normalisation compares images, two or more in each of "
             "the 4 parts",
         ),
-        (["--batch-size", "13"], "at most 12, the number of training images"),
+        (["--unlabelled", "nowhere"], "nowhere is no folder; wanted: one that holds images without labels"),
         (["--teacher", "nowhere"], "--teacher nowhere does not exist. Make a teacher with `kdlab teach`"),
         (["--teacher", "nowhere.pt"], "--teacher nowhere.pt does not exist"),
         (["--out", __file__], "test_cli.py is a file; wanted: a folder"),
@@ -330,6 +367,31 @@ def test_impossible_settings_of_distill(shapes, student, tmp_path, options, mess
     teacher = () if "--teacher" in options else ("--teacher", student)
     assert message in refused("distill", shapes, *teacher, "--out", out, *SMALL, *options)
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_more_images_in_a_batch_than_there_are(shapes, student, tmp_path):
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *SMALL, "--batch-size", 13)
+    assert "at most 12, the number of training images" in refused(*words)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
+def test_what_teach_and_resume_refuse_before_an_image_is_read(shapes, student, tmp_path, monkeypatch):
+    def offline():
+        raise OSError("no network")
+
+    monkeypatch.setattr(classification, "_imagenet_densenet121", offline)
+    for options, message in (
+        (("--weights", "imagenet"), "no network"),
+        (("--batch-size", 1), "--batch-size is 1; wanted: at least 2"),
+        (("--out", "/proc/self"), "--out /proc/self cannot be written to"),
+        (("--out", student), "holds an earlier run"),
+    ):
+        assert message in refused("teach", shapes, "--out", tmp_path / "t", *SMALL, *options)
+    words = ("distill", shapes, "--teacher", tmp_path / "t", "--out", student, *TINY, "--alpha", 0, "--epochs")
+    assert "epochs was 12, now 13" in refused(*words, 13, "--resume")
+    assert "temperature was 2.0, now 3.0" in refused(*words, 12, "--resume", "--temperature", 3)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +415,7 @@ def test_words_that_are_no_settings(options, message):
     assert message in result.err
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("classes", "wanted"),
     [
@@ -411,7 +473,7 @@ def test_a_teacher_file_that_runs_code_is_refused(shapes, tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize("name", ["teacher.pt", "teacher.safetensors"])
 def test_a_damaged_teacher_file(shapes, taught, plain, tmp_path, name):
     whole = plain if name.endswith(".pt") else taught.out / "best.safetensors"
@@ -420,7 +482,7 @@ def test_a_damaged_teacher_file(shapes, taught, plain, tmp_path, name):
     assert "cannot be read as" in refused(*words)
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.usefixtures("no_work", "no_look")
 def test_a_plain_state_dict_of_another_number_of_classes(plain, tmp_path):
     data = grow(tmp_path / "three", ("circle", "oval", "square"), train=2, val=1)
     words = ("distill", data, "--teacher", plain, "--out", tmp_path / "s", *SMALL, "--image-size", 32)

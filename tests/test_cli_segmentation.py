@@ -18,13 +18,14 @@ from command_line import done, refused, run
 from mask_folder import drawn, grow
 from PIL import Image
 from states import same, weights
+from torchvision.models import ConvNeXt_Tiny_Weights, ResNet18_Weights
 from torchvision.transforms.v2 import functional as transforms
 
 from kdlab.commands import segmentation_options
 from kdlab.commands.methods import BASES, dense_distillation
 from kdlab.commands.outputs import distinct_names
 from kdlab.commands.predict_masks import PALETTE
-from kdlab.data import scenes
+from kdlab.data import masks, scenes
 from kdlab.models import PSPNet, StudentCNN
 from kdlab.recipes import segmentation
 from kdlab.recipes.few_masks import METHODS
@@ -123,7 +124,12 @@ def test_distill_makes_a_student_of_the_teachers_images(student, taught):
     assert card.metrics["miou"] > 0.6  # three colours are easy
 
 
-def test_the_defaults_suit_segmentation_and_narrow_is_asked_for(roads, taught, tmp_path, asked):
+def offline(**_):
+    raise OSError("no network")
+
+
+def test_the_defaults_suit_segmentation_and_narrow_is_asked_for(roads, taught, tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(ConvNeXt_Tiny_Weights.IMAGENET1K_V1, "get_state_dict", offline)  # whose rate is another
     plain = ("--task", "segmentation", "--device", "cpu", "--image-size", 32, "--batch-size", 2, "--out")
     done("teach", roads, *plain, tmp_path / "a")
     done("distill", roads, "--teacher", taught.out, *plain, tmp_path / "b")
@@ -136,6 +142,17 @@ def test_the_defaults_suit_segmentation_and_narrow_is_asked_for(roads, taught, t
     assert not asked[1].architecture
     assert [call.architecture for call in asked[2:]] == [NARROW_TEACHER, NARROW_STUDENT]
     assert [call.weights for call in asked] == ["auto", "auto", "none", "auto"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_the_published_weight_of_mgd_is_warned_of_where_the_maps_are_small(roads, taught, tmp_path):
+    words = ("distill", roads, "--teacher", taught.out, *TINY, "--out")
+    text = done(*words, tmp_path / "a", "--method", "mgd")
+    assert "weight 2e-05 belongs to maps of 64x64; of these images of 36x36 they are 5x5" in text
+    assert "pulls 164 times less. --weight 0.0033 pulls as hard" in text
+    for number, more in enumerate((("--weight", 1e-3), ("--image-size", 264))):
+        assert "warning" not in done(*words, tmp_path / f"b{number}", "--method", "mgd", *more)
+    assert "warning" not in done(*words, tmp_path / "c", "--method", "cwd")
 
 
 def test_the_best_epoch_is_that_of_the_metric_asked_for(roads, taught, tmp_path, monkeypatch):
@@ -172,6 +189,17 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(roads, taught, tmp_pat
     assert "mask_ratio was 0.75, now 0.5" in " ".join(other.err.split())
 
 
+def test_images_without_masks_are_seen_through_the_teacher(roads, taught, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(20):
+        drawn(seed)[0].save(folder / f"{seed}.png")
+    out = tmp_path / "student"
+    words = ("distill", roads, "--teacher", taught.out, "--out", out, "--epochs", 1, *TINY)
+    assert "unlabelled: 20 images" in done(*words, "--unlabelled", folder)
+    assert load_model(out)[1].recipe["unlabelled files"].startswith("20 files")
+
+
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 CHOSEN = {
@@ -182,6 +210,7 @@ CHOSEN = {
     "mgd": (("--method", "mgd"), PRESETS["mgd"]),
     "kd": (("--method", "kd"), METHODS["pixel-wise KD"]),
     "hard": (("--method", "hard"), METHODS["hard labels"]),
+    "pseudo": (("--method", "pseudo"), METHODS["pseudo-masks"]),
     "at": (("--method", "at"), METHODS["AT"]),
     "preset": (("--preset", "cwd-logits-mmrazor"), PRESETS["cwd-logits-mmrazor"]),
     "preset and numbers": (
@@ -221,7 +250,13 @@ def test_help_names_the_weights():
     assert "mgd did best with 2e-3" in chosen
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.fixture
+def no_look(monkeypatch):
+    """The masks of a folder must not be read: a large one takes minutes."""
+    monkeypatch.setattr(masks, "_look", None)
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -241,7 +276,6 @@ def test_help_names_the_weights():
         (["--lr", "0"], "lr is 0.0"),
         (["--weights", "imagenet"], "--weights imagenet was given with --narrow, which ImageNet's do not fit"),
         (["--batch-size", "1"], "--batch-size is 1; wanted: at least 2"),
-        (["--batch-size", "9"], "at most 8, the number of training images"),
         (["--teacher", "nowhere"], "--teacher nowhere does not exist"),
         (["--out", __file__], "test_cli_segmentation.py is a file; wanted: a folder"),
         (["--out", f"{__file__}/below"], "cannot be made"),
@@ -259,6 +293,27 @@ def test_impossible_settings(roads, taught, tmp_path, options, message):
     words = ("distill", roads, *teacher, "--out", tmp_path / "s", *SEGMENTATION, "--batch-size", 4)
     assert message in refused(*words, *options)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_more_images_in_a_batch_than_there_are(roads, taught, tmp_path):
+    words = ("distill", roads, "--teacher", taught.out, "--out", tmp_path / "s", *SEGMENTATION, "--batch-size", 9)
+    assert "at most 8, the number of training images" in refused(*words)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
+def test_what_else_is_refused_before_a_mask_is_read(roads, taught, student, tmp_path, monkeypatch):
+    for published in (ConvNeXt_Tiny_Weights.IMAGENET1K_V1, ResNet18_Weights.IMAGENET1K_V1):
+        monkeypatch.setattr(published, "get_state_dict", offline)
+    words = (roads, "--out", tmp_path / "o", "--task", "segmentation", "--batch-size", 4, "--device", "cpu")
+    assert "no network" in refused("teach", *words, "--weights", "imagenet")
+    assert "no network" in refused("distill", *words, "--teacher", taught.out, "--weights", "imagenet")
+    resumed = ("--out", student.out, "--resume", "--temperature", 3)
+    assert "now 3.0" in refused("distill", *words, "--narrow", "--teacher", taught.out, *resumed)
+    assert "the teacher knows 0, 1, 2; voc has background" in refused(
+        "distill", "voc", *words[1:], "--teacher", taught.out
+    )
 
 
 @pytest.mark.parametrize(
@@ -358,6 +413,14 @@ SPOILED = {
     colours: "val/masks/0.png: colours (mode RGB), wanted one class number a pixel",
     no_masks_at_all: "has no images and masks for val",
 }
+
+
+def test_a_folder_without_splits_is_split_and_that_is_said(tmp_path):
+    (grow(tmp_path, train=5) / "train").rename(tmp_path / "fields")
+    out = tmp_path / "out"
+    text = done("teach", tmp_path / "fields", "--out", out, "--epochs", 1, "--image-size", SIZE, *TINY)
+    assert "data: fields, 4 training and 1 validation images" in text
+    assert text.count("fields has no train/ and val/; 1 of its 5 images, chosen by their names") == 1
 
 
 @pytest.mark.usefixtures("no_work")

@@ -13,11 +13,11 @@ UNSET = argparse.SUPPRESS  # of what depends on the task: settle_task sees what 
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "teach": {
         "classification": {
-            "epochs": 20, "lr": 1e-3, "one_cycle": True, "batch_size": 32, "patience": None, "image_size": None,
+            "epochs": 20, "lr": None, "one_cycle": True, "batch_size": 32, "patience": None, "image_size": None,
             "mean": None, "std": None, "weights": "auto", "augment": False,
         },
         "segmentation": {
-            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
+            "epochs": 60, "lr": None, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
             "mean": None, "std": None, "weights": "auto", "narrow": False, "monitor": "miou",
         },
         "restoration": {
@@ -34,12 +34,13 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "classification": {
             "epochs": 500, "lr": 1e-4, "one_cycle": False, "batch_size": 4, "patience": 30, "image_size": None,
             "mean": None, "std": None, "augment": False, "temperature": 2.0, "alpha": 0.7, "drop_rate": 0.2,
-            "widths": [[32, 64, 128, 256]], "classes": None,
+            "widths": [[32, 64, 128, 256]], "classes": None, "unlabelled": None,
         },
         "segmentation": {
             "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
             "mean": None, "std": None, "narrow": False, "monitor": "miou", "weights": "auto", "preset": None,
             "method": None, "layer": None, "weight": None, "temperature": None, "mask_ratio": None,
+            "unlabelled": None,
         },
         "restoration": {
             "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,
@@ -54,6 +55,11 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }  # fmt: skip
+
+
+# The teacher's highest learning rate where none is given, by what it starts from.
+FROM_IMAGENET, FROM_RANDOM = 1e-4, 1e-3
+SETTLED_LATER = {"patience": "never", "lr": f"{FROM_IMAGENET} from ImageNet's weights, {FROM_RANDOM} from random ones"}
 
 
 def settle_task(args: argparse.Namespace) -> None:
@@ -112,8 +118,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="for classification a folder with train/CLASS/ and val/CLASS/, perhaps test/CLASS/, full of images; or "
         "the word digits: 1,797 built-in ones (./digits is a folder of that name); or cifar10, cifar100, "
         "imagenette-160 or imagenette-320, where data_scripts/get_classification.py has put them into ./data. "
-        "For segmentation a folder with images/ and masks/ in train/ and val/, perhaps test/ (a mask is a PNG "
-        "of class numbers, called like its image; 255 means ignore); or scenes, built in; or pets or voc, where "
+        "For segmentation a folder with images/ and masks/ in train/ and val/, perhaps test/, or without these, where "
+        "a fifth of the images becomes val (a mask is a PNG of class numbers, called like its image; 255 means "
+        "ignore); or scenes, built in; or pets or voc, where "
         "data_scripts/get_segmentation.py has put them into ./data. For restoration and dehazing a folder with "
         "train/WEATHER/ and val/WEATHER/, perhaps test/WEATHER/, each with degraded images and clean ones as a public "
         "set has them (such as input/ and target/), or with lists of pairs in meta/train/WEATHER.json and "
@@ -197,7 +204,8 @@ def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> No
     add(
         "--resume",
         action="store_true",
-        help="go on with the run in --out that was interrupted; all else must be as it was (default: off)",
+        help="go on with the run in --out that was interrupted, or ended early and now has more --patience; all else "
+        "must be as it was (default: off)",
     )
     add_loading(parser, batch_size, UNSET)
 
@@ -274,7 +282,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def default_of(command: str, name: str) -> str:
     """What --help says of a default."""
     first, *others = DEFAULTS[command]
-    values = {task: "never" if own[name] is None else own[name] for task, own in DEFAULTS[command].items()}
+    values = {task: SETTLED_LATER[name] if own[name] is None else own[name] for task, own in DEFAULTS[command].items()}
     other_values = [f"for {task} {values[task]}" for task in others if values[task] != values[first]]
     return f"(default: {', '.join([str(values[first]), *other_values])})"
 

@@ -93,7 +93,7 @@ def _add_teach(add: Add) -> None:
         ),
         examples=(
             "pets/ --out runs/teacher --epochs 10 --batch-size 16 --augment",
-            "roads/ --task segmentation --out runs/segmenter --lr 1e-4 --batch-size 8",
+            "roads/ --task segmentation --out runs/segmenter --batch-size 8",
             "scenes --task segmentation --narrow --out runs/narrow --lr 3e-3 --batch-size 32",
             "outdoors/ --task restoration --weather haze --out runs/haze --batch-size 32",
             "weather --task restoration --weather haze --narrow --out runs/haze --epochs 40 --lr 4e-3 --batch-size 4",
@@ -106,9 +106,9 @@ def _add_teach(add: Add) -> None:
     add_weights(parser, "; not for restoration")
     _add_narrow(parser, "for segmentation 1.2 million parameters, for restoration 1.8, for dehazing 0.6")
     rate = (
-        "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. A random start bears "
-        "3e-3, ImageNet's weights rather want 1e-4. For restoration it is that of a batch of 16 and grows in "
-        "proportion to the batch; for dehazing Adam's first one, which falls to a twelfth"
+        "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. For restoration it is "
+        "that of a batch of 16 and grows in proportion to the batch; for dehazing Adam's first one, which falls to a "
+        "twelfth"
     )
     add_training(parser, "teach", rate)
     add_images(parser, size="224, or 32 for digits and 64 for scenes", moment="the training images'")
@@ -134,8 +134,9 @@ def _add_distill(add: Add) -> None:
             images; with --augment, where no image comes twice, it runs at each step.""",
             """For segmentation the student is PSPNet on ResNet18 (13 million parameters). It learns its masks'
             cross-entropy + weight * the method's loss: cwd compares where each channel is active, mgd generates the
-            teacher's features from masked ones, kd compares the logits pixel by pixel, at attention maps, and hard
-            takes the teacher's decision for a label. Best is the epoch of highest mIoU.""",
+            teacher's features from masked ones, kd compares the logits cell by cell of its map, at attention maps;
+            hard takes the teacher's decision at each cell for a label, pseudo at each pixel of the image. Best is the
+            epoch of highest mIoU.""",
             """For restoration there is a teacher for each weather, and teachers and student are MSBDN (29 million
             parameters). In the first stage the student learns from the teachers: their restored images, their features
             in a common space (CKT), and to leave the degraded image behind (SCR). In the second it learns from the
@@ -147,6 +148,7 @@ def _add_distill(add: Add) -> None:
         examples=(
             "pets/ --teacher runs/teacher --out runs/student --temperature 4 --epochs 50 --batch-size 32",
             "roads/ --task segmentation --teacher runs/segmenter --out runs/small --preset cwd-logits",
+            "roads/ --task segmentation --teacher runs/segmenter --out runs/small --unlabelled drives/",
             "scenes --task segmentation --narrow --teacher runs/narrow --out runs/tiny --method mgd --weight 2e-3",
             "outdoors/ --task restoration --teacher haze=runs/haze --teacher rain=runs/rain --out runs/all --width 8",
             "nh-haze --task dehazing --teacher runs/clean --out runs/dehazer --workers 8",
@@ -179,6 +181,14 @@ def _add_distill(add: Add) -> None:
         "to a twelfth"
     )
     add_training(parser, "distill", rate)
+    parser.add_argument(
+        "--unlabelled",
+        type=Path,
+        default=UNSET,
+        metavar="FOLDER",
+        help="more images, without labels or masks, of which the teacher alone speaks; about half of a batch then has "
+        "labels. Only for classification and segmentation (default: none)",
+    )
     otherwise = "for a plain state_dict"
     add_images(
         parser,

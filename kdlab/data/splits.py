@@ -21,12 +21,14 @@ class ImageSplits:
     Attributes:
         test: the validation split where there is no test split of its own; `test_is_val` says so.
         val: the test split where that is all there is, which only an evaluation takes; `val_is_test` says so.
+        val_is_drawn: whether a folder without splits was split into training and validation images when it was read.
         classes: their names, in the order of the labels.
         mean, std: what the images were normalised with, red, green, blue, for pixel values in 0 to 1.
         size: height and width of every image, in pixels.
         name: the folder's, or that of a named set with what makes it another one, such as "digits" or "weather-24-0".
         deterministic: whether ``train`` yields the same tensor for the same index every time.
         skipped: the files that could not be used, with the reason.
+        unlabelled: more training images, whose label no loss counts, for a teacher to speak of; None without.
         files: of a folder, by split: how many files it has, and a hash of their names and sizes; empty for a named set.
     """
 
@@ -40,8 +42,10 @@ class ImageSplits:
     name: str
     deterministic: bool
     skipped: tuple[Skipped, ...] = ()
+    unlabelled: Dataset | None = None
     test_is_val: bool = False
     val_is_test: bool = False
+    val_is_drawn: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
 
 
