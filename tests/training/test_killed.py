@@ -1,7 +1,6 @@
 """Training that is killed, at any moment, goes on to the same bits as the run that was left alone (on the CPU).
 
-The trainings are children of this file run as a program, which forks them after the imports: a start then takes
-milliseconds instead of seconds.
+The trainings are children of this file run as a program.
 """
 
 import json
@@ -11,15 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from forks import die, start, wait
 from torch.utils.data import TensorDataset
 
 from kdlab.data.splits import ImageSplits
@@ -55,23 +52,6 @@ def train(out: Path, gate: int = EPOCHS) -> None:
     )  # fmt: skip
 
 
-def start(work: Callable[..., None], *arguments: object) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            work(*arguments)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def wait(child: int) -> str:
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return "killed" if status == -signal.SIGKILL else "finished" if status == 0 else f"failed with {status}"
-
-
 def look(out: Path) -> dict[str, int]:
     """How many epochs each file knows of; an error if one of them is not whole."""
     epochs = dict.fromkeys(WRITES, 0)
@@ -84,20 +64,6 @@ def look(out: Path) -> dict[str, int]:
     return epochs | {"partial": len(list(out.glob("*.partial")))}
 
 
-def die(out: Path, owner: Any, call: str, count: int) -> None:
-    """Train until this function has been called so often."""
-    original, calls = getattr(owner, call), []
-
-    def counted(*arguments: object) -> None:
-        original(*arguments)
-        calls.append(arguments)
-        if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    setattr(owner, call, counted)
-    train(out)
-
-
 def main(folder: Path) -> None:
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
     torch.optim.Adam([torch.zeros(1)])  # the first optimiser imports half of torch
@@ -107,11 +73,11 @@ def main(folder: Path) -> None:
     report["alone"] = [{"ended": wait(start(train, alone)), **look(alone)}]
     epoch = (time.perf_counter() - began) / EPOCHS
     report["at steps"] = [
-        {"ended": wait(start(die, killed, torch.optim.Adam, "step", count)), **look(killed)}
+        {"ended": wait(start(die, train, killed, torch.optim.Adam, "step", count)), **look(killed)}
         for count in range(1, STEPS + 1)
     ]
     report["at writes"] = [
-        {"ended": wait(start(die, killed, os, call, count)), **look(killed)}
+        {"ended": wait(start(die, train, killed, os, call, count)), **look(killed)}
         for call in ("fsync", "replace")  # the bytes are on disk; the file has its name
         for count in range(1, len(WRITES) + 1)
     ]
@@ -130,7 +96,7 @@ def main(folder: Path) -> None:
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     command = [sys.executable, __file__, str(folder)]
-    environment = os.environ | {"KDLAB_CACHE": str(folder / "cache")}
+    environment = os.environ | {"KDLAB_CACHE": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     print(done.stderr)  # a child's traceback, shown with what fails
