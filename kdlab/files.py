@@ -79,14 +79,14 @@ def _is_pytorchs(path: Path) -> bool:
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Make the folder and see that files can be written in it, before the work whose result goes there.
+    """See that the folder can be made, or written in where it is there, before the work whose result goes there.
 
     Raises:
         InputError: it cannot be made or written to; ``name`` is what the user knows it by, such as "--out".
     """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         what = "written to" if folder.is_dir() else "made"

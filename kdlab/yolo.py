@@ -241,6 +241,7 @@ def distill(
     settings: YoloSettings,
     *,
     out: str | Path,
+    unlabelled: str | Path | None = None,
     resume: bool = False,
     device: str = "auto",
 ) -> YoloRun:
@@ -250,13 +251,17 @@ def distill(
 
     Args:
         teacher: weights (.pt) or a module, for the classes of the data; it stays as it is.
+        unlabelled: a folder of more images, or a .txt file that lists them. As many as a batch has join each batch, and
+            only the teacher speaks of them; labels beside them are not looked at.
 
     Raises:
         InputError: also a teacher with other classes, a layer that a network does not have, or one whose map has
-            another size in the teacher.
+            another size in the teacher; no image in ``unlabelled``.
     """
-    options = {"teacher": load_model(teacher), "distillation": distillation}
+    options = {"teacher": load_model(teacher), "distillation": distillation, "unlabelled": unlabelled}
     recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
+    if unlabelled is not None:
+        recipe["unlabelled"] = _check_unlabelled(unlabelled).name
     return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
@@ -597,10 +602,7 @@ def _check_images(path: Path, split: str, places: str | list[str] | None) -> Non
     for place in [places] if isinstance(places, str) else places:
         if not Path(place).exists():
             raise InputError(f"{path}: there is no {place}, where the {split} images should be. Correct the path.")
-        if Path(place).is_file():
-            images += _listed(path, Path(place))
-        else:
-            images += [str(file) for file in Path(place).rglob("*") if _is_image(str(file))]
+        images += _images_in(path, Path(place))
     if not images:
         raise InputError(f"{path}: there is not one image in {places}, for {split!r}. Correct the path.")
     if not any(Path(label).is_file() and Path(label).read_bytes().strip() for label in img2label_paths(images)):
@@ -608,6 +610,22 @@ def _check_images(path: Path, split: str, places: str | list[str] | None) -> Non
             f"{path}: not one of the {len(images)} {split} images has labels; wanted: for images/x.png a file "
             "labels/x.txt with a line `class x y width height` for each object, in parts of the image."
         )
+
+
+def _check_unlabelled(place: str | Path) -> Path:
+    """Its whole path."""
+    path = Path(place).resolve()
+    if not path.exists():
+        raise InputError(f"unlabelled is {place}, which is not there; wanted: a folder of images, or a list of them.")
+    if not _images_in(path, path):
+        raise InputError(f"there is not one image in {place}; wanted: a folder of images, or a list, one path a line.")
+    return path
+
+
+def _images_in(named_by: Path, place: Path) -> list[str]:
+    if place.is_file():
+        return _listed(named_by, place)
+    return [str(file) for file in place.rglob("*") if _is_image(str(file))]
 
 
 def _listed(data: Path, file: Path) -> list[str]:
@@ -815,12 +833,21 @@ class DistillTrainer(Trainer):
     Args:
         teacher: weights (.pt) or a module.
         distillation: what is compared, and its weight.
+        unlabelled: as :func:`distill` takes it.
     """
 
-    def __init__(self, *args: Any, teacher: Model, distillation: Distillation | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        teacher: Model,
+        distillation: Distillation | None = None,
+        unlabelled: str | Path | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self.teacher = load_model(teacher)
         self.distillation = distillation or Distillation()
+        self.unlabelled = None if unlabelled is None else _check_unlabelled(unlabelled)
         self.add_callback("on_train_epoch_start", self._begin_epoch)
         self.add_callback("on_train_batch_start", self._begin_batch)
 
@@ -840,9 +867,34 @@ class DistillTrainer(Trainer):
         optimizer.register_state_dict_post_hook(self._add_to_checkpoint)
         return optimizer
 
+    def build_dataset(self, img_path: Any, *args: Any, **options: Any) -> Any:
+        kind = YOLODataset if self.unlabelled is None or img_path != str(self.unlabelled) else _Unlabelled
+        with mock.patch("ultralytics.data.build.YOLODataset", kind):
+            return super().build_dataset(img_path, *args, **options)
+
+    def _build_train_pipeline(self) -> None:
+        super()._build_train_pipeline()
+        if self.unlabelled is not None:
+            self.more = self.get_dataloader(str(self.unlabelled), self.train_loader.batch_size, rank=-1)  # one process
+            self._more_batches = _without_end(self.more)
+
     def _setup_train(self) -> None:
         super()._setup_train()
         self.model = self.distiller
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """With the images without labels behind those with labels, whose number says where they begin."""
+        if self.unlabelled is not None:
+            batch["labelled"] = len(batch["img"])
+            batch["img"] = torch.cat([batch["img"], next(self._more_batches)["img"]])
+        return super().preprocess_batch(batch)
+
+    def _close_dataloader_mosaic(self) -> None:
+        super()._close_dataloader_mosaic()
+        if self.unlabelled is not None:
+            self.more.dataset.mosaic = False
+            self.more.dataset.close_mosaic(hyp=copy(self.args))
+            self.more.reset()
 
     def label_loss_items(self, loss_items: Any = None, prefix: str = "train") -> Any:
         """Without the distillation loss where it is not computed, in validation."""
@@ -945,6 +997,27 @@ class _OneOfSeveral(Trainer):
     def final_eval(self) -> None:
         self.validator.dataloader = None  # it makes its own one, with all images
         processes.from_first(super().final_eval)
+
+
+class _Unlabelled(YOLODataset):
+    """Images alone: labels beside them are not looked at, nor is a list of these kept there."""
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        # ultralytics wants some labels where images are changed at random, so it looks in a folder without any, as for
+        # a validation.
+        with TemporaryDirectory() as nowhere, mock.patch.object(self, "augment", False):
+            self._no_label = str(Path(nowhere) / "labels" / "none.txt")
+            return super().get_labels()
+
+    def get_label_files(self) -> list[str]:
+        self.label_files = [self._no_label] * len(self.im_files)
+        return self.label_files
+
+
+def _without_end(loader: Any) -> Iterator[dict[str, Any]]:
+    """Its batches, pass after pass."""
+    while True:
+        yield from loader
 
 
 class _Parts:

@@ -27,6 +27,7 @@ import kdlab.doctor
 from kdlab.cli import main
 from kdlab.commands import evaluate as evaluation
 from kdlab.commands.runs import check_out
+from kdlab.data import folders
 from kdlab.errors import InputError
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response
@@ -237,9 +238,8 @@ def test_of_many_files_that_cannot_be_used_a_list_is_written(shapes, student, tm
 @pytest.mark.usefixtures("no_work")
 def test_a_cache_that_cannot_be_written_to(shapes, student, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLAB_CACHE", __file__)
-    with pytest.warns(UserWarning, match="is not remembered"):
-        result = run("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *TINY)
-    assert f"KDLAB_CACHE {__file__}/teacher cannot be made: Not a directory" in result.err
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *TINY)
+    assert f"KDLAB_CACHE {__file__}/teacher cannot be made: Not a directory" in refused(*words)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -297,7 +297,13 @@ def no_work(monkeypatch):
     monkeypatch.setattr(response.TeacherCache, "build", reached)
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.fixture
+def no_look(monkeypatch):
+    """The images of a folder must not be read: a large one takes minutes."""
+    monkeypatch.setattr(folders, "_scan", None)
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -317,7 +323,6 @@ def no_work(monkeypatch):
             "--batch-size is 4; wanted: at least 8, since batch normalisation compares images, two or more in each of "
             "the 4 parts",
         ),
-        (["--batch-size", "13"], "at most 12, the number of training images"),
         (["--teacher", "nowhere"], "--teacher nowhere does not exist. Make a teacher with `kdlab teach`"),
         (["--teacher", "nowhere.pt"], "--teacher nowhere.pt does not exist"),
         (["--out", __file__], "test_cli.py is a file; wanted: a folder"),
@@ -330,6 +335,31 @@ def test_impossible_settings_of_distill(shapes, student, tmp_path, options, mess
     teacher = () if "--teacher" in options else ("--teacher", student)
     assert message in refused("distill", shapes, *teacher, "--out", out, *SMALL, *options)
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_more_images_in_a_batch_than_there_are(shapes, student, tmp_path):
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", *SMALL, "--batch-size", 13)
+    assert "at most 12, the number of training images" in refused(*words)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
+def test_what_teach_and_resume_refuse_before_an_image_is_read(shapes, student, tmp_path, monkeypatch):
+    def offline():
+        raise OSError("no network")
+
+    monkeypatch.setattr(classification, "_imagenet_densenet121", offline)
+    for options, message in (
+        (("--weights", "imagenet"), "no network"),
+        (("--batch-size", 1), "--batch-size is 1; wanted: at least 2"),
+        (("--out", "/proc/self"), "--out /proc/self cannot be written to"),
+        (("--out", student), "holds an earlier run"),
+    ):
+        assert message in refused("teach", shapes, "--out", tmp_path / "t", *SMALL, *options)
+    words = ("distill", shapes, "--teacher", tmp_path / "t", "--out", student, *TINY, "--alpha", 0, "--epochs")
+    assert "epochs was 12, now 13" in refused(*words, 13, "--resume")
+    assert "temperature was 2.0, now 3.0" in refused(*words, 12, "--resume", "--temperature", 3)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +383,7 @@ def test_words_that_are_no_settings(options, message):
     assert message in result.err
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("classes", "wanted"),
     [
@@ -411,7 +441,7 @@ def test_a_teacher_file_that_runs_code_is_refused(shapes, tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize("name", ["teacher.pt", "teacher.safetensors"])
 def test_a_damaged_teacher_file(shapes, taught, plain, tmp_path, name):
     whole = plain if name.endswith(".pt") else taught.out / "best.safetensors"
@@ -420,7 +450,7 @@ def test_a_damaged_teacher_file(shapes, taught, plain, tmp_path, name):
     assert "cannot be read as" in refused(*words)
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.usefixtures("no_work", "no_look")
 def test_a_plain_state_dict_of_another_number_of_classes(plain, tmp_path):
     data = grow(tmp_path / "three", ("circle", "oval", "square"), train=2, val=1)
     words = ("distill", data, "--teacher", plain, "--out", tmp_path / "s", *SMALL, "--image-size", 32)

@@ -11,6 +11,7 @@ from weather_folder import grow
 
 from kdlab.commands.options import DEFAULTS
 from kdlab.commands.train_dehazer import CROP
+from kdlab.data import pair_folders
 from kdlab.data.pair_folders import load_pairs
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes import dehazing, restorer
@@ -155,17 +156,22 @@ def no_work(monkeypatch):
     monkeypatch.setattr(restorer, "fit", reached)
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.fixture
+def no_look(monkeypatch):
+    """The files of a folder must not be read: a large one takes minutes."""
+    monkeypatch.setattr(pair_folders, "_looks", None)
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--transfer", "-1"], "transfer is -1.0"),
         (["--transfer", "0"], "--teacher was given with --transfer 0, which leaves it out"),
         (["--teacher", "t"], "--teacher was given 2 times; wanted: once, what `kdlab teach --task dehazing` made"),
-        (["--weather", "fog"], "there is no image in fog; there are: haze, rain."),
+        (["--weather", "fog"], "--weather is fog; outdoors has haze, rain."),
         (["--batch-size", "1"], "--batch-size is 1; wanted: at least 2, since batch normalisation compares images"),
         (["--batch-size", "2", "--accumulate", "2"], "at least 4, since batch normalisation compares images, two or"),
-        (["--batch-size", "8"], "there are 4 images of haze and each batch of 8 wants 8."),
         (["--weights", "imagenet"], "--weights imagenet was given with --narrow, which ImageNet's do not fit."),
         (["--width", "8"], "--width was given, which only restoration has; the task is dehazing."),
         (["--lr", "0"], "lr is 0.0"),
@@ -178,6 +184,13 @@ def test_impossible_settings(outdoors, clean, tmp_path, options, message):
 
 
 @pytest.mark.usefixtures("no_work")
+def test_more_images_in_a_batch_than_there_are(outdoors, clean, tmp_path):
+    words = ("distill", outdoors, "--teacher", clean.out, "--out", tmp_path / "s", *SMALL, "--batch-size", 8)
+    assert "there are 4 images of haze and each batch of 8 wants 8." in refused(*words)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
 def test_teachers_that_cannot_teach(outdoors, clean, student, tmp_path):
     wide = DehazingTeacher((32, 64, 128), (1, 1, 1), 256, 2)
     card = ModelCard(wide.architecture, ("haze",), (0.0,) * 3, (1.0,) * 3, 32)

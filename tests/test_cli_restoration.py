@@ -23,8 +23,10 @@ from weather_folder import drawn, grow, hazy, rainy
 
 from kdlab.commands import inputs, parsers, restoration_options, restore, train_restorer
 from kdlab.commands.options import DEFAULTS
+from kdlab.data import pair_folders
 from kdlab.data.pair_folders import load_pairs
 from kdlab.data.weather_photos import load_weather
+from kdlab.errors import InputError
 from kdlab.losses.restoration import Negatives
 from kdlab.models import KTDN, MSBDN, SRKTDN, DehazingTeacher, PSPNet, StudentCNN
 from kdlab.recipes import restoration, restorer
@@ -257,7 +259,13 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
 # --- refused before any work -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.fixture
+def no_look(monkeypatch):
+    """The files of a folder must not be read: a large one takes minutes."""
+    monkeypatch.setattr(pair_folders, "_looks", None)
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -270,7 +278,6 @@ def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
         (["--max-norm", "0"], "max_norm is 0.0; wanted: above 0"),
         (["--warm-up", "250"], "warm_up is 250; wanted: from 0 to less than the 250 epochs"),
         (["--batch-size", "3"], "batch_size is 3; wanted: a multiple of 2"),
-        (["--batch-size", "10"], "there are 4 images of haze and each batch of 10 wants 5. Make the batch smaller"),
         (["--batch-size", "6", "--accumulate", "2"], "a batch has 3 samples of each kind, which cannot be divided"),
         (["--out", __file__], "test_cli_restoration.py is a file; wanted: a folder"),
         (["--out", f"{__file__}/below"], "cannot be made"),
@@ -286,6 +293,29 @@ def test_impossible_settings(outdoors, two, tmp_path, options, message):
     words = ("distill", outdoors, *two, "--out", tmp_path / "s", *TASK, "--batch-size", 2, "--features", "none")
     assert message in refused(*words, *options)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_more_images_in_a_batch_than_a_weather_has(outdoors, two, tmp_path):
+    words = ("distill", outdoors, *two, "--out", tmp_path / "s", *TASK, "--batch-size", 10, "--features", "none")
+    assert "there are 4 images of haze and each batch of 10 wants 5. Make the batch smaller" in refused(*words)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
+def test_what_else_is_refused_before_a_file_is_read(outdoors, student, two, tmp_path, monkeypatch):
+    def offline(*_):
+        raise InputError("no network")
+
+    monkeypatch.setattr(train_restorer, "feature_slices", offline)
+    words = (outdoors, "--out", tmp_path / "s", *TASK, "--batch-size")
+    assert "no network" in refused("distill", *words, 2, *two, "--features", "imagenet")
+    assert "--weather is fog; outdoors has haze, rain" in refused("teach", *words, 2, "--weather", "fog")
+    assert "--weather is fog; weather has haze, rain, snow" in refused(
+        "teach", "weather", *words[1:], 2, "--weather", "fog"
+    )
+    resumed = ("--out", student.out, "--resume", "--epochs", 2, *TINY)
+    assert "hcr was 0.2, now 1.0" in refused("distill", *words, 2, *two, *resumed, "--hcr", 1)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +337,7 @@ def test_options_of_another_task_are_not_ignored(command, words, message, tmp_pa
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.mark.usefixtures("no_work", "no_look")
 def test_teachers_are_known_by_the_name_of_their_weather(outdoors, haze, models, tmp_path):
     words = ("distill", outdoors, "--out", tmp_path / "s", *TASK, "--batch-size", 2, "--features", "none", "--teacher")
     right = f"haze={haze.out}"
@@ -344,9 +374,7 @@ def test_a_network_of_all_weathers_may_teach_any(outdoors, models, tmp_path, ask
 @pytest.mark.usefixtures("no_work")
 def test_data_that_does_not_fit(outdoors, haze, models, two, tmp_path, monkeypatch):
     out = ("--out", tmp_path / "o")
-    assert "there is no image in fog; there are: haze, rain." in refused(
-        "teach", outdoors, *out, *TASK, "--weather", "fog"
-    )
+    assert "--weather is fog; outdoors has haze, rain." in refused("teach", outdoors, *out, *TASK, "--weather", "fog")
     monkeypatch.chdir(tmp_path)
     for name in ("digits", "scenes"):
         said = f"{name} has no clean image for each image, which restoration wants: weather or haze, or a folder"

@@ -18,13 +18,14 @@ from command_line import done, refused, run
 from mask_folder import drawn, grow
 from PIL import Image
 from states import same, weights
+from torchvision.models import ConvNeXt_Tiny_Weights, ResNet18_Weights
 from torchvision.transforms.v2 import functional as transforms
 
 from kdlab.commands import segmentation_options
 from kdlab.commands.methods import BASES, dense_distillation
 from kdlab.commands.outputs import distinct_names
 from kdlab.commands.predict_masks import PALETTE
-from kdlab.data import scenes
+from kdlab.data import masks, scenes
 from kdlab.models import PSPNet, StudentCNN
 from kdlab.recipes import segmentation
 from kdlab.recipes.few_masks import METHODS
@@ -182,6 +183,7 @@ CHOSEN = {
     "mgd": (("--method", "mgd"), PRESETS["mgd"]),
     "kd": (("--method", "kd"), METHODS["pixel-wise KD"]),
     "hard": (("--method", "hard"), METHODS["hard labels"]),
+    "pseudo": (("--method", "pseudo"), METHODS["pseudo-masks"]),
     "at": (("--method", "at"), METHODS["AT"]),
     "preset": (("--preset", "cwd-logits-mmrazor"), PRESETS["cwd-logits-mmrazor"]),
     "preset and numbers": (
@@ -221,7 +223,13 @@ def test_help_names_the_weights():
     assert "mgd did best with 2e-3" in chosen
 
 
-@pytest.mark.usefixtures("no_work")
+@pytest.fixture
+def no_look(monkeypatch):
+    """The masks of a folder must not be read: a large one takes minutes."""
+    monkeypatch.setattr(masks, "_look", None)
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -241,7 +249,6 @@ def test_help_names_the_weights():
         (["--lr", "0"], "lr is 0.0"),
         (["--weights", "imagenet"], "--weights imagenet was given with --narrow, which ImageNet's do not fit"),
         (["--batch-size", "1"], "--batch-size is 1; wanted: at least 2"),
-        (["--batch-size", "9"], "at most 8, the number of training images"),
         (["--teacher", "nowhere"], "--teacher nowhere does not exist"),
         (["--out", __file__], "test_cli_segmentation.py is a file; wanted: a folder"),
         (["--out", f"{__file__}/below"], "cannot be made"),
@@ -259,6 +266,30 @@ def test_impossible_settings(roads, taught, tmp_path, options, message):
     words = ("distill", roads, *teacher, "--out", tmp_path / "s", *SEGMENTATION, "--batch-size", 4)
     assert message in refused(*words, *options)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work")
+def test_more_images_in_a_batch_than_there_are(roads, taught, tmp_path):
+    words = ("distill", roads, "--teacher", taught.out, "--out", tmp_path / "s", *SEGMENTATION, "--batch-size", 9)
+    assert "at most 8, the number of training images" in refused(*words)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
+def test_what_else_is_refused_before_a_mask_is_read(roads, taught, student, tmp_path, monkeypatch):
+    def offline(**_):
+        raise OSError("no network")
+
+    for published in (ConvNeXt_Tiny_Weights.IMAGENET1K_V1, ResNet18_Weights.IMAGENET1K_V1):
+        monkeypatch.setattr(published, "get_state_dict", offline)
+    words = (roads, "--out", tmp_path / "o", "--task", "segmentation", "--batch-size", 4, "--device", "cpu")
+    assert "no network" in refused("teach", *words, "--weights", "imagenet")
+    assert "no network" in refused("distill", *words, "--teacher", taught.out, "--weights", "imagenet")
+    resumed = ("--out", student.out, "--resume", "--temperature", 3)
+    assert "now 3.0" in refused("distill", *words, "--narrow", "--teacher", taught.out, *resumed)
+    assert "the teacher knows 0, 1, 2; voc has background" in refused(
+        "distill", "voc", *words[1:], "--teacher", taught.out
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from kdlab.commands.evaluate_restorer import evaluate_restorer
-from kdlab.commands.inputs import METRICS, RESTORING, check_classes, check_split, load_data, load_masks, task_of
+from kdlab.commands.inputs import (
+    METRICS,
+    RESTORING,
+    check_classes,
+    check_split,
+    list_data,
+    load_data,
+    load_masks,
+    task_of,
+)
 from kdlab.commands.options import option
 from kdlab.commands.outputs import say_skipped
 from kdlab.data import ImageSplits
@@ -54,8 +63,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluate_classifier(args: argparse.Namespace, model: nn.Module, card: ModelCard) -> None:
+    check_classes("model", card.classes, list_data(args.data, args.split))
     data = load_data(args.data, card.size, card.mean, card.std, only=args.split)
-    check_classes("model", card.classes, data)
     logits, labels = predict_logits(model, _loader(args, data))
     metrics = _named(classification_metrics(logits, labels))
 

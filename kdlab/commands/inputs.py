@@ -4,17 +4,19 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from unicodedata import normalize
 
 from torch import nn
 
-from kdlab.data import ImageSplits, load_digits, load_folders, load_segmentation
+from kdlab.data import ImageSplits, digits, load_digits, load_folders, load_segmentation, scenes
 from kdlab.data.catalogue import CLASSIFICATION, RESTORATION
+from kdlab.data.folders import list_classes
 from kdlab.data.images import printable
-from kdlab.data.masks import NAMED
+from kdlab.data.masks import NAMED, PETS, VOC
 from kdlab.data.named import locate
-from kdlab.data.pair_folders import load_pairs
+from kdlab.data.pair_folders import list_weathers, load_pairs
+from kdlab.data.weather import HAZES, WEATHERS
 from kdlab.data.weather_photos import load_haze, load_weather
 from kdlab.errors import InputError
 from kdlab.models import Restorer
@@ -25,7 +27,26 @@ from kdlab.recipes.restorer import pairs
 # As they are written; the others are words.
 METRICS = {"miou": "mIoU", "mdice": "mDice", "psnr": "PSNR", "ssim": "SSIM"}
 RESTORING = ("restoration", "dehazing")  # the tasks of pairs of images
-DRAWN = ("weather", "haze")  # the built-in pairs
+DRAWN = {"weather": WEATHERS, "haze": HAZES}  # the built-in pairs
+MASKED = dict(zip(NAMED, (scenes.CLASSES, PETS, VOC), strict=True))
+Split = Literal["train", "val", "test"]
+
+
+class Listed(NamedTuple):
+    """What is known of DATA before an image is read: its name, and its classes or weathers."""
+
+    name: str
+    classes: tuple[str, ...]
+
+
+def list_data(source: str, only: Split | None = None) -> Listed:
+    """What :func:`load_data` will give.
+
+    Raises:
+        InputError: folders that are not laid out as wanted; a set that has not been got; a set of masks or pairs.
+    """
+    folder = _labelled(source)
+    return Listed(source, digits.CLASSES) if folder is None else Listed(_name(folder), list_classes(folder, only))
 
 
 def load_data(
@@ -34,7 +55,7 @@ def load_data(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     augment: bool = False,
-    only: Literal["train", "val", "test"] | None = None,
+    only: Split | None = None,
 ) -> ImageSplits:
     """The splits of DATA with labels: the word "digits", a public set's name, or a folder. What is None is its own.
 
@@ -45,22 +66,31 @@ def load_data(
         InputError: whatever :func:`kdlab.data.load_folders` refuses; a set that has not been got; augmentation of
             digits; a set of masks or pairs.
     """
+    folder = _labelled(source)
+    if folder is not None:
+        return load_folders(folder, size=size or 224, mean=mean, std=std, augment=augment, only=only)
+    if augment:
+        raise InputError("--augment was given with digits, of which many mean another one in a mirror. Leave it out.")
+    return load_digits(size or 32, mean, std)
+
+
+def _labelled(source: str) -> Path | None:
+    """The folder with labelled images; None of the digits."""
     if source in DRAWN and not Path(source).exists():
         raise InputError(
             f"{source} has a clean image for each image and no labels, which is for restoration; wanted for "
             "classification: digits, or a folder with train/CLASS/ and val/CLASS/."
         )
-    if source in NAMED and not Path(source).exists():
+    if source in MASKED and not Path(source).exists():
         raise InputError(
             f"{source} has a mask for each image, which is for segmentation; wanted for classification: digits, or a "
             "folder with train/CLASS/ and val/CLASS/."
         )
-    if source != "digits":
-        folder = locate(source, CLASSIFICATION)
-        return load_folders(folder, size=size or 224, mean=mean, std=std, augment=augment, only=only)
-    if augment:
-        raise InputError("--augment was given with digits, of which many mean another one in a mirror. Leave it out.")
-    return load_digits(size or 32, mean, std)
+    return None if source == "digits" else locate(source, CLASSIFICATION)
+
+
+def _name(folder: Path) -> str:
+    return folder.expanduser().resolve().name
 
 
 def load_masks(
@@ -72,7 +102,7 @@ def load_masks(
     who: str = "",
     classes: Sequence[str] | None = None,
 ) -> ImageSplits:
-    """The splits of DATA with masks: a word of `NAMED`, or a folder. What is None is the data's own.
+    """The splits of DATA with masks: a word of `MASKED`, or a folder. What is None is the data's own.
 
     Args:
         who: "teacher" or "model", whichever knows these ``classes``: a folder's masks have numbers and no names.
@@ -85,17 +115,26 @@ def load_masks(
         what, task = other[source]
         raise InputError(
             f"{source} has {what} for each image and no masks, which is for {task}; wanted for segmentation: "
-            f"{', '.join(NAMED)}, or a folder with images/ and masks/ (./{source} is a folder of that name)."
+            f"{', '.join(MASKED)}, or a folder with images/ and masks/ (./{source} is a folder of that name)."
         )
-    if source in NAMED or classes is None:
-        data = load_segmentation(source, size=size, mean=mean, std=std)
+    if source in MASKED or classes is None:
         if classes is not None:
-            check_classes(who, classes, data)
-        return data
+            check_classes(who, classes, Listed(source, MASKED[source]))
+        return load_segmentation(source, size=size, mean=mean, std=std)
     try:
         return load_segmentation(source, size=size, mean=mean, std=std, classes=classes)
     except InputError as error:
         raise InputError(f"{error}\nThe {who} knows {len(classes)} classes: {names(classes)}.") from error
+
+
+def list_restoration(source: str) -> Listed:
+    """What :func:`load_restoration` will give.
+
+    Raises:
+        InputError: another layout; a weather that is not in every split; a built-in set of another task.
+    """
+    folder = _paired(source)
+    return Listed(source, DRAWN[source]) if folder is None else Listed(_name(folder), list_weathers(folder))
 
 
 def load_restoration(source: str, crop: int | None = None, *, only_judged: bool = False) -> ImageSplits:
@@ -110,29 +149,31 @@ def load_restoration(source: str, crop: int | None = None, *, only_judged: bool 
         InputError: whatever :func:`load_pairs`, :func:`load_weather` and :func:`load_haze` refuse; a built-in set of
             another task.
     """
-    if source == "digits" or source in NAMED:
-        raise InputError(
-            f"{source} has no clean image for each image, which restoration wants: weather or haze, or a folder with "
-            f"train/WEATHER/ and val/WEATHER/ (./{source} is a folder of that name)."
-        )
+    folder = _paired(source)
     size = {} if crop is None else {"crop": crop}
-    if source not in DRAWN:
-        return load_pairs(locate(source, RESTORATION), **size, only_judged=only_judged)
+    if folder is not None:
+        return load_pairs(folder, **size, only_judged=only_judged)
     draw = load_haze if source == "haze" else load_weather
     return replace(draw(variants=1), name=source) if only_judged else draw(**size)
 
 
-def of_weathers(data: ImageSplits, weathers: Sequence[str]) -> ImageSplits:
-    """The data with these weathers alone to train on and to be judged by.
+def _paired(source: str) -> Path | None:
+    """The folder with pairs of images; None of those that are drawn."""
+    if source == "digits" or source in MASKED:
+        raise InputError(
+            f"{source} has no clean image for each image, which restoration wants: weather or haze, or a folder with "
+            f"train/WEATHER/ and val/WEATHER/ (./{source} is a folder of that name)."
+        )
+    return None if source in DRAWN else locate(source, RESTORATION)
 
-    Raises:
-        InputError: there is no image in them.
-    """
+
+def of_weathers(data: ImageSplits, weathers: Sequence[str]) -> ImageSplits:
+    """The data with these weathers, which it has, alone to train on and to be judged by."""
     train, val = (pairs(split).only(weathers) for split in (data.train, data.val))
     return replace(data, train=train, val=val, classes=tuple(weathers))
 
 
-def check_classes(who: str, known: Sequence[str], data: ImageSplits) -> None:
+def check_classes(who: str, known: Sequence[str], data: Listed) -> None:
     """Refuse data whose classes are not those that a model knows, in their order."""
     if [normalize("NFC", name) for name in known] != [normalize("NFC", name) for name in data.classes]:
         raise InputError(

@@ -27,6 +27,7 @@ def make_folder(out: Path, given: Sequence[Path], what: str) -> None:
     if any(place.is_relative_to(path.resolve()) if path.is_dir() else place == path.resolve().parent for path in given):
         raise InputError(f"--out {out} is where the images are, and {what} are images too. Name another folder.")
     check_writable(out, "--out")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def say_skipped(skipped: Iterable[Skipped]) -> None:

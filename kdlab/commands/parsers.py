@@ -134,8 +134,9 @@ def _add_distill(add: Add) -> None:
             images; with --augment, where no image comes twice, it runs at each step.""",
             """For segmentation the student is PSPNet on ResNet18 (13 million parameters). It learns its masks'
             cross-entropy + weight * the method's loss: cwd compares where each channel is active, mgd generates the
-            teacher's features from masked ones, kd compares the logits pixel by pixel, at attention maps, and hard
-            takes the teacher's decision for a label. Best is the epoch of highest mIoU.""",
+            teacher's features from masked ones, kd compares the logits cell by cell of its map, at attention maps;
+            hard takes the teacher's decision at each cell for a label, pseudo at each pixel of the image. Best is the
+            epoch of highest mIoU.""",
             """For restoration there is a teacher for each weather, and teachers and student are MSBDN (29 million
             parameters). In the first stage the student learns from the teachers: their restored images, their features
             in a common space (CKT), and to leave the degraded image behind (SCR). In the second it learns from the

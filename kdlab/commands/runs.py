@@ -11,15 +11,17 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kdlab import processes
-from kdlab.commands.inputs import METRICS, names, task_of
+from kdlab.commands.inputs import METRICS, Listed, names, task_of
 from kdlab.data import ImageSplits, StratifiedBatches
+from kdlab.data.pairs import share_of
 from kdlab.errors import InputError
 from kdlab.files import check_writable, write_whole
-from kdlab.recipes.settings import Settings
+from kdlab.recipes.restorer import pairs
+from kdlab.recipes.settings import Settings, learnt
 from kdlab.training import Fit, ModelCard, load_model
-from kdlab.training.batches import Pieces, check_divides
+from kdlab.training.batches import check_divides, check_shares
 from kdlab.training.checkpoints import BEST, LAST, RESUME
-from kdlab.training.run_folder import HISTORY, earlier_start
+from kdlab.training.run_folder import HISTORY, check_settings, earlier_start
 
 USES = {
     "classification": "predict IMAGES --model {out}",
@@ -82,6 +84,15 @@ def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:
             f"--out {out} holds a run whose {BEST} is gone, and training on need not make it again. Put it back, or "
             "train anew in another folder."
         )
+    check_writable(out, "--out")
+
+
+def check_resumed(args: argparse.Namespace, settings: Settings, **what: Any) -> None:
+    """Refuse to go on with a run of other settings, as far as these are known before the images are read."""
+    if args.resume:
+        # Whether the number of loading processes matters is known later.
+        known = {name: value for name, value in learnt(settings).items() if name != "workers"}
+        check_settings(args.out, known | what)
 
 
 def _in_first_save(out: Path) -> bool:
@@ -143,11 +154,32 @@ def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
         print(f"  ... all of them in {out / SKIPPED}")
 
 
-def start_on_pairs(args: argparse.Namespace, data: ImageSplits, batches: StratifiedBatches) -> None:
-    """The last checks before the training of a restorer, and what it will work on."""
-    Pieces(batches, args.accumulate)  # refuses a size that does not suit the weathers
-    check_writable(args.out, "--out")
+def weathers_of(args: argparse.Namespace, listed: Listed, weather: str | None = None) -> tuple[str, ...]:
+    """The weathers to train on: that of --weather, or all that the data has, in equal parts of a batch.
+
+    Raises:
+        InputError: a weather that the data lacks, or a batch that cannot have the same number of images of each.
+    """
+    if weather is not None and weather not in listed.classes:
+        raise InputError(
+            f"--weather is {weather}; {listed.name} has {names(listed.classes)}. Name one of these, or leave it "
+            "out for all."
+        )
+    weathers = listed.classes if weather is None else (weather,)
+    check_shares(share_of(args.batch_size, weathers), args.accumulate)
+    return weathers
+
+
+def start_on_pairs(args: argparse.Namespace, data: ImageSplits, batches: int | None = None) -> None:
+    """The last check before the training of a restorer, and what it will work on."""
+    StratifiedBatches(pairs(data.train), args.batch_size, batches=batches)  # refuses a weather with too few images
     say_data(data, "weathers", f"(trained on in parts of {data.size}x{data.size} pixels)", args.out)
+
+
+def check_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:
+    """Refuse ImageNet's weights where they cannot be had, before the images are read."""
+    if args.weights == "imagenet" and earlier_start(args.out, args.resume) is None:
+        build()
 
 
 def say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import torch
 
 from kdlab import processes
-from kdlab.commands.inputs import check_classes, load_data, load_masks, names
+from kdlab.commands.inputs import check_classes, list_data, load_data, load_masks, names
 from kdlab.commands.methods import dense_distillation, describe
 from kdlab.commands.runs import (
     architecture_of,
     check_batch_size,
     check_out,
+    check_resumed,
+    check_weights,
     finish,
     own_teacher,
     say_data,
@@ -34,6 +37,8 @@ from kdlab.recipes.response import Distillation
 from kdlab.recipes.settings import Settings
 from kdlab.training import load_weights, pick_device
 
+SOME = 2  # classes, of a network that is built for what else it refuses and starts from
+
 
 def teach(args: argparse.Namespace) -> int:
     """Train or fine-tune the teacher."""
@@ -43,15 +48,19 @@ def teach(args: argparse.Namespace) -> int:
         return teach_dehazer(args)
     settings, device = settings_of(args, Settings), pick_device(args.device)
     check_out(args.out, args.resume)
+    check_resumed(args, settings, weights=args.weights)
+    check_batch_size(args)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
     run: dict[str, Any] = {"out": args.out, "weights": args.weights, "resume": args.resume, "device": device}
     if args.task == "segmentation":
         architecture = architecture_of(args, segmentation.NARROW_TEACHER)
+        check_weights(args, lambda: UPerNet(SOME, **architecture or {}, weights=args.weights))
         data = load_masks(args.data, size, mean, std)
         _start(args, data, device)
         say_weights(args, lambda: UPerNet(len(data.classes), **architecture or {}, weights=args.weights))
         fit = segmentation.teach(data, settings, architecture=architecture, monitor=args.monitor, **run)
     else:
+        check_weights(args, lambda: densenet121(SOME, args.weights))
         data = load_data(args.data, size, mean, std, args.augment)
         _start(args, data, device)
         say_weights(args, lambda: densenet121(len(data.classes), args.weights))
@@ -81,26 +90,29 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
     settings, device = settings_of(args, Settings), pick_device(args.device)
     distillation = Distillation(args.temperature, args.alpha)
     widths = tuple(chain.from_iterable(args.widths))
-    StudentCNN(2, widths, args.drop_rate)  # refuses widths and a drop rate that make no sense
+    StudentCNN(SOME, widths, args.drop_rate)  # refuses widths and a drop rate that make no sense
     check_out(args.out, args.resume, [path])
+    check_resumed(args, settings, **asdict(distillation), widths=list(widths), drop_rate=args.drop_rate)
+    check_batch_size(args)
+    if not args.augment:
+        check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     teacher, card = own_teacher(path, args.task)
+    listed = list_data(args.data)
+    if card is not None:
+        check_classes("teacher", card.classes, listed)
+    if args.classes not in (None, len(listed.classes)):
+        raise InputError(
+            f"the teacher has {args.classes} classes by --classes; {listed.name} has {len(listed.classes)}: "
+            f"{names(listed.classes)}. Wanted: as many, in the same order."
+        )
+    if teacher is None:
+        teacher = densenet121(len(listed.classes), "none")
+        load_weights(teacher, path)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
     if card is not None:  # the images as the teacher knows them, for both networks
         size, mean, std = size or card.size, mean or card.mean, std or card.std
     data = load_data(args.data, size, mean, std, args.augment)
-    if card is not None:
-        check_classes("teacher", card.classes, data)
-    if args.classes not in (None, len(data.classes)):
-        raise InputError(
-            f"the teacher has {args.classes} classes by --classes; {data.name} has {len(data.classes)}: "
-            f"{names(data.classes)}. Wanted: as many, in the same order."
-        )
-    if teacher is None:
-        teacher = densenet121(len(data.classes), "none")
-        load_weights(teacher, path)
     _start(args, data, device)
-    if data.deterministic:
-        check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print("teacher outputs:", "computed once and cached" if data.deterministic else "computed at each step (--augment)")
     known = response.evaluate(teacher.to(device), data.val, settings.batch_size, settings.workers)
     print(f"teacher: validation accuracy {known['accuracy']:.4f}, loss {known['loss']:.4f}", flush=True)
@@ -124,12 +136,15 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     distillation = dense_distillation(args)
     architecture = architecture_of(args, segmentation.NARROW_STUDENT)
     check_out(args.out, args.resume, [path])
+    check_resumed(args, settings, **asdict(distillation), weights=args.weights, monitor=args.monitor)
+    check_batch_size(args)
+    check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     teacher, card = teacher_of(path, args.task)
     distillation.check_teacher(teacher)
+    check_weights(args, lambda: PSPNet(SOME, **architecture or {}, weights=args.weights))
     size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)
     _start(args, data, device)
-    check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     print(f"distillation: {describe(distillation)}")
     known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
     print(f"teacher: validation mIoU {known['miou']:.4f}, mDice {known['mdice']:.4f}", flush=True)
@@ -148,10 +163,9 @@ def _flat(groups: Sequence[Sequence] | None) -> tuple | None:
 
 
 def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device) -> None:
-    """The last checks before the work, and what it will work on."""
+    """The last checks before the work, which want the images, and what it will work on."""
     check_batch_size(args, most=len(data.train))  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     processes.own_share(data.val)  # refuses now what it would refuse after the first epoch
-    check_writable(args.out, "--out")
     say_data(data, "classes", f"of {data.size}x{data.size} pixels", args.out)
     print(f"device: {device}", flush=True)
 

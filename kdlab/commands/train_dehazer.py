@@ -3,31 +3,33 @@
 import argparse
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from kdlab.commands.inputs import DRAWN, load_restoration, of_weathers
+from kdlab.commands.inputs import DRAWN, list_restoration, load_restoration, of_weathers
 from kdlab.commands.runs import (
     architecture_of,
     check_batch_size,
     check_out,
+    check_resumed,
+    check_weights,
     finish,
     say_weights,
     settings_of,
     start_on_pairs,
     teacher_of,
+    weathers_of,
 )
 from kdlab.commands.train_restorer import JUDGED_BY
 from kdlab.data import ImageSplits
 from kdlab.data.images import printable
-from kdlab.data.pairs import StratifiedBatches
 from kdlab.errors import InputError
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.models.dehazing import Dehazer
 from kdlab.recipes import dehazing
 from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER, Dehazing, DehazingSettings
-from kdlab.recipes.restorer import pairs
 from kdlab.training import pick_device
 
 CROP = 256  # as published
@@ -39,8 +41,8 @@ def teach_dehazer(args: argparse.Namespace) -> int:
     settings, device = _settings(args), pick_device(args.device)
     architecture = architecture_of(args, NARROW_TEACHER)
     check_out(args.out, args.resume)
-    data = _data(args)
-    _start(args, data, device, lambda: DehazingTeacher(**architecture or {}, weights=args.weights))
+    check_resumed(args, settings, weights=args.weights)
+    data = _start(args, device, lambda: DehazingTeacher(**architecture or {}, weights=args.weights))
     fit = dehazing.teach(
         data, settings, out=args.out, architecture=architecture, weights=args.weights, resume=args.resume,
         device=device,
@@ -58,12 +60,12 @@ def distill_dehazer(args: argparse.Namespace) -> int:
     architecture = architecture_of(args, NARROW)
     path = _path(args)
     check_out(args.out, args.resume, [path] if path else [])
+    check_resumed(args, settings, **asdict(plan), weights=args.weights)
     teacher = None if path is None else _teacher(path)
     kind = SRKTDN if args.super_resolution else KTDN
     with torch.device("meta"):
         plan.objective(kind(**architecture or {}), teacher)  # refuses a teacher of another width
-    data = _data(args)
-    _start(args, data, device, lambda: kind(**architecture or {}, weights=args.weights))
+    data = _start(args, device, lambda: kind(**architecture or {}, weights=args.weights))
     weights = ", ".join(f"{name} {getattr(plan, name):g}" for name in ("l1", "laplacian", "lab", "transfer"))
     print(f"student: {kind.__name__}; weights: {weights}", flush=True)
     _, fit = dehazing.distill(
@@ -105,14 +107,14 @@ def _teacher(path: Path) -> DehazingTeacher:
     return teacher
 
 
-def _data(args: argparse.Namespace) -> ImageSplits:
-    data = load_restoration(args.data, args.crop or (None if args.data in DRAWN else CROP))
-    return data if args.weather is None else of_weathers(data, [args.weather])
-
-
-def _start(args: argparse.Namespace, data: ImageSplits, device: torch.device, build: Callable[[], Dehazer]) -> None:
-    """The last checks before the work, and what it will work on and start from."""
+def _start(args: argparse.Namespace, device: torch.device, build: Callable[[], Dehazer]) -> ImageSplits:
+    """The last checks before the work, what it will start from, and the images that it will work on."""
     check_batch_size(args)
-    start_on_pairs(args, data, StratifiedBatches(pairs(data.train), args.batch_size, batches=args.steps))
+    weathers = weathers_of(args, list_restoration(args.data), args.weather)
+    check_weights(args, build)
+    data = load_restoration(args.data, args.crop or (None if args.data in DRAWN else CROP))
+    data = data if args.weather is None else of_weathers(data, weathers)
+    start_on_pairs(args, data, batches=args.steps)
     print(f"device: {device}", flush=True)
     say_weights(args, build)
+    return data

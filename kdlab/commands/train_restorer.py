@@ -2,24 +2,30 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from kdlab.commands.inputs import load_restoration, names, of_weathers
-from kdlab.commands.runs import check_out, finish, settings_of, start_on_pairs, teacher_of
+from kdlab.commands.inputs import Listed, list_restoration, load_restoration, names, of_weathers
+from kdlab.commands.runs import (
+    check_out,
+    check_resumed,
+    finish,
+    settings_of,
+    start_on_pairs,
+    teacher_of,
+    weathers_of,
+)
 from kdlab.data import ImageSplits
 from kdlab.data.images import printable
-from kdlab.data.pairs import StratifiedBatches
 from kdlab.errors import InputError
 from kdlab.models import MSBDN
 from kdlab.recipes import restoration
 from kdlab.recipes.perceptual import feature_slices
 from kdlab.recipes.restoration import RestorationSettings, TwoStage
-from kdlab.recipes.restorer import pairs
 from kdlab.recipes.weather import NARROW, TWO_STAGE
 from kdlab.training import ModelCard, pick_device
 
@@ -33,8 +39,9 @@ def teach_restorer(args: argparse.Namespace) -> int:
     settings, device = _settings(args), pick_device(args.device)
     architecture = _architecture(args)
     check_out(args.out, args.resume)
+    check_resumed(args, settings, pixel=args.pixel)
+    weathers = weathers_of(args, list_restoration(args.data), args.weather)
     data = load_restoration(args.data, args.crop)
-    weathers = data.classes if args.weather is None else (args.weather,)
     _start(args, data, weathers, architecture, device)
     fit = restoration.teach(
         data, weathers, settings, out=args.out, pixel=args.pixel, architecture=architecture, resume=args.resume,
@@ -50,13 +57,18 @@ def distill_restorer(args: argparse.Namespace) -> int:
     architecture = _architecture(args)
     paths = _by_weather(args.teacher or [])
     check_out(args.out, args.resume, list(paths.values()))
-    data = load_restoration(args.data, args.crop)
+    check_resumed(args, settings, **asdict(plan))
+    listed = list_restoration(args.data)
+    weathers = weathers_of(args, listed)
     switch = plan.switch(settings.epochs)
-    _check_weathers(paths, data, all_wanted=switch > 0)
+    _check_weathers(paths, listed, all_wanted=switch > 0)
     teachers = _teachers(paths)
     contrasts = (plan.scr and switch > 0) or (plan.hcr and switch < settings.epochs)
+    if contrasts and args.features == "imagenet":
+        feature_slices("imagenet")  # refuses what cannot be had before the images are read
+    data = load_restoration(args.data, args.crop)
     features = feature_slices(args.features) if contrasts else nn.Identity()
-    _start(args, data, data.classes, architecture, device)
+    _start(args, data, weathers, architecture, device)
     print(f"first stage: {_stage(1, switch)}, from the teachers' images and features")
     print(f"second stage: {_stage(switch + 1, settings.epochs)}, from the clean images")
     for name, path in paths.items():
@@ -105,7 +117,7 @@ def _by_weather(given: list[str]) -> dict[str, Path]:
     return paths
 
 
-def _check_weathers(paths: dict[str, Path], data: ImageSplits, all_wanted: bool) -> None:
+def _check_weathers(paths: dict[str, Path], data: Listed, all_wanted: bool) -> None:
     surplus = [name for name in paths if name not in data.classes]
     missing = [name for name in data.classes if name not in paths] if all_wanted else []
     if surplus:
@@ -146,9 +158,8 @@ def _start(
     architecture: dict[str, Any],
     device: torch.device,
 ) -> None:
-    """The last checks before the work, and what it will work on."""
-    chosen = of_weathers(data, weathers)
-    start_on_pairs(args, chosen, StratifiedBatches(pairs(chosen.train), args.batch_size))
+    """The last check before the work, and what it will work on."""
+    start_on_pairs(args, of_weathers(data, weathers))
     print(f"network: MSBDN, {', '.join(f'{name} {value}' for name, value in architecture.items()) or 'as published'}")
     print(f"device: {device}", flush=True)
 

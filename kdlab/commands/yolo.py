@@ -57,8 +57,8 @@ def _distill(args: argparse.Namespace) -> None:
     numbers = {name: getattr(args, name) for name in USED_BY if getattr(args, name) is not None}
     distillation = Distillation(args.method, args.layers, args.weight, **numbers)
     run = yolo.distill(
-        args.model, args.teacher, args.data, distillation, _settings(args), out=args.out, resume=args.resume,
-        device=args.device,
+        args.model, args.teacher, args.data, distillation, _settings(args), out=args.out, unlabelled=args.unlabelled,
+        resume=args.resume, device=args.device,
     )  # fmt: skip
     _finish(args, run)
 

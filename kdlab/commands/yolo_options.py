@@ -108,11 +108,19 @@ def _add_distill(add: Add) -> None:
         examples=(
             "scenes/ --model runs/pruned.pt --teacher runs/sparse/weights/best.pt --out runs/student --method cwd",
             "scenes/ --model yolov8n.yaml --teacher large.pt --out runs/student --method mgd --layers 15 18 21",
+            "few/ --model runs/pruned.pt --teacher large.pt --out runs/student --unlabelled photos/",
         ),
     )
     _add_data(parser)
     _add_model(parser, "the student: weights (.pt), or a YAML, which starts at random")
     parser.add_argument("--teacher", type=Path, required=True, metavar="T", help="weights (.pt), of DATA's classes")
+    parser.add_argument(
+        "--unlabelled",
+        type=Path,
+        metavar="IMAGES",
+        help="a folder of images without labels, or a .txt file that lists some: the teacher alone speaks of them "
+        "(default: none)",
+    )
     _add_training(parser, epochs=100)
     parser.add_argument("--method", choices=METHODS, default="cwd", help="what is compared (default: %(default)s)")
     parser.add_argument(

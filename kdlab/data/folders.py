@@ -78,7 +78,7 @@ def load_folders(
     ImageTransform(size, given_mean or (0.0, 0.0, 0.0), given_std or (1.0, 1.0, 1.0))
     root = Path(root).expanduser().resolve()
     files, skipped = _list_files(root, only)
-    moments, undecodable = _scan(root, [path for group in files.values() for path in group], size)
+    moments, undecodable = scan(root, [path for group in files.values() for path in group], size)
     skipped += undecodable
     usable = {place: [path for path in group if path in moments] for place, group in files.items()}
     for (split, name), group in usable.items():
@@ -116,6 +116,15 @@ def load_folders(
         val_is_test=only == "test",
         files={split: known_by(root, one.paths) for split, one in (("train", train), ("val", val))},
     )
+
+
+def list_classes(root: str | Path, only: Literal["train", "val", "test"] | None = None) -> tuple[str, ...]:
+    """The classes that :func:`load_folders` will give, from the names of the folders alone.
+
+    Raises:
+        InputError: the folders are not laid out as wanted, or the classes of the splits differ.
+    """
+    return tuple(next(iter(_classes(Path(root).expanduser().resolve(), only).values())))
 
 
 # --- the layout ------------------------------------------------------------------------------------------------------
@@ -213,7 +222,7 @@ def _holds_images(folder: Path) -> bool:
 # --- the one look at every file --------------------------------------------------------------------------------------
 
 
-def _scan(root: Path, files: list[Path], size: int) -> tuple[dict[Path, Moments], list[Skipped]]:
+def scan(root: Path, files: list[Path], size: int) -> tuple[dict[Path, Moments], list[Skipped]]:
     """The moments of every file that can be decoded, and the others with the reason.
 
     What could be decoded is remembered under its path, length and time of change. What could not be is tried again at

@@ -113,7 +113,7 @@ def load_pairs(root: str | Path, crop: int = 224, *, only_judged: bool = False) 
     if crop < 16:
         raise InputError(f"crop is {crop}; wanted: at least 16 pixels.")
     root = Path(root).expanduser().resolve()
-    listed = any((root / "meta" / name).is_dir() for name in chain(*SPLITS.values()))
+    listed = _has_lists(root)
     find = partial(_in_list, root) if listed else _in_folder
     sources = {
         split: {weather: find(place) for weather, place in places.items()}
@@ -144,6 +144,20 @@ def load_pairs(root: str | Path, crop: int = 224, *, only_judged: bool = False) 
         val_is_test="val" not in judged,
         files={split: known_by(root, _files(pairs[split])) for split in ("train", "val") if split in pairs},
     )
+
+
+def list_weathers(root: str | Path) -> tuple[str, ...]:
+    """The classes that :func:`load_pairs` will give, from the names of the folders or lists alone.
+
+    Raises:
+        InputError: another layout; a weather that is not in every split.
+    """
+    root = Path(root).expanduser().resolve()
+    return tuple(next(iter(_places(root, _has_lists(root), only_judged=False).values())))
+
+
+def _has_lists(root: Path) -> bool:
+    return any((root / "meta" / name).is_dir() for name in chain(*SPLITS.values()))
 
 
 def _files(pairs: Sequence[Pair]) -> list[Path]:

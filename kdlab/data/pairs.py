@@ -1,6 +1,6 @@
 """Degraded images with their clean ones, by weather: what a restorer is trained on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,12 +124,7 @@ class StratifiedBatches(Sampler[list[int]]):
             raise InputError(f"batches is {batches}; wanted: at least 1, or None for as many as there are images for.")
         strata = {weather: [i for i in pairs.where(weather) if i in allowed] for weather in pairs.weathers}
         self.strata = {weather: found for weather, found in strata.items() if found}
-        if batch_size < 1 or batch_size % len(self.strata):
-            raise InputError(
-                f"batch_size is {batch_size}; wanted: a multiple of {len(self.strata)}, the same number of images of "
-                f"each weather ({', '.join(self.strata)})."
-            )
-        self.each = batch_size // len(self.strata)
+        self.each = share_of(batch_size, self.strata)
         rarest = min(self.strata, key=lambda weather: len(self.strata[weather]))
         if len(self.strata[rarest]) < self.each:
             raise InputError(
@@ -152,6 +147,20 @@ class StratifiedBatches(Sampler[list[int]]):
         while len(drawn) < self.batches * self.each:
             drawn += [found[place] for place in torch.randperm(len(found)).tolist()]
         return drawn
+
+
+def share_of(batch_size: int, weathers: Collection[str]) -> int:
+    """How many images of each weather a batch has.
+
+    Raises:
+        InputError: a batch that cannot have the same number of each.
+    """
+    if batch_size < 1 or batch_size % len(weathers):
+        raise InputError(
+            f"batch_size is {batch_size}; wanted: a multiple of {len(weathers)}, the same number of images of each "
+            f"weather ({', '.join(weathers)})."
+        )
+    return batch_size // len(weathers)
 
 
 def fit(degraded: Sequence[int], clean: Sequence[int], margin: bool) -> bool:

@@ -27,6 +27,7 @@ class ImageSplits:
         name: the folder's, or that of a named set with what makes it another one, such as "digits" or "weather-24-0".
         deterministic: whether ``train`` yields the same tensor for the same index every time.
         skipped: the files that could not be used, with the reason.
+        unlabelled: more training images, whose label no loss counts, for a teacher to speak of; None without.
         files: of a folder, by split: how many files it has, and a hash of their names and sizes; empty for a named set.
     """
 
@@ -40,6 +41,7 @@ class ImageSplits:
     name: str
     deterministic: bool
     skipped: tuple[Skipped, ...] = ()
+    unlabelled: Dataset | None = None
     test_is_val: bool = False
     val_is_test: bool = False
     files: Mapping[str, str] = field(default_factory=dict)

@@ -49,6 +49,7 @@ class DetectionDistiller(Distiller):
         return self.student
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
+        """Of a batch whose first ``labelled`` images have labels, else all; the others have the distillation loss."""
         losses = super().forward(batch["img"], batch)
         distilled = torch.stack([losses[term.name].detach() for term in self.terms]).sum() / len(batch["img"])
         task: Any = self.task
@@ -56,7 +57,7 @@ class DetectionDistiller(Distiller):
 
 
 class _DetectionLoss(nn.Module):
-    """The detector's own loss: a sum over the batch."""
+    """The detector's own loss: a sum over the images that have labels."""
 
     def __init__(self, loss: Any) -> None:
         super().__init__()
@@ -64,8 +65,17 @@ class _DetectionLoss(nn.Module):
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, predictions: Any, batch: dict[str, Any]) -> Tensor:
-        loss, self.parts = self.loss(batch, predictions)
+        loss, self.parts = self.loss(batch, _first(batch.get("labelled"), predictions))
         return loss.sum()
+
+
+def _first(images: int | None, predictions: Any) -> Any:
+    """What is predicted for the first images, else all: a tensor, or lists and dictionaries of tensors."""
+    if isinstance(predictions, Tensor):
+        return predictions[:images]
+    if isinstance(predictions, dict):
+        return {name: _first(images, one) for name, one in predictions.items()}
+    return [_first(images, one) for one in predictions]
 
 
 class _TimesBatch(nn.Module):

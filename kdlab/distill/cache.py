@@ -35,11 +35,16 @@ class TeacherCache:
     are computed again when any of these changes; what a forward method does, it cannot see. Of a data set with files,
     listed in its ``paths``, the fingerprint holds the name, size and time of each and some images after the transform;
     of any other it holds every image, which costs a pass over the data set at each start.
+
+    Args:
+        seen: a hash of some of the images that the outputs are of, to which alone they are then attached; None:
+            nothing is known of them.
     """
 
-    def __init__(self, outputs: dict[str, Tensor], fingerprint: str) -> None:
+    def __init__(self, outputs: dict[str, Tensor], fingerprint: str, seen: str | None = None) -> None:
         self.outputs = outputs
         self.fingerprint = fingerprint
+        self.seen = seen
 
     @classmethod
     def build(
@@ -70,12 +75,12 @@ class TeacherCache:
         fingerprint = _fingerprint(teacher, taps, dataset)
         path = Path(path) if path is not None else cache_dir() / "teacher" / f"{fingerprint[:32]}.safetensors"
         if processes.mean(torch.tensor(float(path.exists()))) == 1:  # on each machine
-            return cls.load(path, fingerprint)
+            return cls(cls.load(path, fingerprint).outputs, fingerprint, _seen(dataset))
         own = DataLoader(processes.own_share(dataset), batch_size=batch_size, num_workers=workers)
         outputs = {name: processes.of_all(share) for name, share in _outputs(teacher, taps, own).items()}
         if processes.is_first():
             save_tensors(path, outputs, {"fingerprint": fingerprint, "samples": _length(dataset)})
-        return cls(outputs, fingerprint)
+        return cls(outputs, fingerprint, _seen(dataset))
 
     @classmethod
     def load(cls, path: Path | str, fingerprint: str) -> "TeacherCache":
@@ -102,18 +107,24 @@ class TeacherCache:
         for tap in taps:
             if str(tap) not in self.outputs:
                 raise InputError(unknown("tap", str(tap), self.outputs))
-        return TeacherCache({str(tap): self.outputs[str(tap)] for tap in taps}, self.fingerprint)
+        return TeacherCache({str(tap): self.outputs[str(tap)] for tap in taps}, self.fingerprint, self.seen)
 
     def attach(self, dataset: Dataset) -> Dataset:
         """The data set with the teacher's outputs beside each sample: (image, label, {tap: output}).
 
         Raises:
-            InputError: the data set has another number of samples than the cache, or other items than pairs.
+            InputError: the data set has another number of samples than the cache, other images (some are compared),
+                or other items than pairs.
         """
         samples = len(next(iter(self.outputs.values())))
         if _length(dataset) != samples:
             raise InputError(f"the cache holds {samples} samples and the data set {_length(dataset)}; build it anew.")
         _check_items(dataset)
+        if self.seen not in (None, _seen(dataset)):
+            raise InputError(
+                "the cache was built of other images than those of the data set, or of another transform; wanted: the "
+                "same, in the same order. Build it anew of this data set."
+            )
         return _WithTeacher(dataset, self.outputs)
 
 
@@ -208,7 +219,7 @@ def _fingerprint(teacher: nn.Module, taps: Sequence[str | Tap], dataset: Dataset
     for path in paths:
         status = path.stat()
         digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
-    probed = range(0, samples, max(1, samples // PROBES))
+    probed = _probed(dataset)
     for index in probed if paths else range(samples):
         image: Any = dataset[index][0]
         if index in probed and not torch.equal(image, dataset[index][0]):
@@ -217,6 +228,20 @@ def _fingerprint(teacher: nn.Module, taps: Sequence[str | Tap], dataset: Dataset
                 "for it cannot be cached. Train without a cache, or with a fixed transform."
             )
         digest.update(_bytes(image))
+    return digest.hexdigest()
+
+
+def _probed(dataset: Dataset) -> range:
+    """The indices of a spread of the samples."""
+    samples = _length(dataset)
+    return range(0, samples, max(1, samples // PROBES))
+
+
+def _seen(dataset: Dataset) -> str:
+    """A hash of a spread of the images, after the transform."""
+    digest = hashlib.sha256()
+    for index in _probed(dataset):
+        digest.update(_bytes(dataset[index][0]))
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 
 from kdlab.data.scenes import Scenes
 from kdlab.data.splits import ImageSplits
+from kdlab.data.unlabelled import half_labelled
 from kdlab.distill import TeacherCache
 from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
@@ -36,6 +37,7 @@ TEACHER_SCENES = 30_000  # the students' 2,000 first, all with their masks: of f
 METHODS: dict[str, DenseDistillation | None] = {
     "alone": None,
     "hard labels": DenseDistillation("hard", "logits", weight=4.0),
+    "pseudo-masks": DenseDistillation("pseudo", "logits", weight=4.0),
     "pixel-wise KD": DenseDistillation("kd", "logits", weight=4.0),
     "AT": DenseDistillation("at", "features", weight=62.5),
     "CWD logits": DenseDistillation("cwd", "logits", weight=3.0),
@@ -105,7 +107,7 @@ class FewMasks(StudentRun):
             return Supervised(student, PixelCrossEntropy()), Subset(data.train, kept)
         distiller = replace(distillation, weight=self.weight).distiller(student, teacher, data.size)
         train = cache.only(distiller.teacher_taps).attach(data.train)
-        return distiller, half_labelled(HiddenMasks(train, kept)) if self.unlabelled else Subset(train, kept)
+        return distiller, half_labelled(HiddenMasks(train, kept), kept) if self.unlabelled else Subset(train, kept)
 
     def measure(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         return measure(model, dataset)
@@ -121,16 +123,6 @@ def with_mask(data: ImageSplits, masks: int, seed: int) -> list[int]:
     if not 2 <= masks <= images:
         raise InputError(f"masks is {masks}; wanted: from 2 to {images}, the number of training images.")
     return torch.randperm(images, generator=torch.Generator().manual_seed(seed))[:masks].tolist()
-
-
-def half_labelled(train: "HiddenMasks") -> Dataset:
-    """The same samples, those with a mask so often that about half of what is drawn has one.
-
-    Of 100 masks among 2,000 images a batch of 16 would show less than one, and what the masks teach would be lost.
-    """
-    kept, images = sorted(train.kept), range(len(train))
-    more = (len(images) - len(kept)) // len(kept) - 1
-    return Subset(train, [*images, *kept * more])
 
 
 class HiddenMasks(HiddenLabels):

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
 from kdlab.data.splits import ImageSplits
+from kdlab.data.unlabelled import all_images, half_labelled
 from kdlab.distill import Distiller, TeacherCache, Term, weights_hash
 from kdlab.errors import InputError
 from kdlab.losses import KDLoss, LabelledCrossEntropy
@@ -80,6 +81,7 @@ def distill(
     """Distil a :class:`kdlab.models.StudentCNN` from the teacher; its best checkpoint is in ``out``.
 
     The teacher runs once over the training images where the pipeline always gives the same image, else at each step.
+    It also speaks of ``data.unlabelled``; about half of a batch has labels then.
     """
     torch.manual_seed(settings.seed)
     student = StudentCNN(len(data.classes), widths, drop_rate)
@@ -89,9 +91,10 @@ def distill(
     recipe = recipe_of(data, settings, task="distill", teacher=known, **asdict(distillation), **shape)
     if resume:
         check_recipe(out, recipe)  # before the teacher runs over all images
-    train = data.train
+    train = all_images(data)
     if data.deterministic:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
+    train = half_labelled(train, range(len(data.train)))  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     return fit_with(
         settings, objective, train, data, out=out, recipe=recipe, measure=evaluate, resume=resume,
         after_epoch=after_epoch,

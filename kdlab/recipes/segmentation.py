@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
 from kdlab.data.splits import ImageSplits
+from kdlab.data.unlabelled import all_images, half_labelled
 from kdlab.distill import ConvConnector, Distiller, Pixels, Resize, Taps, TeacherCache, Term, weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
@@ -39,7 +40,7 @@ STRIDE = 8  # of the student's maps
 NARROW_TEACHER: dict[str, Any] = {"widths": (24, 48, 96, 192), "depths": (1, 1, 3, 1), "channels": 64}
 NARROW_STUDENT: dict[str, Any] = {"width": 16, "blocks": (1, 1, 1, 1), "channels": 48}
 
-Method = Literal["kd", "hard", "at", "cwd", "mgd"]
+Method = Literal["kd", "hard", "pseudo", "at", "cwd", "mgd"]
 Layer = Literal["logits", "features"]
 CACHE_BYTES = 2**30  # of a teacher's outputs; where they would take more, it runs at each step
 
@@ -56,9 +57,10 @@ class DenseDistillation:
     """What the student learns beside its masks.
 
     Args:
-        method: "kd" compares the logits pixel by pixel, "hard" takes the teacher's decision for a label, "at" attention
-            maps, "cwd" where each channel is active, "mgd" generates the teacher's map from a masked one.
-        layer: "logits" or "features"; at and mgd want features, kd and hard logits.
+        method: "kd" compares the logits cell by cell of the student's map, "hard" takes the teacher's decision at each
+            cell for a label, "pseudo" its decision at each pixel of the image for a mask, "at" compares attention maps,
+            "cwd" where each channel is active, "mgd" generates the teacher's map from a masked one.
+        layer: "logits" or "features"; at and mgd want features, kd, hard and pseudo logits.
         weight: of the method's loss; the masks' cross-entropy has 1.
         temperature: of kd and cwd.
         mask_ratio: of mgd, the share of the positions that are masked.
@@ -76,9 +78,8 @@ class DenseDistillation:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise InputError(unknown("method", self.method, get_args(Method)))
-        wanted = {"kd": ("logits",), "hard": ("logits",), "at": ("features",), "mgd": ("features",)}.get(
-            self.method, get_args(Layer)
-        )
+        one_layer = dict.fromkeys(("kd", "hard", "pseudo"), ("logits",)) | dict.fromkeys(("at", "mgd"), ("features",))
+        wanted = one_layer.get(self.method, get_args(Layer))
         if self.layer not in wanted:
             raise InputError(f"layer is {self.layer!r}; wanted for {self.method}: {' or '.join(map(repr, wanted))}.")
         check_weight("weight", self.weight)
@@ -94,7 +95,7 @@ class DenseDistillation:
         if TEACHER_LAYERS[self.layer] not in dict(teacher.named_modules()):
             raise InputError(
                 f"the teacher is a {type(teacher).__name__}, and {self.method} on {self.layer} wants one whose "
-                f"{self.layer} are those of UPerNet. Take a UPerNet, or a method on the logits: kd, hard or cwd."
+                f"{self.layer} are those of UPerNet. Take a UPerNet, or a method on the logits: kd, hard, pseudo, cwd."
             )
 
     def distiller(self, student: nn.Module, teacher: nn.Module, size: int) -> Distiller:
@@ -118,6 +119,8 @@ class DenseDistillation:
         on_teacher: nn.Module = Resize(-(-size // STRIDE), "area")
         if self.method in ("kd", "hard"):
             on_student, on_teacher = Pixels(), nn.Sequential(on_teacher, Pixels())
+        elif self.method == "pseudo":
+            on_student, on_teacher = Resize(size), Resize(size)  # as both networks enlarge their logits
         elif self.method == "cwd" and self.layer == "features":
             on_student = ConvConnector(mine.in_channels, its.in_channels)
         term = Term(
@@ -130,7 +133,7 @@ class DenseDistillation:
         match self.method:
             case "kd":
                 return KDLoss(self.temperature)
-            case "hard":
+            case "hard" | "pseudo":
                 return HardLabels()
             case "at":
                 return ATLoss()
@@ -202,7 +205,8 @@ def distill(
 ) -> Fit:
     """Distil a :class:`kdlab.models.PSPNet` from the teacher; its best checkpoint is in ``out``.
 
-    The teacher runs once over the training images where its outputs fit in memory, else at each step.
+    The teacher runs once over the training images where its outputs fit in memory, else at each step. It also speaks
+    of ``data.unlabelled``; about half of a batch has masks then.
 
     Args:
         architecture: other arguments of PSPNet than its own, such as :data:`NARROW_STUDENT`; no auxiliary head,
@@ -225,9 +229,10 @@ def distill(
     )  # fmt: skip
     if resume:
         check_recipe(out, recipe)  # before the teacher runs over all images
-    train = data.train
+    train = all_images(data)
     if data.deterministic and _bytes(teacher, objective, train) <= CACHE_BYTES:
         train = TeacherCache.build(teacher, objective.teacher_taps, train, workers=settings.workers).attach(train)
+    train = half_labelled(train, range(len(data.train)))  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     return fit_with(
         settings, objective, train, data, out=out, recipe=recipe, resume=resume, weights=used, after_epoch=after_epoch,
         optimizer=AdamW, measure=measure, monitor=monitor,

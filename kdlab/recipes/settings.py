@@ -85,13 +85,17 @@ def images_of(data: ImageSplits) -> dict[str, Any]:
     return images
 
 
+def learnt(settings: Settings) -> dict[str, Any]:
+    """The settings that the result depends on."""
+    return {name: value for name, value in asdict(settings).items() if name not in HOW}
+
+
 def recipe_of(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any]:
     """All that the result depends on, for the model card, for a resume and for the name in the cache.
 
     How it is computed changes no more than its last digits, and may change when a run is gone on with.
     """
-    learnt = {name: value for name, value in asdict(settings).items() if name not in HOW}
-    recipe = {**what, **images_of(data), "augment": not data.deterministic, **learnt}
+    recipe = {**what, **images_of(data), "augment": not data.deterministic, **learnt(settings)}
     if data.deterministic:
         recipe["workers"] = 0  # who loads the images changes nothing, unless there are random numbers to draw
     return recipe

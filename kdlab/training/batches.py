@@ -22,14 +22,8 @@ class Pieces(Sampler[list[int]]):
     """
 
     def __init__(self, batches: Iterable[list[int]], pieces: int) -> None:
-        parts = processes.count() * pieces
-        each = getattr(batches, "each", parts)  # of a sampler with strata: how many samples a batch has of each
-        if each % parts:
-            raise InputError(
-                f"a batch has {each} samples of each kind, which cannot be divided into {parts} equal pieces, "
-                f"{pieces} for each of {processes.count()} processes: a piece would lack one, or have more of it "
-                f"than the batch. Wanted: a batch size that has a multiple of {parts} of each kind."
-            )
+        if hasattr(batches, "each"):  # of a sampler with strata: how many samples a batch has of each
+            check_shares(batches.each, pieces)
         self.batches = batches
         self.pieces = pieces
         self.drawn: list[list[int]] = []
@@ -57,6 +51,21 @@ class Pieces(Sampler[list[int]]):
         for batch in self.drawn:
             for piece in range(first, first + self.pieces):
                 yield batch[piece::parts]
+
+
+def check_shares(each: int, pieces: int) -> None:
+    """Refuse a batch whose strata, with so many samples each, cannot be in all pieces alike.
+
+    Raises:
+        InputError: with what can be divided.
+    """
+    parts = processes.count() * pieces
+    if each % parts:
+        raise InputError(
+            f"a batch has {each} samples of each kind, which cannot be divided into {parts} equal pieces, {pieces} for "
+            f"each of {processes.count()} processes: a piece would lack one, or have more of it than the batch. "
+            f"Wanted: a batch size that has a multiple of {parts} of each kind."
+        )
 
 
 def check_divides(size: int, pieces: int) -> None:

@@ -118,6 +118,13 @@ def check_recipe(out: Path, recipe: dict[str, Any]) -> None:
         _check_recipe(out / RESUME, load_tensors(out / RESUME)[1], recipe)
 
 
+def check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """As :func:`check_recipe`, by these settings alone: where the rest of the recipe is not yet known."""
+    if (out / RESUME).exists():
+        meta = load_tensors(out / RESUME)[1]
+        _check_recipe(out / RESUME, meta, {**meta.get("recipe", {}), **settings})
+
+
 def restore(
     path: Path,
     saved: Saved,

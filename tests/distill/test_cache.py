@@ -240,6 +240,20 @@ def test_another_number_of_samples_is_refused(teacher, dataset, path):
         cache.attach(TensorDataset(torch.zeros(5, 3, 16, 16), torch.zeros(5)))
 
 
+@pytest.mark.parametrize("how", ["computed", "from disk", "only"])
+def test_images_of_another_data_set_or_transform_are_refused(how, teacher, dataset, path):
+    cache = TeacherCache.build(teacher, TAPS, dataset, path=path)
+    if how == "from disk":
+        cache = TeacherCache.build(teacher, TAPS, dataset, path=path)
+    if how == "only":
+        cache = cache.only(TAPS)
+    images, labels = dataset.tensors
+    for others in (torch.randn_like(images), 2 * images, images.flip(0)):
+        with pytest.raises(InputError, match="built of other images than those of the data set, or of another transf"):
+            cache.attach(TensorDataset(others, labels))
+    cache.attach(TensorDataset(images, labels + 1))  # the labels are no matter of the teacher's
+
+
 def test_a_truncated_or_foreign_file_is_named_and_left_alone(teacher, dataset, path):
     TeacherCache.build(teacher, TAPS, dataset, path=path)
     whole = path.read_bytes()

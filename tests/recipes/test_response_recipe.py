@@ -257,6 +257,26 @@ def test_the_one_cycle_spans_the_whole_run(tmp_path):
     assert distilled(tmp_path / "constant").history["lr"].tolist() == [1e-2] * 2
 
 
+# --- images without labels -------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_also_speaks_of_images_without_labels(tmp_path, calls, monkeypatch):
+    more = Labelled(100, 4)
+    more.targets = [-100] * 100
+    data, teacher, loaders = splits(unlabelled=more, files={"unlabelled": "100 files"}), a_teacher(), []
+    original = settings.fit
+    monkeypatch.setattr(
+        settings, "fit", lambda one, loader, **how: loaders.append(loader) or original(one, loader, **how)
+    )
+    history = distilled(tmp_path / "run", data=data, teacher=teacher).history
+    assert sum(calls(teacher)) == 142  # each image once
+    labels = [label for _, label, _ in loaders[0].dataset]
+    assert (labels.count(-100), len(labels)) == (100, 184)  # the 42 labelled ones twice
+    assert (history["kd"] > 0).all()
+    with pytest.raises(InputError, match="unlabelled files was '100 files', now not recorded"):
+        distilled(tmp_path / "run", teacher=teacher, resume=True)
+
+
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 

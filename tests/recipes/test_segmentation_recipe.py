@@ -39,6 +39,7 @@ STEPS = 3  # an epoch: 13 images in batches of 4, the last left out
 METHODS = {
     "kd": DenseDistillation("kd", "logits", weight=1.0),
     "hard": DenseDistillation("hard", "logits", weight=1.0),
+    "pseudo": DenseDistillation("pseudo", "logits", weight=1.0),
     "at": DenseDistillation("at", "features", weight=10.0),
     "cwd logits": DenseDistillation("cwd", "logits", weight=3.0),
     "cwd features": DenseDistillation("cwd", "features", weight=50.0),
@@ -303,6 +304,15 @@ def test_the_teachers_maps_are_averaged_to_the_students_size(size, mine, its):
         assert (maps.student.shape[2:], maps.teacher.shape[2:]) == ((mine, mine), (its, its))
         expected = by_hand(maps.student, F.adaptive_avg_pool2d(maps.teacher, mine))
         torch.testing.assert_close(losses[METHODS[method].method], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [32, 45])
+def test_pseudo_masks_are_the_teachers_decisions_at_each_pixel_of_the_image(size):
+    distiller, losses, _ = compared(METHODS["pseudo"], size)
+    images = Bars(4, seed=0, size=size).tensors[0]
+    decided = distiller.teacher(images).argmax(dim=1)
+    assert decided.shape == (4, size, size)
+    torch.testing.assert_close(losses["pseudo"], F.cross_entropy(distiller.student(images), decided))
 
 
 @pytest.mark.parametrize("size", [33, 36, 45, 63])

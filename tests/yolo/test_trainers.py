@@ -19,6 +19,7 @@ pytest.importorskip("ultralytics")
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils import DEFAULT_CFG
 
 from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
@@ -321,6 +322,52 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
     assert sum(len(module._forward_pre_hooks) for module in modules) == hooks
 
 
+@pytest.fixture(params=["folder", "list"])
+def photos(request, scenes, tmp_path):
+    """Five images without labels."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for image in sorted((scenes / "images" / "train").iterdir())[:5]:
+        shutil.copy(image, folder)
+    (folder / image.with_suffix(".txt").name).write_text("no label")  # which is not looked at
+    if request.param == "folder":
+        return folder
+    (tmp_path / "photos.txt").write_text("".join(f"./photos/{image.name}\n" for image in folder.iterdir()))
+    return tmp_path / "photos.txt"
+
+
+def test_images_without_labels_join_each_batch_and_mosaics_end_for_them_too(
+    pruned, teacher, scenes, photos, trainers, monkeypatch, tmp_path
+):
+    seen, forward = [], detection.DetectionDistiller.forward
+    monkeypatch.setattr(
+        detection.DetectionDistiller, "forward",
+        lambda self, batch: seen.append((batch["labelled"], len(batch["img"]))) or forward(self, batch),
+    )  # fmt: skip
+    monkeypatch.setattr(DEFAULT_CFG, "close_mosaic", 1)
+    how = {"out": tmp_path / "run", "unlabelled": photos, "device": "cpu"}
+    run = yolo.distill(pruned, teacher, scenes, Distillation(), TWO, **how)
+    assert seen[:2] == [(3, 6), (3, 5)]  # of five images the second batch has two
+    assert len(seen) == 4
+    assert run.history["epoch"].tolist() == [1, 2]
+    (trainer,) = trainers
+    assert not trainer.more.dataset.mosaic
+    assert {file.suffix for file in tmp_path.rglob("photos*")} == {photos.suffix, ""}  # no list of labels is kept there
+    with pytest.raises(InputError, match="unlabelled was 'photos.*', now None"):
+        yolo.distill(pruned, teacher, scenes, Distillation(), TWO, **how | {"unlabelled": None, "resume": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nowhere", "nowhere, which is not there"), ("empty", "not one image in .*empty")]
+)
+def test_images_without_labels_that_are_not_there(pruned, teacher, scenes, name, said, tmp_path):
+    (tmp_path / "empty").mkdir()
+    how = {"out": tmp_path / "run", "unlabelled": tmp_path / name, "device": "cpu"}
+    with pytest.raises(InputError, match=said):
+        yolo.distill(pruned, teacher, scenes, Distillation(), TWO, **how)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.usefixtures("shapes_unchecked")  # the checks draw random numbers of their own
 def test_a_weight_of_zero_is_a_plain_run_to_the_bit(tiny, teacher, scenes, settings, tmp_path):
     plain = yolo.fine_tune(tiny, scenes, settings, out=tmp_path / "plain", device="cpu")
@@ -406,8 +453,8 @@ def test_the_weight_falls_once_over_the_whole_run(tiny, trained, scenes, monkeyp
 def a_batch(images, targets):
     return {
         "img": images,
-        "batch_idx": torch.arange(len(images)).float(),
-        "cls": torch.zeros(len(images), 1),
+        "batch_idx": torch.arange(len(targets)).float(),
+        "cls": torch.zeros(len(targets), 1),
         "bboxes": targets,
     }
 
@@ -440,6 +487,15 @@ def test_the_total_is_the_batch_size_times_the_reported_losses_so_the_weight_mea
     twice, same_parts = built(a_batch(IMAGES.repeat(2, 1, 1, 1), BOXES.repeat(2, 1)))
     torch.testing.assert_close(twice, 4 * sum(same_parts.values()), rtol=1e-4, atol=0)
     torch.testing.assert_close(same_parts["cwd_loss"], parts["cwd_loss"], rtol=1e-3, atol=0)
+
+
+def test_only_the_teacher_speaks_of_images_without_labels(distiller):
+    built = distiller("cwd")
+    total, parts = built(a_batch(IMAGES, BOXES))
+    twice, same_parts = built(a_batch(IMAGES.repeat(2, 1, 1, 1), BOXES) | {"labelled": 2})
+    for name in parts:  # the cwd_loss as an image's mean
+        torch.testing.assert_close(same_parts[name], parts[name], rtol=1e-3, atol=0)
+    torch.testing.assert_close(twice - total, 2 * parts["cwd_loss"], rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("method", ["cwd", "mgd"])
