@@ -54,7 +54,7 @@ FEW_MASKS = ["masks", "unlabelled", "steps", "method", "weight"]  # what a row o
 # What the grid of weights is spread around: CWD's published one on logits, of the others what first trials suggested.
 FEW_MASKS_WEIGHTS = {  # by method; the ratios of MGD share one, and beyond 400 CWD features hardly change
     "hard labels": (1.0, 4.0, 16.0),
-    "pseudo-masks": (1.0, 4.0, 16.0),
+    "pseudo-masks": (4.0, 16.0, 64.0, 256.0),
     "pixel-wise KD": (1.0, 4.0, 16.0),
     "AT": (15.625, 62.5, 250.0, 1000.0),
     "CWD logits": (0.75, 3.0, 12.0),

@@ -143,6 +143,17 @@ def test_size_mean_and_std_can_be_given_in_every_notation(shapes, student, tmp_p
     assert (card.size, card.mean, card.std) == (40, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
+@pytest.mark.parametrize("options", [(), ("--augment",)], ids=" ".join)
+def test_images_without_labels_are_seen_through_the_teacher(shapes, student, options, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(40):
+        picture("square", seed).save(folder / f"{seed}.png")
+    words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", "--epochs", 1, *TINY, *options)
+    assert "unlabelled: 40 images" in done(*words, "--unlabelled", folder)
+    assert load_model(tmp_path / "s")[1].recipe["unlabelled files"].startswith("40 files")
+
+
 def test_with_augmentation_nothing_is_cached(shapes, student, tmp_path):
     out = tmp_path / "s"
     text = done("distill", shapes, "--teacher", student, "--out", out, "--epochs", 1, *TINY, "--augment")
@@ -300,7 +311,7 @@ def no_work(monkeypatch):
 @pytest.fixture
 def no_look(monkeypatch):
     """The images of a folder must not be read: a large one takes minutes."""
-    monkeypatch.setattr(folders, "_scan", None)
+    monkeypatch.setattr(folders, "scan", None)
 
 
 @pytest.mark.usefixtures("no_work", "no_look")
@@ -323,6 +334,7 @@ def no_look(monkeypatch):
             "--batch-size is 4; wanted: at least 8, since batch normalisation compares images, two or more in each of "
             "the 4 parts",
         ),
+        (["--unlabelled", "nowhere"], "nowhere is no folder; wanted: one that holds images without labels"),
         (["--teacher", "nowhere"], "--teacher nowhere does not exist. Make a teacher with `kdlab teach`"),
         (["--teacher", "nowhere.pt"], "--teacher nowhere.pt does not exist"),
         (["--out", __file__], "test_cli.py is a file; wanted: a folder"),

@@ -173,6 +173,17 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(roads, taught, tmp_pat
     assert "mask_ratio was 0.75, now 0.5" in " ".join(other.err.split())
 
 
+def test_images_without_masks_are_seen_through_the_teacher(roads, taught, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(20):
+        drawn(seed)[0].save(folder / f"{seed}.png")
+    out = tmp_path / "student"
+    words = ("distill", roads, "--teacher", taught.out, "--out", out, "--epochs", 1, *TINY)
+    assert "unlabelled: 20 images" in done(*words, "--unlabelled", folder)
+    assert load_model(out)[1].recipe["unlabelled files"].startswith("20 files")
+
+
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 CHOSEN = {

@@ -34,12 +34,13 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "classification": {
             "epochs": 500, "lr": 1e-4, "one_cycle": False, "batch_size": 4, "patience": 30, "image_size": None,
             "mean": None, "std": None, "augment": False, "temperature": 2.0, "alpha": 0.7, "drop_rate": 0.2,
-            "widths": [[32, 64, 128, 256]], "classes": None,
+            "widths": [[32, 64, 128, 256]], "classes": None, "unlabelled": None,
         },
         "segmentation": {
             "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
             "mean": None, "std": None, "narrow": False, "monitor": "miou", "weights": "auto", "preset": None,
             "method": None, "layer": None, "weight": None, "temperature": None, "mask_ratio": None,
+            "unlabelled": None,
         },
         "restoration": {
             "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,

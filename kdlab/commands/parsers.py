@@ -148,6 +148,7 @@ def _add_distill(add: Add) -> None:
         examples=(
             "pets/ --teacher runs/teacher --out runs/student --temperature 4 --epochs 50 --batch-size 32",
             "roads/ --task segmentation --teacher runs/segmenter --out runs/small --preset cwd-logits",
+            "roads/ --task segmentation --teacher runs/segmenter --out runs/small --unlabelled drives/",
             "scenes --task segmentation --narrow --teacher runs/narrow --out runs/tiny --method mgd --weight 2e-3",
             "outdoors/ --task restoration --teacher haze=runs/haze --teacher rain=runs/rain --out runs/all --width 8",
             "nh-haze --task dehazing --teacher runs/clean --out runs/dehazer --workers 8",
@@ -180,6 +181,14 @@ def _add_distill(add: Add) -> None:
         "to a twelfth"
     )
     add_training(parser, "distill", rate)
+    parser.add_argument(
+        "--unlabelled",
+        type=Path,
+        default=UNSET,
+        metavar="FOLDER",
+        help="more images, without labels or masks, of which the teacher alone speaks; about half of a batch then has "
+        "labels. Only for classification and segmentation (default: none)",
+    )
     otherwise = "for a plain state_dict"
     add_images(
         parser,

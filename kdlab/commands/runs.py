@@ -145,6 +145,8 @@ def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
     """
     train, val = len(data.train), len(data.val)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     print(f"data: {data.name}, {train} training and {val} validation images {sizes}")
+    if data.unlabelled is not None:
+        print(f"unlabelled: {len(data.unlabelled)} images")  # type: ignore[arg-type]
     print(f"{kind}: {names(data.classes)}")
     if data.skipped:
         print(f"skipped: {len(data.skipped)} files that cannot be used")

@@ -27,9 +27,11 @@ from kdlab.commands.runs import (
 )
 from kdlab.commands.train_dehazer import distill_dehazer, teach_dehazer
 from kdlab.commands.train_restorer import distill_restorer, teach_restorer
-from kdlab.data import ImageSplits
+from kdlab.data import IGNORE, ImageSplits
+from kdlab.data.unlabelled import add_unlabelled, check_folder
 from kdlab.errors import InputError
 from kdlab.files import check_writable
+from kdlab.losses import LabelledCrossEntropy
 from kdlab.models import PSPNet, StudentCNN, UPerNet, densenet121
 from kdlab.paths import cache_dir
 from kdlab.recipes import response, segmentation
@@ -82,6 +84,8 @@ def distill(args: argparse.Namespace) -> int:
             f"--teacher was given {len(args.teacher)} times; wanted: one. Several are for --task restoration, each of "
             "a weather."
         )
+    if args.unlabelled is not None:
+        check_folder(args.unlabelled)
     path = Path(args.teacher[0])
     return _distill_segmenter(args, path) if args.task == "segmentation" else _distill_classifier(args, path)
 
@@ -112,6 +116,7 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
     if card is not None:  # the images as the teacher knows them, for both networks
         size, mean, std = size or card.size, mean or card.mean, std or card.std
     data = load_data(args.data, size, mean, std, args.augment)
+    data = _with_unlabelled(args, data, LabelledCrossEntropy.UNLABELLED)
     _start(args, data, device)
     print("teacher outputs:", "computed once and cached" if data.deterministic else "computed at each step (--augment)")
     known = response.evaluate(teacher.to(device), data.val, settings.batch_size, settings.workers)
@@ -144,6 +149,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     check_weights(args, lambda: PSPNet(SOME, **architecture or {}, weights=args.weights))
     size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)
+    data = _with_unlabelled(args, data, torch.full((data.size, data.size), IGNORE))
     _start(args, data, device)
     print(f"distillation: {describe(distillation)}")
     known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
@@ -155,6 +161,10 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     )  # fmt: skip
     finish(args, fit, _judged_by(args))
     return 0
+
+
+def _with_unlabelled(args: argparse.Namespace, data: ImageSplits, target: Any) -> ImageSplits:
+    return data if args.unlabelled is None else add_unlabelled(data, args.unlabelled, target)
 
 
 def _flat(groups: Sequence[Sequence] | None) -> tuple | None:

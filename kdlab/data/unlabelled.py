@@ -42,9 +42,7 @@ def add_unlabelled(data: ImageSplits, folder: str | Path, target: Any) -> ImageS
     Raises:
         InputError: no such folder, or no usable image in it. Files that cannot be used are in ``skipped``.
     """
-    root = Path(folder).expanduser().resolve()
-    if not root.is_dir():
-        raise InputError(f"{printable(folder)} is no folder; wanted: one that holds images without labels.")
+    root = check_folder(folder)
     paths, skipped = find_images([root])
     usable, undecodable = scan(root, paths, data.size)
     if not usable:
@@ -60,6 +58,18 @@ def add_unlabelled(data: ImageSplits, folder: str | Path, target: Any) -> ImageS
         skipped=(*data.skipped, *sorted(skipped + undecodable, key=lambda one: one.path)),
         files={**data.files, "unlabelled": known_by(root, paths)},
     )
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Its whole path.
+
+    Raises:
+        InputError: no such folder.
+    """
+    root = Path(folder).expanduser().resolve()
+    if not root.is_dir():
+        raise InputError(f"{printable(folder)} is no folder; wanted: one that holds images without labels.")
+    return root
 
 
 def all_images(data: ImageSplits) -> Dataset:
