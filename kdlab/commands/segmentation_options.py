@@ -32,7 +32,7 @@ def add_method(parser: argparse._ActionsContainer) -> None:
         metavar="X",
         help="of the method's loss; the masks' cross-entropy has 1 (default, as published: cwd 3, or 50 on features, "
         "mgd 2e-5, which is for Cityscapes' large images; as it did best on the scenes of 64x64: kd 4, "
-        "hard 4, pseudo 4, at 62.5; there mgd did best with 2e-3)",
+        "hard 4, pseudo 16, at 62.5; there mgd did best with 2e-3)",
     )
     add(
         "--mask-ratio",

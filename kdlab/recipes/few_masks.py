@@ -37,7 +37,7 @@ TEACHER_SCENES = 30_000  # the students' 2,000 first, all with their masks: of f
 METHODS: dict[str, DenseDistillation | None] = {
     "alone": None,
     "hard labels": DenseDistillation("hard", "logits", weight=4.0),
-    "pseudo-masks": DenseDistillation("pseudo", "logits", weight=4.0),
+    "pseudo-masks": DenseDistillation("pseudo", "logits", weight=16.0),
     "pixel-wise KD": DenseDistillation("kd", "logits", weight=4.0),
     "AT": DenseDistillation("at", "features", weight=62.5),
     "CWD logits": DenseDistillation("cwd", "logits", weight=3.0),
