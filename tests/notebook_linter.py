@@ -173,21 +173,24 @@ def _sections(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _exercises(notebook: NotebookNode) -> Iterator[str]:
-    exercises: list[str] = []
-    solved: set[int] = set()
+    exercises: list[tuple[str, list[str]]] = []  # and what is folded under each
     level = ""  # of the heading of the exercise that the reader is in
     for mark in _marks(notebook):
         text = _text(mark)
         if mark.name == "summary":
-            if level and text.startswith("Solution"):
-                solved.add(len(exercises) - 1)
+            if level:
+                exercises[-1][1].append(text)
         elif re.match(r"Exercise\b", text):
-            exercises.append(text)
+            exercises.append((text, []))
             level = mark.name
         elif mark.name <= level:
             level = ""
     if not exercises:
         yield "there is no exercise (a heading that starts with 'Exercise')"
-    for number, exercise in enumerate(exercises):
-        if number not in solved:
+    for exercise, folded in exercises:
+        solution = next((at for at, text in enumerate(folded) if text.startswith("Solution")), None)
+        hints = sum(text.startswith("Hint") for text in folded[:solution])
+        if hints != 2:
+            yield f"{exercise!r} has {hints} folded hints before its solution; wanted two (a <summary> with 'Hint')"
+        if solution is None:
             yield f"{exercise!r} has no folded solution (<details> with a <summary> that starts with 'Solution')"

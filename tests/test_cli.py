@@ -114,6 +114,25 @@ def test_without_a_network_auto_starts_at_random_and_says_so(shapes, tmp_path, m
     assert "random start, because the ImageNet weights could not be downloaded (no network)" in before
 
 
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [((), 1e-4), (("--weights", "none"), 1e-3), (("--lr", 3e-3), 3e-3), (("--weights", "none", "--lr", 3e-3), 3e-3)],
+)
+def test_imagenets_weights_are_fine_tuned_at_a_lower_rate(shapes, tmp_path, monkeypatch, options, rate):
+    rates = []
+
+    def no_training(data, settings, **_):
+        rates.append(settings.lr)
+        return response.Fit(pd.DataFrame([{}]), {"epoch": 1, "val_accuracy": 0.5, "val_loss": 1.0}, "epochs")
+
+    monkeypatch.setattr(classification, "_imagenet_densenet121", lambda: densenet121(2))
+    monkeypatch.setattr(response, "teach", no_training)
+    done("teach", shapes, "--out", tmp_path / "t", "--image-size", 32, *SMALL, *options)
+    assert rates == [rate]
+    said = " ".join(done("teach", "--help").split())
+    assert "(default: 0.0001 from ImageNet's weights, 0.001 from random ones, for restoration 0.0002" in said
+
+
 def test_distill_makes_a_student_of_the_teachers_images(shapes, taught, tmp_path):
     text = done("distill", shapes, "--teacher", taught.out, "--out", tmp_path / "s", "--epochs", 1, *TINY)
     assert "teacher outputs: computed once and cached" in text

@@ -124,7 +124,12 @@ def test_distill_makes_a_student_of_the_teachers_images(student, taught):
     assert card.metrics["miou"] > 0.6  # three colours are easy
 
 
-def test_the_defaults_suit_segmentation_and_narrow_is_asked_for(roads, taught, tmp_path, asked):
+def offline(**_):
+    raise OSError("no network")
+
+
+def test_the_defaults_suit_segmentation_and_narrow_is_asked_for(roads, taught, tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(ConvNeXt_Tiny_Weights.IMAGENET1K_V1, "get_state_dict", offline)  # whose rate is another
     plain = ("--task", "segmentation", "--device", "cpu", "--image-size", 32, "--batch-size", 2, "--out")
     done("teach", roads, *plain, tmp_path / "a")
     done("distill", roads, "--teacher", taught.out, *plain, tmp_path / "b")
@@ -288,9 +293,6 @@ def test_more_images_in_a_batch_than_there_are(roads, taught, tmp_path):
 
 @pytest.mark.usefixtures("no_work", "no_look")
 def test_what_else_is_refused_before_a_mask_is_read(roads, taught, student, tmp_path, monkeypatch):
-    def offline(**_):
-        raise OSError("no network")
-
     for published in (ConvNeXt_Tiny_Weights.IMAGENET1K_V1, ResNet18_Weights.IMAGENET1K_V1):
         monkeypatch.setattr(published, "get_state_dict", offline)
     words = (roads, "--out", tmp_path / "o", "--task", "segmentation", "--batch-size", 4, "--device", "cpu")

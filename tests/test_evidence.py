@@ -59,8 +59,7 @@ def test_the_committed_table_is_the_summary_of_the_committed_runs(chapter, setti
     runs = pd.read_csv(evidence.FOLDER / f"{chapter}_runs.csv")
     summary = evidence.summarise(runs, setting, pair, "alone", metrics)
     pd.testing.assert_frame_equal(table[summary.columns], summary)
-    long = table.steps > 400 if "steps" in table else np.zeros(len(table), dtype=bool)
-    assert (table.seeds == np.where(long, 3, 5)).all()
+    assert table.seeds.eq(len(evidence.SEEDS)).all()
 
 
 def test_the_table_of_chapter_01_has_all_its_runs():
@@ -85,7 +84,8 @@ def test_the_table_of_chapters_04_and_05_has_all_its_runs_and_the_weights_that_w
     assert len(pd.read_csv(evidence.FOLDER / "few_masks_runs.csv")) == len(list(evidence.few_masks_runs()))
     tuning = pd.read_csv(evidence.FOLDER / "few_masks_tuning.csv")
     assert set(tuning.seed).isdisjoint(evidence.SEEDS)
-    assert len(tuning) == sum(map(len, evidence.FEW_MASKS_WEIGHTS.values()))
+    assert len(tuning) == len(list(evidence.few_masks_tuning()))
+    tuning = tuning[tuning.steps == 400].copy()
     recipe = ("val_miou", evidence.few_masks_weights(), "few_masks")
     evidence.check_weights(tuning, *recipe)
     tuning.loc[tuning.method == "CWD logits", "val_miou"] *= -1  # the worst of them would now be the best
@@ -168,6 +168,20 @@ def test_the_table_of_detection_is_the_summary_of_all_its_runs_with_the_weights_
     summary = evidence.summarise(runs, evidence.DETECTION, ["keep", "seed"], "fine-tuned", evidence.detection.METRICS)
     pd.testing.assert_frame_equal(table[summary.columns], summary, check_dtype=False)
     assert table[table.keep == evidence.detection.KEEP].seeds.eq(len(evidence.DETECTION_SEEDS)).all()
+
+
+def test_the_table_of_few_boxes_is_the_summary_of_all_its_runs_with_the_weights_that_were_chosen():
+    folder, missing = evidence.FOLDER, lambda run: pytest.fail(f"there is no {run}")
+    table = pd.read_csv(folder / "few_boxes.csv", comment="#")
+    tuning = evidence.make(folder / "few_boxes_tuning.csv", evidence.few_boxes_tuning(), missing)
+    assert set(tuning.seed).isdisjoint(evidence.DETECTION_SEEDS)
+    evidence.check_weights(tuning, "val_map50_95", evidence.few_boxes.METHODS, "few_boxes")
+    runs = evidence.make(folder / "few_boxes_runs.csv", evidence.few_boxes_runs(), missing)
+    summary = evidence.summarise(
+        runs, evidence.FEW_BOXES, ["boxes", "seed"], "fine-tuned", evidence.detection.METRICS
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(table[summary.columns], summary, check_dtype=False)
+    assert table.seeds.eq(len(evidence.DETECTION_SEEDS)).all()
 
 
 def test_the_runs_of_dehazing_share_one_budget_and_were_tuned_on_another_seed():

@@ -1,8 +1,11 @@
 """The files that set kdlab up tell one story: the same packages, the same Python, the same targets."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -75,6 +78,56 @@ def test_an_old_python_is_refused_in_plain_words(tmp_path):
     assert run.returncode != 0
     assert f"kdlab needs Python 3.11 or newer; '{old}' is Python 3.8.18." in run.stderr
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.fixture
+def made(tmp_path):
+    """What a target prints beside the recipe, in a folder that is set up, with a script for each of these programs."""
+
+    def make(target: str, **scripts: str) -> str:
+        programs = tmp_path / "venv" / "bin"
+        programs.mkdir(parents=True)
+        for name, script in scripts.items():
+            (programs / name.replace("_", "-")).write_text(f"#!/bin/sh\n{script}\n")
+            (programs / name.replace("_", "-")).chmod(0o755)
+        for name in ("pyproject.toml", "constraints.txt", "venv/pyvenv.cfg", "venv/.lab"):
+            (tmp_path / name).touch()
+        path = f"{programs}:{os.environ['PATH']}"
+        words = ["make", "-s", "-f", ROOT / "Makefile", target, "VENV=venv"]
+        environment = os.environ | {"PATH": path, "DISPLAY": "", "WAYLAND_DISPLAY": "", "JUPYTER_NO_CONFIG": "1"}
+        return subprocess.run(
+            words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout  # fmt: skip
+
+    return make
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
+@pytest.mark.parametrize(("user", "machine", "on_a_server"), [(0, "Linux", True), (1000, "Darwin", False)])
+def test_lab_opens_the_first_chapter_as_root_and_without_a_browser_too(made, user, machine, on_a_server):
+    jupyter = f'exec "{sys.executable}" -m jupyterlab "$@" --show-config-json'
+    printed = made("lab", jupyter_lab=jupyter, id=f"echo {user}", uname=f"echo {machine}")
+    config = json.loads(printed[printed.index("{") :])
+    folder, opened = config["ServerApp"]["root_dir"], config["LabApp"]["default_url"]
+    assert (ROOT / folder / opened.removeprefix("/lab/tree/")).samefile(ROOT / "tutorials" / "00_start_here.ipynb")
+    assert config["ServerApp"].get("allow_root", False) == on_a_server
+    assert config["ServerApp"].get("open_browser", True) != on_a_server
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
+def test_course_executes_every_notebook_and_links_the_pages(made, tmp_path):
+    (tmp_path / "tutorials").mkdir()
+    for name in ("00_start", "01_next"):
+        (tmp_path / "tutorials" / f"{name}.ipynb").touch()
+    links = '<a href=\\"01_next.ipynb#Why\\"> <a href=\\"../README.md\\"> <a href=\\"https://a.org/02_b.ipynb\\">'
+    page = f'echo "$@"; mkdir -p build/course; echo "{links}" > build/course/00_start.html'
+    words = made("course", jupyter_nbconvert=page).split()
+    assert {"tutorials/00_start.ipynb", "tutorials/01_next.ipynb", "--execute"} <= set(words)
+    assert " ".join(words).count("--to html") == " ".join(words).count("--output-dir build/course") == 1
+    (made_page,) = (tmp_path / "build" / "course").iterdir()
+    assert made_page.read_text().split("<a ")[1:] == [
+        'href="01_next.html#Why"> ', 'href="../../README.md"> ', 'href="https://a.org/02_b.ipynb">\n',
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("target", ["setup", "lab", "test", "test-gpu", "course", "notebooks", "docs", "bench"])

@@ -12,6 +12,7 @@ TUTORIALS = Path(__file__).parents[1] / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
 
 TITLE = "# Softened answers\n\nYou will be able to soften.\n\n**Minutes**: 5 · **Prerequisites**: none"
+HINTS = "".join(f"<details><summary>Hint {n}</summary>\n\nadd\n\n</details>\n\n" for n in (1, 2))
 SOLUTION = "<details><summary>Solution</summary>\n\n```python\n1 + 1\n```\n\n</details>"
 
 
@@ -57,7 +58,7 @@ def chapter():
     for section in SECTIONS:
         cells += [markdown(f"## {section}: the part"), code()]
         if section == "Exercises":
-            cells += [markdown("### Exercise 1"), code("answer = 0"), markdown(SOLUTION)]
+            cells += [markdown("### Exercise 1"), code("answer = 0"), markdown(HINTS), markdown(SOLUTION)]
     return notebook(cells)
 
 
@@ -224,18 +225,38 @@ def test_sections_out_of_order_are_found(tmp_path):
     "solution",
     [
         "The answer is 2.",
-        "<details><summary>Hint</summary>\n\nadd\n\n</details>",
+        "<details><summary>Remark</summary>\n\nadd\n\n</details>",
         "<details open><summary>Solution</summary>\n\n2\n\n</details>",
-        f"### Exercise 2\n\n{SOLUTION}",
+        f"### Exercise 2\n\n{HINTS}{SOLUTION}",
         f"## Elsewhere\n\n{SOLUTION}",
     ],
-    ids=["no fold", "only a hint", "not folded", "another exercise's", "after the exercise"],
+    ids=["no fold", "another fold", "not folded", "another exercise's", "after the exercise"],
 )
 def test_an_exercise_without_a_folded_solution_is_found(solution, tmp_path):
     made = chapter()
     next(cell for cell in made.cells if cell.source == SOLUTION).source = solution
     (fault,) = lint_as(made, tmp_path)
     assert "'Exercise 1' has no folded solution" in fault
+
+
+@pytest.mark.parametrize(
+    ("hints", "found"),
+    [("", 0), (HINTS[: len(HINTS) // 2], 1), (HINTS.replace("<details>", "<details open>"), 0), (2 * HINTS, 4)],
+    ids=["none", "one", "not folded", "four"],
+)
+def test_an_exercise_without_two_folded_hints_is_found(hints, found, tmp_path):
+    made = chapter()
+    next(cell for cell in made.cells if cell.source == HINTS).source = hints
+    (fault,) = lint_as(made, tmp_path)
+    assert f"'Exercise 1' has {found} folded hints before its solution; wanted two" in fault
+
+
+def test_hints_after_the_solution_come_too_late(tmp_path):
+    made = chapter()
+    hints, solution = (next(cell for cell in made.cells if cell.source == text) for text in (HINTS, SOLUTION))
+    hints.source, solution.source = SOLUTION, HINTS
+    (fault,) = lint_as(made, tmp_path)
+    assert "has 0 folded hints before its solution" in fault
 
 
 def test_a_chapter_without_exercises_is_found(tmp_path):

@@ -13,11 +13,11 @@ UNSET = argparse.SUPPRESS  # of what depends on the task: settle_task sees what 
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "teach": {
         "classification": {
-            "epochs": 20, "lr": 1e-3, "one_cycle": True, "batch_size": 32, "patience": None, "image_size": None,
+            "epochs": 20, "lr": None, "one_cycle": True, "batch_size": 32, "patience": None, "image_size": None,
             "mean": None, "std": None, "weights": "auto", "augment": False,
         },
         "segmentation": {
-            "epochs": 60, "lr": 1e-3, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
+            "epochs": 60, "lr": None, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
             "mean": None, "std": None, "weights": "auto", "narrow": False, "monitor": "miou",
         },
         "restoration": {
@@ -55,6 +55,11 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }  # fmt: skip
+
+
+# The teacher's highest learning rate where none is given, by what it starts from.
+FROM_IMAGENET, FROM_RANDOM = 1e-4, 1e-3
+SETTLED_LATER = {"patience": "never", "lr": f"{FROM_IMAGENET} from ImageNet's weights, {FROM_RANDOM} from random ones"}
 
 
 def settle_task(args: argparse.Namespace) -> None:
@@ -275,7 +280,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def default_of(command: str, name: str) -> str:
     """What --help says of a default."""
     first, *others = DEFAULTS[command]
-    values = {task: "never" if own[name] is None else own[name] for task, own in DEFAULTS[command].items()}
+    values = {task: SETTLED_LATER[name] if own[name] is None else own[name] for task, own in DEFAULTS[command].items()}
     other_values = [f"for {task} {values[task]}" for task in others if values[task] != values[first]]
     return f"(default: {', '.join([str(values[first]), *other_values])})"
 

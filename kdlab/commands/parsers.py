@@ -93,7 +93,7 @@ def _add_teach(add: Add) -> None:
         ),
         examples=(
             "pets/ --out runs/teacher --epochs 10 --batch-size 16 --augment",
-            "roads/ --task segmentation --out runs/segmenter --lr 1e-4 --batch-size 8",
+            "roads/ --task segmentation --out runs/segmenter --batch-size 8",
             "scenes --task segmentation --narrow --out runs/narrow --lr 3e-3 --batch-size 32",
             "outdoors/ --task restoration --weather haze --out runs/haze --batch-size 32",
             "weather --task restoration --weather haze --narrow --out runs/haze --epochs 40 --lr 4e-3 --batch-size 4",
@@ -106,9 +106,9 @@ def _add_teach(add: Add) -> None:
     add_weights(parser, "; not for restoration")
     _add_narrow(parser, "for segmentation 1.2 million parameters, for restoration 1.8, for dehazing 0.6")
     rate = (
-        "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. A random start bears "
-        "3e-3, ImageNet's weights rather want 1e-4. For restoration it is that of a batch of 16 and grows in "
-        "proportion to the batch; for dehazing Adam's first one, which falls to a twelfth"
+        "highest learning rate; Adam (for segmentation AdamW) warms up to it and then down to 0. For restoration it is "
+        "that of a batch of 16 and grows in proportion to the batch; for dehazing Adam's first one, which falls to a "
+        "twelfth"
     )
     add_training(parser, "teach", rate)
     add_images(parser, size="224, or 32 for digits and 64 for scenes", moment="the training images'")

@@ -184,10 +184,11 @@ def check_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> N
         build()
 
 
-def say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> None:
+def say_weights(args: argparse.Namespace, build: Callable[[], nn.Module]) -> str:
     """What the training starts from, before it takes hours: a download that fails leaves a random start."""
-    used = earlier_start(args.out, args.resume) or build().weights_used
+    used = earlier_start(args.out, args.resume) or str(build().weights_used)
     print(f"started from weights: {used}", flush=True)
+    return used
 
 
 def finish(args: argparse.Namespace, fit: Fit, judged_by: Sequence[str], use: str = "") -> None:

@@ -12,6 +12,7 @@ import torch
 from kdlab import processes
 from kdlab.commands.inputs import check_classes, list_data, load_data, load_masks, names
 from kdlab.commands.methods import dense_distillation, describe
+from kdlab.commands.options import FROM_IMAGENET, FROM_RANDOM
 from kdlab.commands.runs import (
     architecture_of,
     check_batch_size,
@@ -38,6 +39,7 @@ from kdlab.recipes import response, segmentation
 from kdlab.recipes.response import Distillation
 from kdlab.recipes.settings import Settings
 from kdlab.training import load_weights, pick_device
+from kdlab.training.run_folder import earlier_start
 
 SOME = 2  # classes, of a network that is built for what else it refuses and starts from
 
@@ -48,9 +50,10 @@ def teach(args: argparse.Namespace) -> int:
         return teach_restorer(args)
     if args.task == "dehazing":
         return teach_dehazer(args)
-    settings, device = settings_of(args, Settings), pick_device(args.device)
+    _teachers_settings(args)  # refuses what makes no sense
+    device = pick_device(args.device)
     check_out(args.out, args.resume)
-    check_resumed(args, settings, weights=args.weights)
+    check_resumed(args, _teachers_settings(args, earlier_start(args.out, args.resume)), weights=args.weights)
     check_batch_size(args)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
     run: dict[str, Any] = {"out": args.out, "weights": args.weights, "resume": args.resume, "device": device}
@@ -59,16 +62,23 @@ def teach(args: argparse.Namespace) -> int:
         check_weights(args, lambda: UPerNet(SOME, **architecture or {}, weights=args.weights))
         data = load_masks(args.data, size, mean, std)
         _start(args, data, device)
-        say_weights(args, lambda: UPerNet(len(data.classes), **architecture or {}, weights=args.weights))
+        used = say_weights(args, lambda: UPerNet(len(data.classes), **architecture or {}, weights=args.weights))
+        settings = _teachers_settings(args, used)
         fit = segmentation.teach(data, settings, architecture=architecture, monitor=args.monitor, **run)
     else:
         check_weights(args, lambda: densenet121(SOME, args.weights))
         data = load_data(args.data, size, mean, std, args.augment)
         _start(args, data, device)
-        say_weights(args, lambda: densenet121(len(data.classes), args.weights))
-        fit = response.teach(data, settings, **run)
+        used = say_weights(args, lambda: densenet121(len(data.classes), args.weights))
+        fit = response.teach(data, _teachers_settings(args, used), **run)
     finish(args, fit, _judged_by(args))
     return 0
+
+
+def _teachers_settings(args: argparse.Namespace, start: str | None = None) -> Settings:
+    """With the learning rate that suits what the teacher starts from, where none was given."""
+    rate = FROM_IMAGENET if start == "imagenet" else FROM_RANDOM
+    return settings_of(argparse.Namespace(**vars(args) | ({"lr": rate} if args.lr is None else {})), Settings)
 
 
 def distill(args: argparse.Namespace) -> int:

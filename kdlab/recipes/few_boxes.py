@@ -18,7 +18,7 @@ from kdlab.data.yolo_scenes import NAMES
 from kdlab.detection import Distillation
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
-from kdlab.recipes.detection import AT_LEAST, SAMPLES, SIZE, SPARSE
+from kdlab.recipes import detection
 
 # The weights were chosen on the validation scenes, see benchmarks/evidence/few_boxes_tuning.csv.
 METHODS = {"fine-tuned": 0.0, "CWD": 10.0, "MGD": 2e-2}
@@ -54,8 +54,10 @@ class FewBoxes:
         if self.method not in METHODS:
             raise InputError(unknown("method", self.method, METHODS))
         check_weight("weight", self.weight)
-        if not 1 <= self.boxes <= SAMPLES["train"]:
-            raise InputError(f"boxes is {self.boxes}; wanted: from 1 to {SAMPLES['train']}, the training scenes.")
+        if not 1 <= self.boxes <= detection.SAMPLES["train"]:
+            raise InputError(
+                f"boxes is {self.boxes}; wanted: from 1 to {detection.SAMPLES['train']}, the training scenes."
+            )
         if self.unlabelled and self.method == "fine-tuned":
             raise InputError("'fine-tuned' has no teacher to speak of images without labels; wanted: unlabelled=False.")
 
@@ -68,11 +70,11 @@ class FewBoxes:
         """
         from kdlab import yolo
 
-        settings = replace(SPARSE, epochs=self.epochs, lr=None, seed=self.seed)
+        settings = replace(detection.SPARSE, epochs=self.epochs, lr=None, seed=self.seed)
         with TemporaryDirectory() as temporary:
             folder = Path(temporary)
             pruned, out = folder / "pruned.pt", folder / "run"
-            yolo.prune_yolo(dense, pruned, keep=self.keep, imgsz=SIZE, at_least=AT_LEAST)
+            yolo.prune_yolo(dense, pruned, keep=self.keep, imgsz=detection.SIZE, at_least=detection.AT_LEAST)
             few = self._few(data, folder)
             if self.method == "fine-tuned":
                 done = yolo.fine_tune(pruned, few, settings, out=out, device=device)

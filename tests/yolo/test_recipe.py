@@ -10,8 +10,9 @@ pytest.importorskip("ultralytics")
 
 from kdlab import InputError, pruning, yolo
 from kdlab.detection import YoloSettings
-from kdlab.recipes import detection, zoo
+from kdlab.recipes import detection, few_boxes, zoo
 from kdlab.recipes.detection import METHODS, UNTRAINED, DetectionRun
+from kdlab.recipes.few_boxes import FewBoxes
 from kdlab.training import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,6 +73,53 @@ def test_every_method_trains_the_pruned_detector(method, data, dense, pruned):
     taught = {"CWD": "train/cwd_loss", "MGD": "train/mgd_loss", "ultralytics": "train/dis_loss"}
     assert [of for of in taught.values() if of in history] == [of for name, of in taught.items() if name == method]
     assert torch.equal(weights(dense), before)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The data sets and the images without labels that trainings were given, as they were read then."""
+    seen, train = [], yolo._train
+
+    def look(trainer, options, recipe, model, data, *rest, **more):
+        described = yolo.read_data(data, "train", "val")
+        seen.append((Path(described["train"]).read_text().split(), options.get("unlabelled")))
+        return train(trainer, options, recipe, model, data, *rest, **more)
+
+    monkeypatch.setattr(yolo, "_train", look)
+    return seen
+
+
+@pytest.mark.usefixtures("pruned_before")
+@pytest.mark.parametrize("method", few_boxes.METHODS)
+def test_few_scenes_with_boxes_come_again_and_again_and_the_teacher_speaks_of_all(method, data, dense, few, pruned):
+    taught, folder = method != "fine-tuned", data / "images" / "train"
+    one = FewBoxes(method, few_boxes.METHODS[method], seed=0, boxes=2, unlabelled=taught, epochs=1)
+    before = weights(dense)
+    student, history = one.run(data, dense, device="cpu")
+    assert len(history) == 1
+    assert pruning.structure(student) == pruning.structure(pruned)
+    assert torch.equal(weights(dense), before)
+    ((listed, unlabelled),) = few
+    assert len(listed) == len(list(folder.iterdir())) == 6
+    assert len(set(listed)) == 2
+    assert unlabelled == (folder if taught else None)
+    replace(one, seed=1).run(data, dense, device="cpu")
+    assert set(few[1][0]) != set(listed)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "CWDD"}, "unknown method 'CWDD'"),
+        ({"weight": -1.0}, "weight is -1"),
+        ({"boxes": 0}, "boxes is 0; wanted: from 1 to 500"),
+        ({"boxes": 501}, "boxes is 501"),
+        ({"method": "fine-tuned"}, "has no teacher"),
+    ],
+)
+def test_impossible_runs_with_few_boxes(change, said):
+    with pytest.raises(InputError, match=said):
+        replace(FewBoxes("CWD", 1.0, seed=0), **change)
 
 
 def test_the_dense_one_is_what_it_was_and_the_pruned_one_its_part(data, dense, pruned):
