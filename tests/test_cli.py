@@ -190,6 +190,7 @@ def test_patience_ends_a_run_early_and_says_so(shapes, student, tmp_path, monkey
     monkeypatch.setattr(response, "evaluate", lambda *_, **__: {"accuracy": 0.5, "loss": 1.0})
     words = ("distill", shapes, "--teacher", student, "--out", tmp_path / "s", "--epochs", 9, "--patience", 2)
     assert "best epoch: 1 of 3 (none better for 2)" in done(*words, *TINY)
+    assert "best epoch: 1 of 5 (none better for 4)" in done(*words[:-1], 4, *TINY, "--resume")
 
 
 def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_path, monkeypatch):

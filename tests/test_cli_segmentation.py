@@ -144,6 +144,17 @@ def test_the_defaults_suit_segmentation_and_narrow_is_asked_for(roads, taught, t
     assert [call.weights for call in asked] == ["auto", "auto", "none", "auto"]
 
 
+@pytest.mark.usefixtures("asked")
+def test_the_published_weight_of_mgd_is_warned_of_where_the_maps_are_small(roads, taught, tmp_path):
+    words = ("distill", roads, "--teacher", taught.out, *TINY, "--out")
+    text = done(*words, tmp_path / "a", "--method", "mgd")
+    assert "weight 2e-05 belongs to maps of 64x64; of these images of 36x36 they are 5x5" in text
+    assert "pulls 164 times less. --weight 0.0033 pulls as hard" in text
+    for number, more in enumerate((("--weight", 1e-3), ("--image-size", 264))):
+        assert "warning" not in done(*words, tmp_path / f"b{number}", "--method", "mgd", *more)
+    assert "warning" not in done(*words, tmp_path / "c", "--method", "cwd")
+
+
 def test_the_best_epoch_is_that_of_the_metric_asked_for(roads, taught, tmp_path, monkeypatch):
     words = ("distill", roads, "--teacher", taught.out, "--epochs", 2, *TINY, "--out")
     for monitor, epoch, said in (("miou", 2, "mIoU 0.4000"), ("mdice", 1, "mDice 0.6000")):
@@ -402,6 +413,14 @@ SPOILED = {
     colours: "val/masks/0.png: colours (mode RGB), wanted one class number a pixel",
     no_masks_at_all: "has no images and masks for val",
 }
+
+
+def test_a_folder_without_splits_is_split_and_that_is_said(tmp_path):
+    (grow(tmp_path, train=5) / "train").rename(tmp_path / "fields")
+    out = tmp_path / "out"
+    text = done("teach", tmp_path / "fields", "--out", out, "--epochs", 1, "--image-size", SIZE, *TINY)
+    assert "data: fields, 4 training and 1 validation images" in text
+    assert text.count("fields has no train/ and val/; 1 of its 5 images, chosen by their names") == 1
 
 
 @pytest.mark.usefixtures("no_work")

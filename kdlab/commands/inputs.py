@@ -27,8 +27,8 @@ from kdlab.recipes.restorer import pairs
 # As they are written; the others are words.
 METRICS = {"miou": "mIoU", "mdice": "mDice", "psnr": "PSNR", "ssim": "SSIM"}
 RESTORING = ("restoration", "dehazing")  # the tasks of pairs of images
-DRAWN = {"weather": WEATHERS, "haze": HAZES}  # the built-in pairs
-MASKED = dict(zip(NAMED, (scenes.CLASSES, PETS, VOC), strict=True))
+DRAWN = {"weather": WEATHERS, "haze": HAZES}  # the built-in pairs, and the weathers in them
+MASKED = dict(zip(NAMED, (scenes.CLASSES, PETS, VOC), strict=True))  # the sets with masks, and their classes
 Split = Literal["train", "val", "test"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from kdlab.commands.options import check_used, option
 from kdlab.errors import InputError
 from kdlab.recipes.few_masks import METHODS
-from kdlab.recipes.segmentation import PRESETS, DenseDistillation, Layer, Method
+from kdlab.recipes.segmentation import MGD_SIZE, PRESETS, STRIDE, DenseDistillation, Layer, Method
 
 # What a method is where no number is given: the first preset that it has, else what did best on the scenes.
 BASES = {
@@ -34,6 +34,25 @@ def dense_distillation(args: argparse.Namespace) -> DenseDistillation:
     check_used(args, base.method, USED_BY)
     given_numbers = {name: getattr(args, name) for name in ("weight", *USED_BY) if getattr(args, name) is not None}
     return replace(base, **given_numbers)
+
+
+def warn_of_small_maps(args: argparse.Namespace, distillation: DenseDistillation, size: int) -> None:
+    """Say so where MGD's published weight does next to nothing, since its loss is a sum over maps that are small here.
+
+    Args:
+        size: the images' height and width.
+    """
+    if distillation.method != "mgd" or args.weight is not None:
+        return
+    mine, published = (-(-side // STRIDE) for side in (size, MGD_SIZE))
+    ratio = (published / mine) ** 2
+    if ratio >= 4:
+        print(
+            f"warning: mgd sums over the map, and its published weight {distillation.weight:g} belongs to maps of "
+            f"{published}x{published}; of these images of {size}x{size} they are {mine}x{mine}, so that the teacher "
+            f"pulls {ratio:.3g} times less. --weight {distillation.weight * ratio:.2g} pulls as hard.",
+            flush=True,
+        )
 
 
 def describe(distillation: DenseDistillation) -> str:

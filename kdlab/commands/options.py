@@ -118,8 +118,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="for classification a folder with train/CLASS/ and val/CLASS/, perhaps test/CLASS/, full of images; or "
         "the word digits: 1,797 built-in ones (./digits is a folder of that name); or cifar10, cifar100, "
         "imagenette-160 or imagenette-320, where data_scripts/get_classification.py has put them into ./data. "
-        "For segmentation a folder with images/ and masks/ in train/ and val/, perhaps test/ (a mask is a PNG "
-        "of class numbers, called like its image; 255 means ignore); or scenes, built in; or pets or voc, where "
+        "For segmentation a folder with images/ and masks/ in train/ and val/, perhaps test/, or without these, where "
+        "a fifth of the images becomes val (a mask is a PNG of class numbers, called like its image; 255 means "
+        "ignore); or scenes, built in; or pets or voc, where "
         "data_scripts/get_segmentation.py has put them into ./data. For restoration and dehazing a folder with "
         "train/WEATHER/ and val/WEATHER/, perhaps test/WEATHER/, each with degraded images and clean ones as a public "
         "set has them (such as input/ and target/), or with lists of pairs in meta/train/WEATHER.json and "
@@ -203,7 +204,8 @@ def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> No
     add(
         "--resume",
         action="store_true",
-        help="go on with the run in --out that was interrupted; all else must be as it was (default: off)",
+        help="go on with the run in --out that was interrupted, or ended early and now has more --patience; all else "
+        "must be as it was (default: off)",
     )
     add_loading(parser, batch_size, UNSET)
 

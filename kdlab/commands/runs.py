@@ -147,6 +147,11 @@ def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
     print(f"data: {data.name}, {train} training and {val} validation images {sizes}")
     if data.unlabelled is not None:
         print(f"unlabelled: {len(data.unlabelled)} images")  # type: ignore[arg-type]
+    if data.val_is_drawn:
+        print(
+            f"split: {data.name} has no train/ and val/; {val} of its {train + val} images, chosen by their names, are "
+            "for validation. Where several show one scene, make train/ and val/ yourself, each scene in one of them."
+        )
     print(f"{kind}: {names(data.classes)}")
     if data.skipped:
         print(f"skipped: {len(data.skipped)} files that cannot be used")

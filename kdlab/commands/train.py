@@ -11,7 +11,7 @@ import torch
 
 from kdlab import processes
 from kdlab.commands.inputs import check_classes, list_data, load_data, load_masks, names
-from kdlab.commands.methods import dense_distillation, describe
+from kdlab.commands.methods import dense_distillation, describe, warn_of_small_maps
 from kdlab.commands.options import FROM_IMAGENET, FROM_RANDOM
 from kdlab.commands.runs import (
     architecture_of,
@@ -162,6 +162,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     data = _with_unlabelled(args, data, torch.full((data.size, data.size), IGNORE))
     _start(args, data, device)
     print(f"distillation: {describe(distillation)}")
+    warn_of_small_maps(args, distillation, data.size)
     known = segmentation.measure(teacher.to(device), data.val, settings.batch_size, settings.workers)
     print(f"teacher: validation mIoU {known['miou']:.4f}, mDice {known['mdice']:.4f}", flush=True)
     say_weights(args, lambda: PSPNet(len(data.classes), **architecture or {}, weights=args.weights))

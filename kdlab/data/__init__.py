@@ -11,6 +11,7 @@ from kdlab.data.photos import load_depth, load_photograph, load_photographs
 from kdlab.data.scenes import Scenes, load_scenes
 from kdlab.data.splits import ImageSplits
 from kdlab.data.transforms import ImageTransform
+from kdlab.data.unlabelled import add_unlabelled
 from kdlab.data.weather_photos import load_haze, load_weather
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Scenes",
     "Skipped",
     "StratifiedBatches",
+    "add_unlabelled",
     "load_cifar100",
     "load_depth",
     "load_digits",

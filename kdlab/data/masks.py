@@ -1,5 +1,6 @@
 """Images with a mask each, in folders of one's own or a public set on disk: a class number for every pixel."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -30,8 +31,10 @@ LAYOUTS = """Wanted one of
             masks/  a.png ...                     val/   b.jpg ...
     val/    images/ b.jpg ...            masks/   train/ a.png ...
             masks/  b.png ...                     val/   b.png ...
-and test/ in the same way, which may be left out."""
+and test/ in the same way, which may be left out; or images/ and masks/ alone, with the files in them, of which
+a fifth becomes val."""
 
+SPLITS = ("train", "val", "test")
 NAMED = ("scenes", "pets", "voc")
 PETS = ("background", "pet")
 VOC = (
@@ -81,7 +84,7 @@ class MaskDataset(Dataset):
 class _Found(NamedTuple):
     """What is on disk, before any of it is decoded. ``numbers`` is the class of each value that a mask may have.
 
-    ``root`` is the folder, where it is one's own.
+    ``root`` is the folder, where it is one's own; ``val_is_drawn`` says that it had no splits.
     """
 
     name: str
@@ -90,6 +93,7 @@ class _Found(NamedTuple):
     classes: tuple[str, ...] | None
     skipped: list[Skipped]
     root: Path | None = None
+    val_is_drawn: bool = False
 
 
 class _Seen(NamedTuple):
@@ -115,7 +119,9 @@ def load_segmentation(
     Args:
         source: "scenes", built in; "pets" or "voc" where torchvision has put them (Oxford-IIIT Pet: pet or background,
             the outline ignored, every tenth image of its trainval is val; Pascal VOC 2012); or a folder with images/
-            and masks/, a mask being a PNG in grey or palette colours that is called like its image.
+            and masks/, a mask being a PNG in grey or palette colours that is called like its image. Both have train/
+            and val/, perhaps test/, in them or around them; where neither is, a fifth of the images is val, chosen by a
+            hash of their names: the same at every run, whatever order the files come in.
         size: height and width, in pixels, of the largest central square; 64 for scenes, 224 for others.
         classes: the names of a folder's classes, by number; where not given, the numbers up to the highest found.
         mean, std: red, green, blue, for pixel values in 0 to 1; those of the training images where not given.
@@ -175,6 +181,7 @@ def load_segmentation(
         deterministic=True,
         skipped=tuple(found.skipped + undecodable),
         test_is_val="test" not in pairs,
+        val_is_drawn=found.val_is_drawn,
         files={}
         if found.root is None
         else {split: known_by(found.root, chain(*pairs[split])) for split in ("train", "val")},
@@ -193,8 +200,10 @@ def _find_folder(root: Path, classes: Sequence[str] | None) -> _Found:
         what = "a file, not a folder" if root.exists() else "no such folder"
         known = ", ".join(map(repr, NAMED))
         raise InputError(f"{printable(root)}: {what}. Give the folder that holds images and masks, or one of {known}.")
-    folders = {split: _folders_of(root, split) for split in ("train", "val", "test")}
-    missing = [split for split in ("train", "val") if folders[split] is None]
+    folders = {split: _folders_of(root, split) for split in SPLITS}
+    whole = Pair(root / "images", root / "masks")
+    val_is_drawn = whole.image.is_dir() and whole.mask.is_dir() and not _any_split(root)
+    missing = [] if val_is_drawn else [split for split in ("train", "val") if folders[split] is None]
     if missing:
         inside = ", ".join(f"{printable(path.name)}/" for path in sorted(root.iterdir()) if path.is_dir()) or "none"
         raise InputError(
@@ -207,9 +216,28 @@ def _find_folder(root: Path, classes: Sequence[str] | None) -> _Found:
         if both is not None:
             pairs[split], odd = _match(*both)
             skipped += odd
+    if val_is_drawn:
+        found, skipped = _match(*whole)
+        pairs = _drawn(found, root)
     highest = IGNORE - 1 if classes is None else len(classes) - 1
     numbers = {number: number for number in (*range(highest + 1), IGNORE)}
-    return _Found(root.name, pairs, numbers, None if classes is None else tuple(classes), skipped, root)
+    names = None if classes is None else tuple(classes)
+    return _Found(root.name, pairs, numbers, names, skipped, root, val_is_drawn)
+
+
+def _any_split(root: Path) -> bool:
+    """Whether a folder is called like a split, where a layout has it: what is not whole is then a mistake to name."""
+    return any((root / above / split).is_dir() for above in ("", "images", "masks") for split in SPLITS)
+
+
+def _drawn(pairs: Sequence[Pair], root: Path) -> dict[str, list[Pair]]:
+    """A fifth of the pairs, at least one, as val: those with the least hashes of their names. New files move few."""
+
+    def place(pair: Pair) -> str:
+        return hashlib.sha256(pair.image.relative_to(root).as_posix().encode(errors="surrogateescape")).hexdigest()
+
+    val = set(sorted(pairs, key=place)[: max(1, len(pairs) // 5)])
+    return {"train": [pair for pair in pairs if pair not in val], "val": [pair for pair in pairs if pair in val]}
 
 
 def _folders_of(root: Path, split: str) -> Pair | None:

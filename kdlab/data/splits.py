@@ -21,6 +21,7 @@ class ImageSplits:
     Attributes:
         test: the validation split where there is no test split of its own; `test_is_val` says so.
         val: the test split where that is all there is, which only an evaluation takes; `val_is_test` says so.
+        val_is_drawn: whether a folder without splits was split into training and validation images when it was read.
         classes: their names, in the order of the labels.
         mean, std: what the images were normalised with, red, green, blue, for pixel values in 0 to 1.
         size: height and width of every image, in pixels.
@@ -44,6 +45,7 @@ class ImageSplits:
     unlabelled: Dataset | None = None
     test_is_val: bool = False
     val_is_test: bool = False
+    val_is_drawn: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -151,6 +151,7 @@ PRESETS = {
     "cwd-features": DenseDistillation("cwd", "features", weight=50.0, temperature=4.0),
     "mgd": DenseDistillation("mgd", "features", weight=2e-5, mask_ratio=0.75),
 }
+MGD_SIZE = 512  # height and width of the crops that its weight was published for
 
 
 def teach(

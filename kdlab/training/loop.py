@@ -93,6 +93,7 @@ def fit(
             ``history.csv``. Without it nothing is saved.
         card: what to save with the model; wanted with ``out``.
         resume: go on from ``out`` where a run of the same recipe was interrupted; from the start if there is none.
+            ``patience`` may be another one: a run that has run out of it goes on with more.
         precision: "bf16" computes the forward pass under autocast.
         max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
         freeze_from: the first epoch, counted from 0, in which the student trains in eval mode: BatchNorm computes with

@@ -21,6 +21,7 @@ from kdlab.files import load_tensors, save_tensors, write_whole
 from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, load_model, save_model
 
 HISTORY = "history.csv"
+FREE = ("patience",)  # of a recipe, what may change when a run is gone on with: no epoch so far depends on it
 Row = dict[str, float]  # of an epoch: what was measured, by name
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -109,7 +110,7 @@ def earlier_start(out: Path | None, resume: bool) -> str | None:
 
 
 def check_recipe(out: Path, recipe: dict[str, Any]) -> None:
-    """Refuse a folder with a run of another recipe: before the work that comes before the first step.
+    """Refuse a folder with a run of another recipe, patience aside: before the work that comes before the first step.
 
     Raises:
         InputError: with the settings that differ; also a damaged file.
@@ -191,12 +192,14 @@ def _check_recipe(path: Path, meta: dict[str, Any], recipe: dict[str, Any]) -> N
     if "recipe" not in meta:
         raise InputError(f"{path} is not a file to resume from, but another one of kdlab's. Train into another folder.")
     recipe = json.loads(json.dumps(recipe))  # as it comes back from the file
-    if meta["recipe"] != recipe:
-        was, now = (
-            {name: repr(one[name]) if name in one else "not recorded" for name in {*meta["recipe"], *recipe}}
-            for one in (meta["recipe"], recipe)
-        )
-        changed = [f"{name} was {was[name]}, now {now[name]}" for name in sorted(was) if was[name] != now[name]]
+    was, now = (
+        {name: repr(one[name]) if name in one else "not recorded" for name in {*meta["recipe"], *recipe}}
+        for one in (meta["recipe"], recipe)
+    )
+    changed = [
+        f"{name} was {was[name]}, now {now[name]}" for name in sorted({*was} - {*FREE}) if was[name] != now[name]
+    ]
+    if changed:
         raise InputError(
             f"{path} belongs to a run with other settings: {'; '.join(changed)}. "
             "Resume with the same settings, or train into another folder."

@@ -62,6 +62,42 @@ def test_both_layouts_give_the_same(tmp_path, root, layout):
             assert torch.equal(own[1], others[1])
 
 
+def plain(root, count):
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for index in range(count):
+        picture(index).save(root / "images" / f"{index:02}.png")
+        mask_of((0, 1, 2)).save(root / "masks" / f"{index:02}.png")
+    return root
+
+
+def names_in(part):
+    return {path.name for path in part.paths}
+
+
+def test_a_folder_without_splits_is_split_by_the_names_of_its_images(tmp_path):
+    splits = load(plain(tmp_path / "roads", 20))
+    assert (len(splits.train), len(splits.val), splits.test_is_val, splits.val_is_drawn) == (16, 4, True, True)
+    assert not names_in(splits.train) & names_in(splits.val)
+    assert names_in(splits.val) != {f"{index:02}.png" for index in range(4)}
+    assert load(tmp_path / "roads").files == splits.files
+    more = load(plain(tmp_path / "elsewhere", 24))
+    assert len(names_in(more.val) & names_in(splits.val)) >= 2  # new files move few
+    assert (len(load(plain(tmp_path / "two", 2)).train), len(load(tmp_path / "two").val)) == (1, 1)
+
+
+def test_a_folder_with_half_a_split_is_not_split_again(tmp_path, root):
+    plain(root, 4)
+    (root / "val").rename(root / "validation")
+    with pytest.raises(InputError, match=r"no images and masks for val(.|\n)*or images/ and masks/ alone"):
+        load(root)
+
+
+def test_one_image_cannot_be_split(tmp_path):
+    with pytest.raises(InputError, match="train of 'own' has no usable image"):
+        load(plain(tmp_path / "own", 1))
+
+
 def test_an_item_is_an_image_and_a_mask_of_one_size(root):
     image, mask = load(root).train[0]
     assert (image.shape, image.dtype) == ((3, 10, 10), torch.float32)

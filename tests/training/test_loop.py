@@ -625,6 +625,17 @@ def test_resuming_a_run_that_ran_out_of_patience_trains_nothing(tmp_path):
     pd.testing.assert_frame_equal(again.done.history, first.done.history)
 
 
+def test_a_run_that_ran_out_of_patience_goes_on_with_more(tmp_path):
+    metrics = {"accuracy": [0.9, 0.5, 0.5, 0.5], "loss": [1.0] * 4}
+    ended = train(patience=1, evaluate=scripted(**metrics), out=tmp_path, card=card(patience=1))
+    rest = {name: values[len(ended.done.history) :] for name, values in metrics.items()}
+    more = train(patience=3, evaluate=scripted(**rest), out=tmp_path, card=card(patience=3), resume=True)
+    alone = train(patience=3, evaluate=scripted(**metrics))
+    assert [len(run.done.history) for run in (ended, more, alone)] == [2, 4, 4]
+    assert same(bits(more), bits(alone))
+    assert load_model(tmp_path / "last.safetensors")[1].recipe == {"patience": 3}
+
+
 def test_resuming_where_nothing_is_starts_from_the_beginning(tmp_path):
     run = train(out=tmp_path / "new", card=card(), resume=True)
     assert same(bits(run), bits(train()))
