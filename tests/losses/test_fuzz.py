@@ -402,7 +402,7 @@ def test_the_right_value_or_a_sentence(name, seed):
         wanted, size = literal(name, before, *tree_map(lambda x: x.detach().double(), sides), *rest)
         if math.isfinite(wanted):
             allowed = 100 * rounding(loss, tensors[:of_student]) * (abs(wanted) + size)
-            assert abs(value.item() - wanted) <= allowed + 1e-30  # a square that small is 0 in float32
+            assert abs(value.item() - wanted) <= allowed + 1e-20  # "tiny" is 0 in float16, and its square in float32
         value.backward()
         for tensor in tensors[:of_student]:  # a gradient to float16 is infinite from 65504 on
             assert not tensor.grad.isnan().any()
