@@ -867,15 +867,11 @@ class DistillTrainer(Trainer):
         optimizer.register_state_dict_post_hook(self._add_to_checkpoint)
         return optimizer
 
-    def build_dataset(self, img_path: Any, *args: Any, **options: Any) -> Any:
-        kind = YOLODataset if self.unlabelled is None or img_path != str(self.unlabelled) else _Unlabelled
-        with mock.patch("ultralytics.data.build.YOLODataset", kind):
-            return super().build_dataset(img_path, *args, **options)
-
     def _build_train_pipeline(self) -> None:
         super()._build_train_pipeline()
         if self.unlabelled is not None:
-            self.more = self.get_dataloader(str(self.unlabelled), self.train_loader.batch_size, rank=-1)  # one process
+            with mock.patch("ultralytics.data.build.YOLODataset", _Unlabelled):
+                self.more = self.get_dataloader(str(self.unlabelled), self.train_loader.batch_size, rank=-1)
             self._more_batches = _without_end(self.more)
 
     def _setup_train(self) -> None:

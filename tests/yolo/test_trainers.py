@@ -357,6 +357,16 @@ def test_images_without_labels_join_each_batch_and_mosaics_end_for_them_too(
         yolo.distill(pruned, teacher, scenes, Distillation(), TWO, **how | {"unlabelled": None, "resume": True})
 
 
+def test_the_labelled_images_may_be_among_those_without_and_keep_their_labels(
+    pruned, teacher, scenes, trainers, tmp_path
+):
+    how = {"out": tmp_path / "run", "unlabelled": scenes / "images" / "train", "device": "cpu"}
+    yolo.distill(pruned, teacher, scenes, Distillation(), replace(TWO, epochs=1), **how)
+    (trainer,) = trainers
+    boxes = [sum(len(one["cls"]) for one in loader.dataset.labels) for loader in (trainer.train_loader, trainer.more)]
+    assert boxes[0] > boxes[1] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("nowhere", "nowhere, which is not there"), ("empty", "not one image in .*empty")]
 )
