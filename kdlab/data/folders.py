@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -33,11 +33,11 @@ class FolderDataset(Dataset):
     """Images on disk with their labels; item ``i`` is ``(transform(image i), targets[i])``.
 
     Attributes:
-        paths: the files, class by class, sorted within each.
-        targets: the label of each, its class's place in the alphabetical order.
+        paths: the files, of labelled images class by class, sorted within each.
+        targets: the label of each, its class's place in the alphabetical order; of an unlabelled image what stands in.
     """
 
-    def __init__(self, paths: list[Path], targets: list[int], transform: ImageTransform) -> None:
+    def __init__(self, paths: list[Path], targets: list[Any], transform: ImageTransform) -> None:
         self.paths = paths
         self.targets = targets
         self.transform = transform
@@ -45,7 +45,7 @@ class FolderDataset(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         return self.transform(open_image(self.paths[index])), self.targets[index]
 
 

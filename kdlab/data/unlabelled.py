@@ -5,29 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from kdlab.data.folders import scan
-from kdlab.data.images import find_images, open_image, printable
+from kdlab.data.folders import FolderDataset, scan
+from kdlab.data.images import find_images, printable
 from kdlab.data.splits import ImageSplits, known_by
 from kdlab.data.transforms import ImageTransform
 from kdlab.errors import InputError
-
-
-class UnlabelledImages(Dataset):
-    """Images on disk; item ``i`` is ``(transform(image i), target)``, where no loss counts the target."""
-
-    def __init__(self, paths: list[Path], transform: ImageTransform, target: Any) -> None:
-        self.paths = paths
-        self.transform = transform
-        self.target = target
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        return self.transform(open_image(self.paths[index])), self.target
 
 
 def add_unlabelled(data: ImageSplits, folder: str | Path, target: Any) -> ImageSplits:
@@ -54,7 +38,7 @@ def add_unlabelled(data: ImageSplits, folder: str | Path, target: Any) -> ImageS
     transform = ImageTransform(data.size, data.mean, data.std, augment=not data.deterministic)
     return replace(
         data,
-        unlabelled=UnlabelledImages(paths, transform, target),
+        unlabelled=FolderDataset(paths, [target] * len(paths), transform),
         skipped=(*data.skipped, *sorted(skipped + undecodable, key=lambda one: one.path)),
         files={**data.files, "unlabelled": known_by(root, paths)},
     )
