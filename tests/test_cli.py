@@ -567,8 +567,6 @@ def test_evaluate_refuses_what_does_not_fit(shapes, student, tmp_path):
     data = grow(tmp_path / "bare", train=1, val=1)
     assert "bare has no test/" in refused("evaluate", data, "--model", student, "--split", "test")
     assert "does not exist" in refused("evaluate", shapes, "--model", tmp_path / "nowhere")
-    torch.save(load_model(student)[0].state_dict(), tmp_path / "student.pth")
-    assert "student.pth is a PyTorch file" in refused("evaluate", shapes, "--model", tmp_path / "student.pth")
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------

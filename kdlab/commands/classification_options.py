@@ -1,8 +1,9 @@
 """What teach and distill can be told about a classifier. Nothing here imports PyTorch."""
 
 import argparse
+from pathlib import Path
 
-from kdlab.commands.options import UNSET, numbers, whole
+from kdlab.commands.options import UNSET, add_model, numbers, whole
 
 
 def add_student(parser: argparse._ActionsContainer) -> None:
@@ -32,6 +33,27 @@ def add_student(parser: argparse._ActionsContainer) -> None:
         help="classes of a plain state_dict (default: as many as DATA has)",
     )
     add_augment(parser)
+
+
+def add_plain_weights(parser: argparse.ArgumentParser, labels: str) -> None:
+    """The model of evaluate and predict, which may be a classifier's weights without kdlab's card: what that has."""
+    add_model(parser, "; or a classifier's plain state_dict (.pt, .pth, .safetensors), see below")
+    plain = parser.add_argument_group(
+        "for a plain state_dict",
+        "Of StudentCNN or DenseNet121; no code is run from the file. kdlab's own files carry all this.",
+    )
+    plain.add_argument("--image-size", type=whole(32), metavar="N", help="pixels that it was trained at")
+    for name in ("--mean", "--std"):
+        plain.add_argument(
+            name, type=numbers(float), nargs="+", metavar="R,G,B", help="that it was trained with, for pixels in 0 to 1"
+        )
+    plain.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help=f"text file with the class names in the order of the logits, one a line, with or without their number "
+        f"before them{labels}",
+    )
 
 
 def add_augment(parser: argparse._ActionsContainer) -> None:

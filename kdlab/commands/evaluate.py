@@ -25,13 +25,13 @@ from kdlab.commands.inputs import (
 )
 from kdlab.commands.options import option
 from kdlab.commands.outputs import say_skipped
+from kdlab.commands.plain_weights import model_of
 from kdlab.data import ImageSplits
 from kdlab.data.masks import IGNORE
 from kdlab.errors import InputError
 from kdlab.training import (
     ModelCard,
     classification_metrics,
-    load_model,
     pick_device,
     predict_logits,
     segmentation_metrics,
@@ -44,7 +44,7 @@ CONFUSIONS = 10  # that are shown, the most frequent ones
 def evaluate(args: argparse.Namespace) -> int:
     """Measure a model on one split and print it as a table, CSV or JSON."""
     device = pick_device(args.device)
-    model, card = load_model(args.model)
+    model, card = model_of(args, lambda: list_data(args.data, args.split).classes)
     model.to(device)
     task = task_of(model)
     useless = ("batch_size", "workers") if task in RESTORING else ("weather", "per_image", "self_ensemble")

@@ -149,9 +149,13 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, also: str = "") -> None:
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="M", help="what teach or distill made: the folder, or a file in it"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="M",
+        help=f"what teach or distill made: the folder, or a file in it{also}",
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from kdlab import __version__
-from kdlab.commands.classification_options import add_augment, add_student
+from kdlab.commands.classification_options import add_augment, add_plain_weights, add_student
 from kdlab.commands.options import (
     UNSET,
     add_data,
@@ -232,7 +232,7 @@ def _add_evaluate(add: Add) -> None:
         ),
     )
     add_data(parser)
-    add_model(parser)
+    add_plain_weights(parser, " (default: the classes of DATA)")
     add_format(parser)
     add_split(parser)
     add_loading(parser, "(default: 32); a restorer takes one", batch_size=None, note="; not for a restorer")
@@ -259,10 +259,11 @@ def _add_predict(add: Add) -> None:
         examples=(
             "photos/ more/rex.jpg --model runs/student --top-k 3 --format csv --out classes.csv",
             "photos/ --model runs/small --out masks/",
+            "photos/ --model student.pth --labels classes.txt --image-size 224 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5",
         ),
     )
     add_image_files(parser)
-    add_model(parser)
+    add_plain_weights(parser, "")
     add_format(parser)
     parser.add_argument(
         "--top-k", type=whole(1), metavar="K", help="classes to name for each image (default: 1); only of a classifier"

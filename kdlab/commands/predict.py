@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdlab.commands.inputs import RESTORING, task_of
 from kdlab.commands.outputs import say_skipped
+from kdlab.commands.plain_weights import model_of
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
 from kdlab.errors import InputError
 from kdlab.files import check_writable, write_whole
 from kdlab.progress import progress
-from kdlab.training import ModelCard, load_model, pick_device
+from kdlab.training import ModelCard, pick_device
 
 BATCH_SIZE = 32
 
@@ -40,7 +41,7 @@ class Pictures(Dataset):
 def predict(args: argparse.Namespace) -> int:
     """Name the classes of image files, or of their pixels, in a table, CSV or JSON."""
     device = pick_device(args.device)
-    model, card = load_model(args.model)
+    model, card = model_of(args)
     if task_of(model) in RESTORING:
         raise InputError(
             f"the model in {args.model} is a restorer, which knows weather and no classes. For images without their "

@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kdlab import processes
 from kdlab.commands.inputs import METRICS, Listed, names, task_of
+from kdlab.commands.plain_weights import is_plain
 from kdlab.data import ImageSplits, StratifiedBatches
 from kdlab.data.pairs import share_of
 from kdlab.errors import InputError
@@ -108,15 +108,8 @@ def own_teacher(path: Path, task: str) -> tuple[nn.Module, ModelCard] | tuple[No
     """
     if not path.exists():
         raise InputError(f"--teacher {path} does not exist. Make a teacher with `kdlab teach`, or give a state_dict.")
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            return None, None
-        try:
-            with safe_open(path, framework="pt") as file:
-                if "kdlab" not in (file.metadata() or {}):
-                    return None, None
-        except (SafetensorError, OSError):
-            pass  # load_model says what is wrong with it
+    if is_plain(path):
+        return None, None
     teacher, card = load_model(path)
     if task_of(teacher) != task:
         raise InputError(

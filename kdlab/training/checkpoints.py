@@ -71,25 +71,35 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
         if isinstance(error, InputError) and dict(meta["card"]["architecture"]).get("name") not in BUILDERS:
             remedy = "The weights of a network of your own are read with load_weights(model, path)."
         raise InputError(f"the model card in {path} cannot be used ({error}). {remedy}") from error
-    _load(model, tensors, path)
+    fill(model, tensors, path)
     return model.eval(), card
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Fill a model from a plain state_dict of any origin (.pt, .pth, .safetensors), without running code from the file.
+    """Fill a model from a plain state_dict of any origin, as :func:`read_weights` reads it.
+
+    Raises:
+        InputError: whatever :func:`read_weights` refuses; names or shapes that do not fit.
+    """
+    fill(model, read_weights(path, type(model).__name__), Path(path))
+
+
+def read_weights(path: Path | str, network: str) -> dict[str, Tensor]:
+    """A plain state_dict of any origin (.pt, .pth, .safetensors), on the CPU, without running code from the file.
 
     A ``state_dict`` or ``model`` entry around it and a "module." prefix, as DataParallel leaves it, are looked through.
 
+    Args:
+        network: what it is wanted for, in an error's words.
+
     Raises:
-        InputError: no such file, or a folder; not a state_dict; names or shapes that do not fit.
+        InputError: no such file, or a folder; not a state_dict.
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(
-            f"{path} is a folder; wanted: a file with the weights of {type(model).__name__}: {BEST} in it."
-        )
+        raise InputError(f"{path} is a folder; wanted: a file with the weights of {network}: {BEST} in it.")
     if not path.is_file():
-        raise InputError(f"{path} does not exist; wanted: a file with the weights of {type(model).__name__}.")
+        raise InputError(f"{path} does not exist; wanted: a file with the weights of {network}.")
     try:
         safe = path.suffix == ".safetensors"
         weights: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
@@ -108,10 +118,15 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
         raise InputError(f"{path} holds no state_dict (names and tensors), but {type(weights).__name__}.")
-    _load(model, {name.removeprefix("module."): value for name, value in weights.items()}, path)
+    return {name.removeprefix("module."): value for name, value in weights.items()}
 
 
-def _load(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Put weights that were read from ``path`` into a model.
+
+    Raises:
+        InputError: names or shapes that do not fit.
+    """
     own = model.state_dict()
     # BatchNorm's step counter is no weight, and old files lack it.
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
