@@ -76,18 +76,18 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Fill a model from a plain state_dict of any origin, as :func:`read_weights` reads it.
+    """Fill a model from a plain state_dict of any origin (.pt, .pth, .safetensors), without running code from the file.
+
+    A ``state_dict`` or ``model`` entry around it and a "module." prefix, as DataParallel leaves it, are looked through.
 
     Raises:
-        InputError: whatever :func:`read_weights` refuses; names or shapes that do not fit.
+        InputError: no such file, or a folder; not a state_dict; names or shapes that do not fit.
     """
     fill(model, read_weights(path, type(model).__name__), Path(path))
 
 
 def read_weights(path: Path | str, network: str) -> dict[str, Tensor]:
-    """A plain state_dict of any origin (.pt, .pth, .safetensors), on the CPU, without running code from the file.
-
-    A ``state_dict`` or ``model`` entry around it and a "module." prefix, as DataParallel leaves it, are looked through.
+    """The plain state_dict that :func:`load_weights` fills a model from, on the CPU, where the model comes after it.
 
     Args:
         network: what it is wanted for, in an error's words.
