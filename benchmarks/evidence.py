@@ -429,7 +429,7 @@ def run_detection(jobs: int) -> pd.DataFrame:
 
 
 def few_boxes_runs() -> Iterator[FewBoxes]:
-    """Chapter 06: few scenes with boxes, alone, with the teacher, with the other scenes too; and all with boxes, as well.
+    """Chapter 06: few scenes with boxes, alone, with the teacher, with the other scenes too; and all with boxes too.
 
     With all of them it is the cut that a teacher could mend: whether it is that or the few boxes that it pays for.
     """
