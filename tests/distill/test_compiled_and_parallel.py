@@ -1,6 +1,7 @@
 """A compiled student, and a distiller on two processes."""
 
 import copy
+import shutil
 import socket
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from kdlab.distill import Distiller, Term
@@ -63,6 +65,25 @@ def test_a_compiled_student_computes_the_same_and_is_read_at_each_step(how):
         for mine, its in zip(gradients(compiled), gradients(eager), strict=True):
             torch.testing.assert_close(mine, its)
         student.eval()(IMAGES)  # evaluation between steps runs without hooks
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile's own backend wants a C++ compiler, c++")
+def test_what_torch_compile_takes_by_default_computes_the_same_too():
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    student, teacher = Net(), Net()
+    eager = joined(copy.deepcopy(student), teacher)
+    student.compile()
+    compiled = joined(student, teacher)
+    for step in range(2):
+        for d in (eager, compiled):
+            d.zero_grad()
+            d(IMAGES + step, LABELS)["total"].backward()
+        torch.testing.assert_close(compiled(IMAGES + step, LABELS), eager(IMAGES + step, LABELS))
+        for mine, its in zip(gradients(compiled), gradients(eager), strict=True):
+            torch.testing.assert_close(mine, its)
+    assert counters["inductor"]  # it was compiled, and did not fall back
 
 
 class Parts(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.ops import StochasticDepth
 
 from kdlab import InputError
 from kdlab.distill import Cosine, Distiller, From, Indexed, Resize, Tap, Teacher, TeacherCache, Term, Until, WarmUp
@@ -331,8 +332,11 @@ def test_the_teacher_is_read_without_a_gradient_even_where_it_could_have_one():
     assert not d.observe_teacher(IMAGES)["first"].requires_grad
 
 
-def test_dropout_of_the_teacher_is_off():
-    d = stages([hint(student="classifier", teacher="classifier")])
+@pytest.mark.parametrize("drop", [nn.Dropout(0.5), StochasticDepth(0.5, "row")])
+def test_dropout_and_droppath_of_the_teacher_are_off(drop):
+    teacher = Stages()
+    teacher.drop = drop
+    d = stages([hint(student="classifier", teacher="classifier")], teacher=teacher)
     torch.testing.assert_close(d.train().observe_teacher(IMAGES), d.observe_teacher(IMAGES))
 
 

@@ -1,14 +1,18 @@
 """Students that teach each other, and a network that teaches itself."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from kdlab import InputError
 from kdlab.distill import MutualDistiller, SelfDistiller
 from kdlab.distill.online import Exit
 from kdlab.models import StudentCNN
+from kdlab.training import ModelCard, fit
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -127,3 +131,44 @@ def pair_of_one():
 def test_what_makes_no_sense_is_refused(build, said, shapes_unchecked):
     with pytest.raises(InputError, match=said):
         build()
+
+
+def mutual():
+    return MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss())
+
+
+@pytest.mark.parametrize("build", [mutual, byot])
+def test_a_deep_copy_is_whole_and_independent(build):
+    d = build()
+    copy = deepcopy(d)
+    before = {name: value.clone() for name, value in d.state_dict().items()}
+    torch.testing.assert_close(copy.eval()(IMAGES, LABELS), d.eval()(IMAGES, LABELS))
+    optimizer = torch.optim.SGD(copy.train().parameters(), 0.1)
+    copy(IMAGES, LABELS)["total"].backward()
+    optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in d.state_dict().items())
+    assert all(p.grad is None for p in d.parameters())
+    assert not any(module._forward_hooks for module in d.modules())
+
+
+def train(build, out, epochs, resume=False):
+    torch.manual_seed(3)
+    objective = build()
+    card = ModelCard(objective.student.architecture, ("a", "b", "c"), (0.0,) * 3, (1.0,) * 3, size=16)
+    images, labels = torch.cat([IMAGES, IMAGES.flip(3)]), LABELS.repeat(2)
+    fit(
+        objective, DataLoader(TensorDataset(images, labels), 4, shuffle=True), epochs=epochs, card=card, resume=resume,
+        optimizer=torch.optim.AdamW(objective.parameters(), 1e-2), out=out, evaluate=lambda student: {"accuracy": 0.0},
+        after_epoch=lambda row: resume is False and row["epoch"] == 2 and out.name == "stopped",
+    )  # fmt: skip
+    return objective.state_dict()
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("build", [mutual, byot])
+def test_a_stopped_run_resumes_to_the_same_bits(build, tmp_path):
+    whole = train(build, tmp_path / "whole", 4)
+    stopped = train(build, tmp_path / "stopped", 4)
+    resumed = train(build, tmp_path / "stopped", 4, resume=True)
+    assert [name for name, value in whole.items() if not torch.equal(value, resumed[name])] == []
+    assert any(not torch.equal(value, stopped[name]) for name, value in whole.items())  # it had stopped indeed
