@@ -128,7 +128,8 @@ class SCRLoss(_Contrast):
     Shapes: ``student`` is the pair of restored and degraded images, (n, 3, h, w) in 0 to 1; a term taps both as
     ``[Tap(""), Tap("", "input")]``. ``teacher`` is the positive, of the same shape: the teacher's
     restored images, as the paper draws it, or the clean ones, as the released code has it. Returns a scalar without
-    unit. The distances are computed in float32; the network runs in what its parameters, or autocast, have.
+    unit. All images take the restored ones' type. The distances are computed in float32; the network runs in what its
+    parameters, or autocast, have.
 
     Raises:
         InputError: no pair; shapes that differ; another number of maps than weights.
@@ -169,7 +170,7 @@ class HCRLoss(_Contrast):
         features, weights, eps: as in :class:`SCRLoss`.
 
     Shapes: ``student`` is the pair of restored and degraded images, ``teacher`` the clean ones, (n, 3, h, w) in 0 to 1.
-    Returns a scalar without unit. The distances are computed in float32.
+    Returns a scalar without unit. All images take the restored ones' type; the distances are computed in float32.
 
     Raises:
         InputError: no pair; shapes that differ; another number of maps than weights.
