@@ -16,6 +16,7 @@ The trainers also serve a program that uses ultralytics already:
 >>> YOLO("pruned.pt").train(trainer=partial(DistillTrainer, teacher="dense.pt"), data="data.yaml", epochs=100)
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -261,7 +262,8 @@ def distill(
     options = {"teacher": load_model(teacher), "distillation": distillation, "unlabelled": unlabelled}
     recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
     if unlabelled is not None:
-        recipe["unlabelled"] = _check_unlabelled(unlabelled).name
+        place = _check_unlabelled(unlabelled)
+        recipe["unlabelled"] = f"{place.name}, {_summary(_images_in(place, place))}"
     return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
@@ -595,7 +597,8 @@ def check_classes(who: str, model: DetectionModel, names: Mapping[int, str]) -> 
         )
 
 
-def _check_images(path: Path, split: str, places: str | list[str] | None) -> None:
+def _check_images(path: Path, split: str, places: str | list[str] | None) -> list[str]:
+    """The images of a split."""
     if not places:
         raise InputError(f"{path} names no images for {split!r}. Add a line such as {split}: images/{split}")
     images: list[str] = []
@@ -610,6 +613,17 @@ def _check_images(path: Path, split: str, places: str | list[str] | None) -> Non
             f"{path}: not one of the {len(images)} {split} images has labels; wanted: for images/x.png a file "
             "labels/x.txt with a line `class x y width height` for each object, in parts of the image."
         )
+    return images
+
+
+def _summary(images: Sequence[str], labels: Sequence[str] = ()) -> str:
+    """What a resumed run knows its images by, wherever they lie: how many, and a hash of their names and labels."""
+    known = hashlib.sha256()
+    for image in sorted(images):
+        known.update(f"{Path(image).name}\n".encode(errors="surrogateescape"))
+    for label in sorted(labels):
+        known.update(Path(label).read_bytes() if Path(label).is_file() else b"-")
+    return f"{len(images)} images, {known.hexdigest()[:16]}"
 
 
 def _check_unlabelled(place: str | Path) -> Path:
@@ -1102,6 +1116,9 @@ def _train(
             **recipe, "model": weights_hash(detector)[:16], "data": Path(described["yaml_file"]).resolve().parent.name,
             "classes": list(described["names"].values()), **asdict(settings),
         }  # fmt: skip
+        for split in ("train", "val"):
+            images = _check_images(Path(described["yaml_file"]), split, described[split])
+            recipe[split] = _summary(images, img2label_paths(images))
         del recipe["workers"]
         if begun:
             processes.from_first(lambda: _check_recipe(out, recipe))

@@ -175,6 +175,8 @@ def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes,
     out, detector = tmp_path / "run", load_model(pruned)
     yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, device="cpu")
     shutil.copytree(scenes, tmp_path / "other")
+    moved = shutil.copytree(scenes, tmp_path / "elsewhere" / scenes.name)
+    assert "path" not in (moved / "data.yaml").read_text()  # so that the copy's images are its own
 
     def refused(message, step, *words, model=pruned, data=scenes, **options):
         with pytest.raises(InputError, match=message):
@@ -185,6 +187,13 @@ def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes,
     again = yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, resume=True, device="cpu")
     assert again.history["epoch"].tolist() == [1]
     refused("data was 'scenes', now 'other'", yolo.sparse_train, data=tmp_path / "other")
+    again = yolo.sparse_train(detector, moved, settings, out=out, strength=0.01, resume=True, device="cpu")
+    assert again.history["epoch"].tolist() == [1]
+    label, image = (next((moved / kind / "train").iterdir()) for kind in ("labels", "images"))
+    label.write_text("0 0.5 0.5 0.25 0.25")
+    refused("train was '6 images, .*', now '6 images, ", yolo.sparse_train, data=moved)
+    image.unlink()
+    refused("train was '6 images, .*', now '5 images, ", yolo.sparse_train, data=moved)
     refused("step was 'sparse-train', now 'fine-tune'; strength was 0.01, now None", yolo.fine_tune)
     refused("step was 'sparse-train', now 'distill'", yolo.distill, trained.best, more=(Distillation(),))
     assert (out / "recipe.json").exists()
