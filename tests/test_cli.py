@@ -683,6 +683,13 @@ def test_the_defaults_of_distill_are_the_articles(monkeypatch):
     assert parsed[0].items() >= article.items()
 
 
+def test_python_can_start_it_where_it_is_not_on_the_path():
+    words = ("evaluate", "digits", "--model", "nowhere")
+    result = subprocess.run([sys.executable, "-m", "kdlab", *words], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "kdlab: nowhere does not exist" in result.stderr
+
+
 def test_version_and_doctor(monkeypatch):
     assert done("--version") == f"kdlab {kdlab.__version__}\n"
     monkeypatch.setattr(kdlab.doctor, "report", lambda: 1)
