@@ -309,6 +309,10 @@ def test_what_else_is_refused_before_a_mask_is_read(roads, taught, student, tmp_
     words = (roads, "--out", tmp_path / "o", "--task", "segmentation", "--batch-size", 4, "--device", "cpu")
     assert "no network" in refused("teach", *words, "--weights", "imagenet")
     assert "no network" in refused("distill", *words, "--teacher", taught.out, "--weights", "imagenet")
+    for command, more in (("teach", ()), ("distill", ("--teacher", taught.out))):  # nor is anything downloaded for
+        assert "has no images and masks for train and val" in refused(
+            command, tmp_path, *words[1:], *more, "--weights", "imagenet"
+        )
     resumed = ("--out", student.out, "--resume", "--temperature", 3)
     assert "now 3.0" in refused("distill", *words, "--narrow", "--teacher", taught.out, *resumed)
     assert "the teacher knows 0, 1, 2; voc has background" in refused(

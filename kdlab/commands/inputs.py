@@ -13,7 +13,7 @@ from kdlab.data import ImageSplits, digits, load_digits, load_folders, load_segm
 from kdlab.data.catalogue import CLASSIFICATION, RESTORATION
 from kdlab.data.folders import list_classes
 from kdlab.data.images import printable
-from kdlab.data.masks import NAMED, PETS, VOC
+from kdlab.data.masks import NAMED, PETS, VOC, check_layout
 from kdlab.data.named import locate
 from kdlab.data.pair_folders import list_weathers, load_pairs
 from kdlab.data.weather import HAZES, WEATHERS
@@ -93,6 +93,16 @@ def _name(folder: Path) -> str:
     return folder.expanduser().resolve().name
 
 
+def check_masks(source: str, who: str = "", classes: Sequence[str] | None = None) -> None:
+    """Refuse, before an image is read, what :func:`load_masks` would refuse of the set and of where its files are.
+
+    Raises:
+        InputError: a set that is not there, of another task or with other classes; a wrong layout, a missing mask.
+    """
+    _check_masked(source, who, classes)
+    check_layout(source)
+
+
 def load_masks(
     source: str,
     size: int | None = None,
@@ -110,6 +120,16 @@ def load_masks(
     Raises:
         InputError: whatever :func:`kdlab.data.load_segmentation` refuses; digits; pairs; other classes than those.
     """
+    _check_masked(source, who, classes)
+    if source in MASKED or classes is None:
+        return load_segmentation(source, size=size, mean=mean, std=std)
+    try:
+        return load_segmentation(source, size=size, mean=mean, std=std, classes=classes)
+    except InputError as error:
+        raise InputError(f"{error}\nThe {who} knows {len(classes)} classes: {names(classes)}.") from error
+
+
+def _check_masked(source: str, who: str, classes: Sequence[str] | None) -> None:
     other = {"digits": ("a label", "classification")} | dict.fromkeys(DRAWN, ("a clean image", "restoration"))
     if source in other:
         what, task = other[source]
@@ -117,14 +137,8 @@ def load_masks(
             f"{source} has {what} for each image and no masks, which is for {task}; wanted for segmentation: "
             f"{', '.join(MASKED)}, or a folder with images/ and masks/ (./{source} is a folder of that name)."
         )
-    if source in MASKED or classes is None:
-        if classes is not None:
-            check_classes(who, classes, Listed(source, MASKED[source]))
-        return load_segmentation(source, size=size, mean=mean, std=std)
-    try:
-        return load_segmentation(source, size=size, mean=mean, std=std, classes=classes)
-    except InputError as error:
-        raise InputError(f"{error}\nThe {who} knows {len(classes)} classes: {names(classes)}.") from error
+    if source in MASKED and classes is not None:
+        check_classes(who, classes, Listed(source, MASKED[source]))
 
 
 def list_restoration(source: str) -> Listed:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kdlab import processes
-from kdlab.commands.inputs import check_classes, list_data, load_data, load_masks, names
+from kdlab.commands.inputs import check_classes, check_masks, list_data, load_data, load_masks, names
 from kdlab.commands.methods import dense_distillation, describe, warn_of_small_maps
 from kdlab.commands.options import FROM_IMAGENET, FROM_RANDOM
 from kdlab.commands.runs import (
@@ -59,6 +59,7 @@ def teach(args: argparse.Namespace) -> int:
     run: dict[str, Any] = {"out": args.out, "weights": args.weights, "resume": args.resume, "device": device}
     if args.task == "segmentation":
         architecture = architecture_of(args, segmentation.NARROW_TEACHER)
+        check_masks(args.data)
         check_weights(args, lambda: UPerNet(SOME, **architecture or {}, weights=args.weights))
         data = load_masks(args.data, size, mean, std)
         _start(args, data, device)
@@ -156,6 +157,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     check_writable(cache_dir() / "teacher", "KDLAB_CACHE")
     teacher, card = teacher_of(path, args.task)
     distillation.check_teacher(teacher)
+    check_masks(args.data, "teacher", card.classes)
     check_weights(args, lambda: PSPNet(SOME, **architecture or {}, weights=args.weights))
     size, mean, std = args.image_size or card.size, _flat(args.mean) or card.mean, _flat(args.std) or card.std
     data = load_masks(args.data, size, mean, std, who="teacher", classes=card.classes)

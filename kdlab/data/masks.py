@@ -141,13 +141,7 @@ def load_segmentation(
     size = 224 if size is None else size
     # Wrong settings are refused before any work; the stand-ins are used for nothing else.
     ImageTransform(size, given_mean or (0.0, 0.0, 0.0), given_std or (1.0, 1.0, 1.0))
-    if source == "pets":
-        found = _find_pets(Path(data))
-    elif source == "voc":
-        found = _find_voc(Path(data))
-    else:
-        found = _find_folder(Path(source).expanduser().resolve(), classes)
-
+    found = _find(source, classes, Path(data))
     seen, undecodable = _look(found, size)
     pairs = {split: [pair for pair in listed if pair in seen] for split, listed in found.pairs.items()}
     for split, usable in pairs.items():
@@ -186,6 +180,24 @@ def load_segmentation(
         if found.root is None
         else {split: known_by(found.root, chain(*pairs[split])) for split in ("train", "val")},
     )
+
+
+def check_layout(source: str | Path) -> None:
+    """Refuse, before an image is read, what :func:`load_segmentation` would refuse of where the files are.
+
+    Raises:
+        InputError: the set is not there, the layout is wrong, a mask is missing.
+    """
+    if source != "scenes":
+        _find(source, None, Path("data"))
+
+
+def _find(source: str | Path, classes: Sequence[str] | None, data: Path) -> _Found:
+    if source == "pets":
+        return _find_pets(data)
+    if source == "voc":
+        return _find_voc(data)
+    return _find_folder(Path(source).expanduser().resolve(), classes)
 
 
 # --- a folder of one's own -------------------------------------------------------------------------------------------
