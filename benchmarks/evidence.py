@@ -70,6 +70,7 @@ WEATHER_RATES = (2.67e-3, 5.34e-3)  # for a batch of 16: 1e-3 and 2e-3 for the b
 LONGER = 14  # epochs of the student alone in the seconds of two stages: see benchmarks/restoration.py cost
 LONG_RUN = 24  # epochs, for the methods that the question is about: is it the teachers, or is it HCR?
 LONG_METHODS = ("from scratch", "two stages", "from scratch + HCR", "without HCR")
+LONG_CONTROLS = {"from scratch, half the rate": WeatherRun.lr / 2, "from scratch, squared error": WeatherRun.lr}
 LONGEST = 40  # epochs of the student alone in the seconds of two stages of a long run
 DETECTION = ["method", "weight", "keep", "epochs"]
 DETECTION_SEEDS = range(3)  # minutes a run, and a dense detector for each
@@ -330,7 +331,7 @@ def provenance(chapter: str) -> str:
 
 def weather_runs() -> Iterator[WeatherRun]:
     """Chapters 07 to 09: all methods; with a VGG at random, half the width, few photographs with clean images; long."""
-    short = [name for name in weather.METHODS if "rate" not in name]
+    short = [name for name in weather.METHODS if name not in LONG_CONTROLS]
     table = [WeatherRun(name, 0, epochs=LONGER if "longer" in name else WeatherRun.epochs) for name in short]
     alone, one_stage, two_stages = (WeatherRun(name, 0) for name in ("from scratch", "one stage", "two stages"))
     table += [replace(two_stages, features="none"), replace(two_stages, width=2)]
@@ -343,7 +344,7 @@ def weather_runs() -> Iterator[WeatherRun]:
             yield replace(run, seed=seed)
     long = [WeatherRun(name, 0, epochs=LONG_RUN) for name in LONG_METHODS]  # a quarter of an hour to half an hour each
     long += [WeatherRun("from scratch, longer", 0, epochs=LONGEST)]
-    long += [WeatherRun("from scratch, half the rate", 0, epochs=LONG_RUN, lr=WeatherRun.lr / 2)]
+    long += [WeatherRun(name, 0, epochs=LONG_RUN, lr=lr) for name, lr in LONG_CONTROLS.items()]
     for run in long:
         for seed in WEATHER_SEEDS:
             yield replace(run, seed=seed)
