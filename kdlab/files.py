@@ -29,9 +29,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     seen: set[int] = set()
     for name, tensor in tensors.items():
         own = tensor.detach().cpu().contiguous()
-        if own.data_ptr() in seen:  # a module that stands in two places; the format wants each tensor by itself
+        if own.untyped_storage().data_ptr() in seen:  # a module in two places; the format wants each tensor by itself
             own = own.clone()
-        seen.add(own.data_ptr())
+        seen.add(own.untyped_storage().data_ptr())
         contiguous[name] = own
     write_whole(path, save(contiguous, metadata={"kdlab": json.dumps(meta)}))
 
@@ -69,6 +69,15 @@ def load_tensors(
         raise InputError(
             f"{path} is a safetensors file, but not one of kdlab's: its header says nothing of the model."
         ) from error
+
+
+def header_of(path: Path) -> dict[str, str] | None:
+    """What a safetensors file says of itself, whatever it is called; None where it is no such file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 
 def _is_pytorchs(path: Path) -> bool:

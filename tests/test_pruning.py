@@ -408,7 +408,8 @@ def test_it_computes_what_the_masked_one_computes(network):
     pruned = prune(network, EXAMPLE, plan, compensate=False)
     torch.testing.assert_close(pruned(EXAMPLE), masked(network, plan)(EXAMPLE))
     assert not torch.allclose(pruned(EXAMPLE), network(EXAMPLE), rtol=0.01, atol=0.01)
-    assert numel(pruned) == plan.parameters.after < plan.parameters.before == numel(network)
+    assert numel(pruned) <= plan.parameters.after < plan.parameters.before == numel(network)
+    assert numel(prune(network, EXAMPLE, plan)) == plan.parameters.after  # with the biases that it adds
     assert macs(pruned) == plan.macs.after < plan.macs.before == macs(network)
     assert plan.keep == pytest.approx(0.6, abs=0.06)
 
@@ -531,6 +532,15 @@ def test_a_target_is_met_within_one_channel(what, share):
     assert getattr(plan, what).after <= target
     wider = (plan_pruning(model, EXAMPLE, keep=plan.keep + k / 96, at_least=2) for k in range(1, 5))
     assert getattr(next(step for step in wider if step.keep > plan.keep), what).after > target
+
+
+def test_a_target_counts_the_biases_that_compensation_adds():
+    layers = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 64, 1, bias=False)
+    model = lived_in(nn.Sequential(*layers))
+    dense = numel(model)
+    for target in range(dense - 80, dense, 7):  # the first channel that goes saves fewer weights than biases come
+        plan = plan_pruning(model, EXAMPLE, parameters=target, at_least=1)
+        assert numel(prune(model, EXAMPLE, plan)) == plan.parameters.after <= target
 
 
 def test_the_ends_of_a_target_are_reached_and_no_more():

@@ -186,6 +186,12 @@ class Distiller(nn.Module):
                 devices; a batch of one where a BatchNorm trains; a task loss that works in place; a term whose layer of
                 the student has no gradient.
         """
+        if observed is not None and not isinstance(observed, Mapping):
+            raise InputError(
+                f"the third item of a batch is {type(observed).__name__}; wanted there: what the teacher put out, as "
+                "TeacherCache.attach supplies it. Let the data set yield (image, label); for the samples' places wrap "
+                "it in kdlab.distill.Indexed."
+            )
         weights = {term.name: self._weight(term.weight_at) for term in self.terms}
         # A dry run is for the terms that start later, too.
         active = [term for term in self.terms if weights[term.name] or not callable(term.weight) or self._dry]
@@ -202,7 +208,7 @@ class Distiller(nn.Module):
             mine = self._compare(term, read, known, images, labels, index)
             losses |= mine
             if weights[term.name] or callable(term.weight):
-                self._check_gradient(term, read, mine[term.name])
+                self._check_gradient(term, read)
             if weights[term.name]:
                 parts.append(weights[term.name] * mine[term.name])
                 if term.reconstruction is not None:
@@ -224,14 +230,14 @@ class Distiller(nn.Module):
         with _left_alone(read.values(), who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."):
             return self.task(output, labels)
 
-    def _check_gradient(self, term: Term, read: Mapping[str, Any], loss: Tensor) -> None:
-        """Refuse a term from which neither the student learns nor a connector; a frozen student is only looked at."""
-        if not self.training or not torch.is_grad_enabled() or loss.requires_grad:
-            return
-        if not any(parameter.requires_grad for parameter in self.student.parameters()):
+    def _check_gradient(self, term: Term, read: Mapping[str, Any]) -> None:
+        """Refuse a term from which the student cannot learn, though a connector may; a frozen one is only looked at."""
+        if not self.training or not torch.is_grad_enabled():
             return
         tapped = tensors_in(read[key] for key in self._keys[term.name].read)
-        if not any(tensor.requires_grad for tensor in tapped):
+        if any(tensor.requires_grad for tensor in tapped):
+            return
+        if any(parameter.requires_grad for parameter in self.student.parameters()):
             layers = ", ".join(str(tap) or "the output" for tap in term.student_taps)
             raise InputError(
                 f"term {term.name!r} cannot teach the student: what it puts out at {layers} has no gradient, because "
@@ -296,6 +302,11 @@ class Distiller(nn.Module):
             teacher.model.eval()
         seen = images if teacher.sees is None else teacher.sees(images, labels)
         if teacher.part is not None:
+            if not isinstance(seen, Tensor):
+                raise InputError(
+                    f"teacher {name!r} speaks about a part of the batch, and is given a {type(seen).__name__}, from "
+                    "which no samples can be taken by their places; wanted: a tensor, as its `sees` may return one."
+                )
             seen = seen[teacher.part(images, labels)]
             if len(seen) == 0:
                 raise InputError(

@@ -38,7 +38,8 @@ class Reader:
         """The network's output (None if it was stopped) and what was read, by ``str(tap)``.
 
         Raises:
-            InputError: a tap that the pass did not reach, or that holds a number that is not finite in the first pass.
+            InputError: a tap that the pass did not reach, or that holds a number that is not finite in the first pass;
+                a layer whose tensor is overwritten in a later pass and was not in the first.
         """
         first = network.training not in self._learnt
         compiled = first and _is_compiled(network)
@@ -48,6 +49,12 @@ class Reader:
             output = network(images)
         if first and not compiled:
             taps.drop_copies()  # the gradient goes the same way as in all later passes: a resumed run has the same bits
+        if taps.spoilt:
+            raise InputError(
+                f"layer {', '.join(sorted(map(repr, taps.spoilt)))} of {type(network).__name__}: what it puts out is "
+                "overwritten in place in this pass and was not in the first one, by which it was judged. Make that "
+                "operation give a new tensor (x = x * y instead of x *= y), or tap a layer behind it."
+            )
         read = {str(tap): taps[tap] for tap in self.taps}
         if first:
             for name, value in read.items():

@@ -1,7 +1,8 @@
 """Read the layers of a network by name, without editing it."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from itertools import chain
 from types import TracebackType
@@ -154,6 +155,12 @@ class Taps:
         """
         return {name for name, tensor, version in self._originals if version is None or tensor._version != version}
 
+    @property
+    def spoilt(self) -> set[str]:
+        """The taps without a copy whose records are no longer what they were, so that they need one."""
+        bare = [one for one in self._originals if self._copied is not None and one[0] not in self._copied]
+        return {name for name, tensor, version in bare if version is not None and tensor._version != version}
+
     def drop_copies(self) -> None:
         """Hold the layers' own tensors instead of copies, where nothing has overwritten these."""
         for name in self._own.keys() - self.overwritten:
@@ -170,10 +177,12 @@ class Taps:
         self._record(name, {**dict(enumerate(inputs)), **keywords})
 
     def _record(self, name: str, value: Any) -> None:
+        if not isinstance(value, Tensor):  # the network may go on writing into the layer's own list
+            value = _with_tensors(lambda tensor: tensor, value)
+        self._originals += [(name, leaf, version(leaf)) for leaf in tensors_in([value])]
         if self._copied is None or name in self._copied:
             self._own.setdefault(name, []).append(value)
-            self._originals += [(name, leaf, version(leaf)) for leaf in tensors_in([value])]
-            value = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
+            value = _with_tensors(Tensor.clone, value)
         self._records[name].append(value)
         if self._calls is not None and all(len(had) >= self._calls[tap] for tap, had in self._records.items()):
             raise _Stopped
@@ -184,10 +193,30 @@ class _Stopped(BaseException):
 
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    """All tensors, those inside tuples, lists and dictionaries too."""
+    """All tensors, those inside tuples, lists, dictionaries and dataclasses too."""
     # Most values are tensors, and to look for leaves in these would take longer than all else at each step.
     leaves = chain.from_iterable([value] if isinstance(value, Tensor) else tree_leaves(value) for value in values)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    inside = ([leaf] if isinstance(leaf, Tensor) else tensors_in(_fields(leaf).values()) for leaf in leaves)
+    return list(chain.from_iterable(inside))
+
+
+def _with_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The value with each of its tensors changed, in containers of its own."""
+
+    def changed(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return change(leaf)
+        if fields := _fields(leaf):
+            leaf = copy(leaf)
+            leaf.__dict__.update({name: _with_tensors(change, one) for name, one in fields.items()})
+        return leaf
+
+    return tree_map(changed, value)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Those of a dataclass, as models have them for their output; none of anything else."""
+    return vars(value) if is_dataclass(value) and hasattr(value, "__dict__") and not isinstance(value, type) else {}
 
 
 def version(tensor: Tensor) -> int | None:

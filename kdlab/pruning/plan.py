@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from kdlab.errors import InputError, unknown
-from kdlab.pruning.channels import Channels, Groups, Outputs, follow_channels, is_layer, weights_of, width
+from kdlab.pruning.channels import Channels, Groups, Outputs, follow_channels, is_depthwise, is_layer, weights_of, width
 from kdlab.pruning.sparsity import gammas
 
 
@@ -95,7 +95,7 @@ def plan_pruning(
             ``macs`` are counted at its size.
         keep: the fraction of the prunable channels (of their gammas) that stays, above 0 and at most 1; met to the
             nearest choice.
-        parameters: the most parameters that the pruned model may have.
+        parameters: the most parameters that the pruned model may have, with the biases that ``compensate`` adds to it.
         macs: the most multiplications that it may take. Exactly one of the three is wanted.
         at_least: channels that stay in each layer, whatever their gammas.
         outputs: picks, from what the model returns in eval mode, the tensors whose sizes have to stay. By default all
@@ -179,7 +179,10 @@ class _Candidates:
                 f"{what} is {said[0]}; wanted: from {said[1]}, the smallest possible with the channels that each layer "
                 f"has to keep, to {said[2]}, the model as it is."
             )
-        return bisect_right(range(self.fewest, len(self.order) + 1), target, key=cost) - 1 + self.fewest
+        number = bisect_right(range(self.fewest, len(self.order) + 1), target, key=cost) - 1 + self.fewest
+        while cost(number) > target:  # the first channels that go may cost more biases than they save weights
+            number -= 1
+        return number
 
     def _stays(self, number: int) -> np.ndarray:
         stays = ~self.prunable
@@ -187,7 +190,10 @@ class _Candidates:
         return stays
 
     def _costs(self, stays: np.ndarray) -> dict[str, BeforeAfter]:
-        """The costs of the whole model: what is there before, less what goes from each layer."""
+        """The costs of the whole model: what is there before, less what goes from each layer.
+
+        To it comes the bias that :func:`prune` gives a layer without one, for the constants of what it no longer reads.
+        """
         parameters, macs = self.dense, self.channels.macs
         for name, ids in self.outputs.items():
             module, after = self.modules[name], int(stays[ids].sum())
@@ -199,6 +205,8 @@ class _Candidates:
             weights = weights_of(module, len(ids), len(reads)) - weights_of(module, after, int(stays[reads].sum()))
             parameters -= weights + gone * (module.bias is not None)
             macs -= weights * self.channels.uses[name]
+            bare = module.bias is None and name not in self.channels.norms and not is_depthwise(module)
+            parameters += after * (bare and not stays[reads].all())
         return {
             "parameters": BeforeAfter(self.dense, parameters),
             "macs": BeforeAfter(self.channels.macs, macs),

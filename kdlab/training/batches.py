@@ -4,10 +4,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from kdlab import processes
 from kdlab.errors import InputError
+
+# Of a loader whose batches are divided.
+KEPT = (
+    "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator", "multiprocessing_context",
+    "prefetch_factor", "persistent_workers",
+)  # fmt: skip
 
 
 class Pieces(Sampler[list[int]]):
@@ -83,10 +89,22 @@ def check_divides(size: int, pieces: int) -> None:
 
 
 def in_pieces(loader: DataLoader, pieces: int) -> DataLoader:
-    """The loader whose batches are this process's pieces of the given one's."""
+    """The loader whose batches are this process's pieces of the given one's.
+
+    Raises:
+        InputError: a loader that does not draw its batches itself, or that changes them.
+    """
     batches: Any = loader.batch_sampler
-    options: dict[str, Any] = {
-        name: getattr(loader, name)
-        for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator")
-    }
+    if batches is None or isinstance(loader.dataset, IterableDataset):
+        raise InputError(
+            "the loader does not draw its batches from a data set with places, and only such batches can be divided "
+            "into pieces, for accumulate or for several processes; wanted: DataLoader(dataset, batch_size=...)."
+        )
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        raise InputError(
+            f"the loader is a {type(loader).__name__}, which yields batches in a way of its own, and of such a one no "
+            "pieces can be made, for accumulate or for several processes; wanted: a DataLoader, and what changes its "
+            "batches in the data set or in collate_fn."
+        )
+    options: dict[str, Any] = {name: getattr(loader, name) for name in KEPT}
     return DataLoader(loader.dataset, batch_sampler=Pieces(batches, pieces), **options)

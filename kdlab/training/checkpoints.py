@@ -1,7 +1,7 @@
 """Trained models on disk: weights and a card that says what they are."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdlab.errors import InputError, first_line
-from kdlab.files import load_tensors, save_tensors
+from kdlab.files import header_of, load_tensors, save_tensors
 from kdlab.models import BUILDERS, build_model
 
+WRAPPERS = ("module.", "_orig_mod.")
 BEST, LAST, RESUME = "best.safetensors", "last.safetensors", "resume.safetensors"
 
 
@@ -49,6 +50,7 @@ class ModelCard:
 
 def save_model(path: Path | str, model: nn.Module, card: ModelCard) -> None:
     """Write a model and its card as one safetensors file, whole or not at all."""
+    model = getattr(model, "_orig_mod", model)  # of torch.compile(model), under whose names nothing could read it
     save_tensors(Path(path), model.state_dict(), {"card": asdict(card)})
 
 
@@ -78,7 +80,8 @@ def load_model(path: Path | str) -> tuple[nn.Module, ModelCard]:
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Fill a model from a plain state_dict of any origin (.pt, .pth, .safetensors), without running code from the file.
 
-    A ``state_dict`` or ``model`` entry around it and a "module." prefix, as DataParallel leaves it, are looked through.
+    A ``state_dict`` or ``model`` entry around it is looked through, and so are the prefixes "module." and "_orig_mod."
+    of DataParallel and torch.compile, where the model has no such names itself.
 
     Raises:
         InputError: no such file, or a folder; not a state_dict; names or shapes that do not fit.
@@ -101,7 +104,7 @@ def read_weights(path: Path | str, network: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; wanted: a file with the weights of {network}.")
     try:
-        safe = path.suffix == ".safetensors"
+        safe = path.suffix == ".safetensors" or header_of(path) is not None
         weights: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise whatever the bytes provoke
         reason = first_line(error)[:200]
@@ -118,7 +121,22 @@ def read_weights(path: Path | str, network: str) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
         raise InputError(f"{path} holds no state_dict (names and tensors), but {type(weights).__name__}.")
-    return {name.removeprefix("module."): value for name, value in weights.items()}
+    return dict(weights)
+
+
+def own_names(weights: Mapping[str, Tensor], known: Container[str] = ()) -> dict[str, Tensor]:
+    """The weights without the prefixes that DataParallel and torch.compile put before the names of a network.
+
+    Args:
+        known: names that stay as they are.
+    """
+
+    def own(name: str) -> str:
+        while name.startswith(WRAPPERS) and name not in known:
+            name = name.partition(".")[2]
+        return name
+
+    return {own(name): value for name, value in weights.items()}
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -128,6 +146,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         InputError: names or shapes that do not fit.
     """
     own = model.state_dict()
+    weights = own_names(weights, own)
     # BatchNorm's step counter is no weight, and old files lack it.
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     surplus = [name for name in weights if name not in own]

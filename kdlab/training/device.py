@@ -1,5 +1,7 @@
 """Which device to compute on, and how to bring a batch there."""
 
+from collections import UserDict
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -41,4 +43,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return type(batch)(map(move, batch))
     if type(batch) is dict:
         return dict(zip(batch, map(move, batch.values()), strict=True))
-    return tree_map(lambda one: move(one) if isinstance(one, torch.Tensor) else one, batch)
+    if isinstance(batch, UserDict):  # as tokenizers and image processors give it, to tree_map one piece
+        moved = copy(batch)
+        moved.data = move(batch.data)
+        return moved
+    return tree_map(lambda one: move(one) if isinstance(one, torch.Tensor | UserDict) else one, batch)

@@ -45,12 +45,15 @@ class Epoch:
             bar: is moved at each look at the losses, and shows the mean of those that were looked at.
 
         Raises:
-            InputError: a batch that is no tuple or list; losses without a total.
+            InputError: a batch that is no tuple or list, or another number of them than the loader says; losses without
+                a total, that are no scalars, or of other names than before.
             NonFiniteLossError: a loss, or a weight after the last step, is NaN or infinite.
         """
         device = next(self.objective.parameters()).device
         # A Distiller has schedules.
         set_epoch: Callable[[float, int], None] | None = getattr(self.objective, "set_epoch", None)
+        student: Any = self.objective.student
+        finite = _finite_numbers(student)
         steps = len(self.loader) // self.accumulate
         names: list[str] = []
         recent: list[Tensor] = []
@@ -62,7 +65,8 @@ class Epoch:
                 set_epoch(epoch + (number - 1) // self.accumulate / steps, epochs)
             with nullcontext() if number == 1 else unchecked():
                 losses = self._backward(to_device(batch, device), device, last_piece=rest == 0)
-            names = list(losses)
+            if names != list(losses):
+                names = _checked(losses, names)
             recent += [loss.detach() for loss in losses.values()]
             if rest:
                 continue
@@ -76,11 +80,15 @@ class Epoch:
                 bar.update(len(rows))
                 seen.append(rows)
                 recent = []
-        student: Any = self.objective.student
-        _refuse_non_finite_weights(student, last_step=(epoch + 1) * steps)
+        if recent or not seen:
+            raise InputError(
+                f"the loader says that it has {len(self.loader)} batches and yields another number of them; wanted: a "
+                "data set whose __len__ is what an epoch goes through."
+            )
+        _refuse_non_finite_weights(student, finite, last_step=(epoch + 1) * steps)
         return dict(zip(names, processes.mean(torch.cat(seen).mean(dim=0)).tolist(), strict=True))
 
-    def _backward(self, batch: Any, device: torch.device, last_piece: bool) -> dict[str, Tensor]:
+    def _backward(self, batch: Any, device: torch.device, last_piece: bool) -> dict[str, Any]:
         """Add the gradient of a piece; the processes compare theirs after the last one alone."""
         _check_batch(batch)
         alone = processes.count() == 1 or last_piece
@@ -112,8 +120,30 @@ def _check_batch(batch: Any) -> None:
     )
 
 
+def _checked(losses: Mapping[str, Any], before: Sequence[str]) -> list[str]:
+    """The names of the losses, the same at each step."""
+    if before:
+        raise InputError(
+            f"the objective returns losses named {', '.join(losses)} and returned {', '.join(before)} in the step "
+            "before; wanted: the same in the same order at each step, 0 for one that is not computed."
+        )
+    for name, loss in losses.items():
+        _check_scalar(name, loss)
+    return list(losses)
+
+
+def _check_scalar(name: str, loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.ndim:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise InputError(
+            f"the objective returns {name!r} as {what}; wanted: a tensor of one number without dimensions, such as "
+            "loss.mean()."
+        )
+
+
 def _total(losses: Any) -> Tensor:
     if isinstance(losses, Mapping) and "total" in losses:
+        _check_scalar("total", losses["total"])
         return losses["total"]
     what = f"losses named {', '.join(losses)}" if isinstance(losses, Mapping) else f"a {type(losses).__name__}"
     raise InputError(
@@ -134,10 +164,21 @@ def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int, ta
         )
 
 
-def _refuse_non_finite_weights(student: nn.Module, last_step: int) -> None:
-    """A finite loss can have a gradient that is not; without a further step only the weights show it."""
-    state = {name: tensor for name, tensor in student.state_dict().items() if tensor.is_floating_point()}
-    if nn.utils.get_total_norm(state.values()).isfinite():  # one look at all of them together
+def _finite_numbers(student: nn.Module) -> list[str]:
+    """The names of its weights, and of its buffers that are finite: a mask may hold -inf for good."""
+    buffers = [name for name, tensor in student.named_buffers() if tensor.isfinite().all()]
+    return [name for name, _ in student.named_parameters()] + buffers
+
+
+def _refuse_non_finite_weights(student: nn.Module, finite: Sequence[str], last_step: int) -> None:
+    """A finite loss can have a gradient that is not; without a further step only the weights show it.
+
+    Args:
+        finite: what :func:`_finite_numbers` said before.
+    """
+    now = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+    state = {name: now[name].detach() for name in finite if name in now and now[name].is_floating_point()}
+    if not state or nn.utils.get_total_norm(state.values()).isfinite():  # one look at all of them together
         return
     for name, weight in state.items():
         if not weight.isfinite().all():

@@ -25,7 +25,7 @@ from kdlab.progress import progress
 from kdlab.training.batches import Pieces, in_pieces
 from kdlab.training.checkpoints import RESUME, ModelCard
 from kdlab.training.epoch import Epoch
-from kdlab.training.run_folder import Row, alone_in, load_saved, restore, save
+from kdlab.training.run_folder import Row, alone_in, check_savable, load_saved, restore, save
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def fit(
     """Train ``objective.student`` on ``objective(*batch)["total"]``, on the device that the objective is on.
 
     The random numbers of an epoch depend on the seed and the epoch alone, so that a run that was killed and resumed
-    ends in the same bits as one that was left alone (on the CPU). The student ends with its last weights, as the
-    optimiser left them; the best ones are in ``out``.
+    ends in the same bits as one that was left alone (on the CPU; not where loading processes that draw random numbers
+    live on from epoch to epoch, ``persistent_workers``). The student ends with its last weights, as the optimiser left
+    them; the best ones are in ``out``.
 
     Where torchrun has started several processes (:mod:`kdlab.processes`), each computes its part of every
     batch, and all take the same steps as one would with whole batches: exactly so where the objective is a mean over
@@ -106,10 +107,10 @@ def fit(
 
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
-            optimiser lacks; an optimiser that wants a closure; a scheduler that wants a metric; a loader without a
-            length, or of other batches than the objective takes; a metric that ``evaluate`` does not give, or that has
-            no name or is no number; a checkpoint of another recipe; a batch that cannot be divided equally; no
-            compiler.
+            optimiser lacks; a student that is frozen, or not the optimiser's; losses that are no scalars; an optimiser
+            that wants a closure; a scheduler that wants a metric; a loader without a length, or of other batches than
+            the objective takes; a metric that ``evaluate`` does not give, or that has no name or is no number; what
+            cannot be saved; a checkpoint of another recipe; a batch that cannot be divided equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -129,6 +130,8 @@ def fit(
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
     if out is not None and card is None:
         raise InputError("out was given without a card: a saved model needs one to be used again.")
+    if out is not None and card is not None:
+        check_savable(card, optimizer, scheduler)
 
     out = Path(out) if out is not None else None
     divided = accumulate > 1 or processes.count() > 1
@@ -196,6 +199,17 @@ def _student(objective: nn.Module) -> Any:
 def _check_all_learn(objective: nn.Module, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """A part of the student may stay as it is; a connector that does would bend what the student learns, unseen."""
     moved = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    own = dict(student.named_parameters())
+    if own and not any(one.requires_grad for one in own.values()):
+        raise InputError(
+            "every weight of the student is frozen; wanted: one to learn, at least. What has been a Distiller's "
+            "teacher stays frozen, and so does a copy of it: student.requires_grad_(True)."
+        )
+    if own and not any(id(one) in moved for one in own.values()):
+        raise InputError(
+            f"the optimiser has none of the student's {len(own)} parameters; wanted: it moves them. Make it of "
+            "objective.parameters(), after the student was copied or replaced."
+        )
     moved |= {id(parameter) for parameter in student.parameters()}
     left = [name for name, one in objective.named_parameters() if one.requires_grad and id(one) not in moved]
     if left:

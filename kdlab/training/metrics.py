@@ -28,7 +28,7 @@ def predict_logits(model: nn.Module, loader: Iterable) -> tuple[Float[Tensor, "n
     with evaluating(model) as device:
         for images, targets, *_ in loader:
             logits.append(model(to_device(images, device)).float().cpu())
-            labels.append(torch.as_tensor(targets))
+            labels.append(torch.as_tensor(targets).long())
     return torch.cat(logits), torch.cat(labels)
 
 

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,25 @@ def save(
         "scheduler": scheduler.state_dict() if scheduler is not None else None,
     }
     save_tensors(out / RESUME, tensors, meta)
+
+
+def check_savable(card: ModelCard, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
+    """Refuse, before an epoch is trained, what could not be written after it.
+
+    Raises:
+        InputError: something else than numbers, texts, lists and dictionaries of them.
+    """
+    parts = {"the card": asdict(card), "the optimiser": optimizer.state_dict()["param_groups"]}
+    if scheduler is not None:
+        parts["the scheduler"] = scheduler.state_dict()
+    for what, part in parts.items():
+        try:
+            json.dumps(part)
+        except TypeError as error:
+            raise InputError(
+                f"{what} cannot be saved: {first_line(error)}. Wanted there: texts, Python's own numbers, lists and "
+                "dictionaries of them: str(path), int(number), a learning rate that is no tensor."
+            ) from error
 
 
 def load_saved(out: Path, resume: bool) -> Saved | None:

@@ -173,7 +173,8 @@ def test_a_term_on_a_frozen_layer_is_refused_where_it_should_teach():
     assert d(IMAGES, LABELS)["hint"] > 0  # nobody is to learn
     learns = stages([hint(student_connector=nn.Conv2d(4, 4, 1))])
     learns.student.first.requires_grad_(False)
-    learns(IMAGES, LABELS)["total"].backward()  # its connector does
+    with pytest.raises(InputError, match="term 'hint' cannot teach the student"):  # it would teach its connector alone
+        learns(IMAGES, LABELS)
 
 
 def test_the_documented_weights_are_the_defaults():
@@ -377,6 +378,19 @@ def test_a_batch_without_a_teachers_part_is_refused():
     terms = [Term(f"kd_{name}", KDLoss(), "classifier", "classifier", of=name) for name in teachers]
     d = Distiller(student(), teachers, terms, nn.CrossEntropyLoss())
     with pytest.raises(InputError, match=r"no sample of this batch is the part of teacher 'of_3'.*StratifiedBatches"):
+        d(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("third", [torch.arange(4), ("a", "b", "c", "d")])
+def test_a_third_item_that_is_not_the_teachers_is_named(third, shapes_unchecked):
+    with pytest.raises(InputError, match=f"the third item of a batch is {type(third).__name__}; wanted there.*Indexed"):
+        stages([hint()])(IMAGES, LABELS, third)
+
+
+def test_a_part_can_be_taken_of_a_tensor_alone():
+    part = Teacher(Stages(), sees=lambda images, labels: {"images": images}, part=lambda images, labels: labels == 0)
+    d = Distiller(Stages(), part, [hint()], nn.CrossEntropyLoss())
+    with pytest.raises(InputError, match="speaks about a part of the batch, and is given a dict"):
         d(IMAGES, LABELS)
 
 

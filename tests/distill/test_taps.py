@@ -9,6 +9,7 @@ from torch import nn
 
 from kdlab import InputError
 from kdlab.distill import Tap, Taps
+from kdlab.distill.reader import Reader
 
 
 @pytest.fixture
@@ -269,3 +270,74 @@ def test_a_model_that_catches_errors_is_stopped_all_the_same():
     with Taps(model, ["linear"], calls={"linear": 1}):
         model(torch.randn(2, 4))
         pytest.fail("the block should have been left")
+
+
+@dataclass
+class Output:
+    maps: torch.Tensor
+
+
+class Several(nn.Module):
+    """Puts its map out in a list, a dictionary or a dataclass."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.linear, self.how = nn.Linear(4, 3), how
+
+    def forward(self, x):
+        maps = self.linear(x)
+        return {"list": [maps], "dict": {0: maps}, "dataclass": Output(maps)}[self.how]
+
+
+class WritesInto(nn.Module):
+    """Goes on in the container that its first layer has put out, as a feature pyramid does."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first = Several(how)
+
+    def forward(self, x):
+        inside = self.first(x)
+        if self.first.how == "dataclass":
+            inside.maps.mul_(2)
+            return inside.maps
+        inside[0] = inside[0] * 2
+        return inside[0]
+
+
+@pytest.mark.parametrize("how", ["list", "dict", "dataclass"])
+def test_a_record_is_what_the_layer_put_out_whatever_becomes_of_its_container(how):
+    model, x = WritesInto(how), torch.randn(5, 4)
+    tap = Tap("first", item="maps" if how == "dataclass" else 0)
+    reader = Reader([tap])
+    for _ in range(3):  # the first pass copies all, the others what they must
+        out, read = reader(model, x)
+        torch.testing.assert_close(read[str(tap)], model.first.linear(x))
+        torch.testing.assert_close(out, 2 * model.first.linear(x))
+    with Taps(model, [tap], copied=()) as taps:
+        model(x)
+    if how != "dataclass":
+        torch.testing.assert_close(taps[tap], model.first.linear(x))
+
+
+def test_a_layer_that_is_overwritten_only_later_on_is_noticed():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.overwrites = nn.Linear(4, 3), False
+
+        def forward(self, x):
+            maps = self.linear(x)
+            return maps.mul_(2) if self.overwrites else maps * 2
+
+    model, reader = Sometimes(), Reader([Tap("linear")])
+    for _ in range(2):
+        reader(model, torch.randn(5, 4))
+    model.overwrites = True
+    with pytest.raises(
+        InputError, match="layer 'linear' of Sometimes: what it puts out is overwritten in place in this"
+    ):
+        reader(model, torch.randn(5, 4))
+    model.eval()  # another mode, which is looked at by itself
+    _, read = reader(model, x := torch.randn(5, 4))
+    torch.testing.assert_close(read["linear"], model.linear(x))

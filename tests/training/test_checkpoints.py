@@ -416,3 +416,33 @@ def test_a_network_of_ones_own_comes_back_as_the_card_says(tmp_path):
         load_weights(model, tmp_path)
     load_weights(model, tmp_path / "best.safetensors")
     assert same(model.state_dict(), load_tensors(tmp_path / "best.safetensors")[0])
+
+
+def test_a_compiled_network_is_saved_under_its_own_names(tmp_path):
+    network = randomised()
+    save_model(tmp_path / "model.safetensors", torch.compile(network), CARD)
+    assert same(load_model(tmp_path / "model.safetensors")[0].state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_names_that_wrappers_make_are_looked_through(tmp_path, prefix):
+    network, other = randomised(), small()
+    torch.save({prefix + name: value for name, value in network.state_dict().items()}, tmp_path / "weights.pth")
+    load_weights(other, tmp_path / "weights.pth")
+    assert same(other.state_dict(), network.state_dict())
+
+
+def test_a_network_may_have_a_part_called_module(tmp_path):
+    mean = torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2))
+    torch.save(mean.state_dict(), tmp_path / "mean.pth")
+    other = torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2))
+    load_weights(other, tmp_path / "mean.pth")
+    assert same(other.state_dict(), mean.state_dict())
+
+
+def test_buffers_that_share_their_memory_are_saved_each_by_itself(tmp_path):
+    whole = torch.arange(6.0)
+    save_tensors(tmp_path / "both", {"whole": whole, "tail": whole[2:]}, {})
+    tensors, _ = load_tensors(tmp_path / "both")
+    assert torch.equal(tensors["tail"], whole[2:])
+    assert torch.equal(tensors["whole"], whole)

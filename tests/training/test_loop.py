@@ -3,9 +3,11 @@
 import random
 import re
 import shutil
-from collections import namedtuple
+from collections import UserDict, namedtuple
 from functools import partial
 from io import StringIO
+from itertools import islice
+from pathlib import Path
 from threading import Event, Thread, Timer
 from types import SimpleNamespace
 
@@ -962,6 +964,134 @@ def test_an_objective_without_a_student_is_refused():
     run.objective = run.objective.student
     with pytest.raises(InputError, match=r"the objective is StudentCNN, which has no network as its `student`.*Superv"):
         fit(run.objective, run.loader, epochs=1, optimizer=run.optimizer, evaluate=judge)
+
+
+class WithMask(Supervised):
+    """Its student has a buffer with -inf, as attention has for what comes later, and a state that is no tensor."""
+
+    def __init__(self, student, task):
+        super().__init__(student, task)
+        student.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+        student.register_buffer("count", torch.zeros(()))
+
+
+def test_a_buffer_may_be_infinite_from_the_start_but_not_become_so():
+    run = train(build(objective=WithMask), epochs=2)
+    assert len(run.done.history) == 2
+    run = build(objective=WithMask)
+    run.objective.register_forward_pre_hook(lambda module, _: module.student.count.fill_(torch.inf) and None)
+    with pytest.raises(NonFiniteLossError, match="the student's count no longer is"):
+        train(run)
+
+
+def test_a_student_that_is_frozen_or_not_the_optimisers_is_refused():
+    run = build()
+    run.objective.forward = never
+    run.optimizer = torch.optim.Adam(StudentCNN(3, (4, 4, 4, 4)).parameters())  # of the student before it was copied
+    run.scheduler = None
+    with pytest.raises(InputError, match="the optimiser has none of the student's 20 parameters; wanted: it moves"):
+        train(run)
+    run.objective.student.requires_grad_(False)
+    with pytest.raises(InputError, match=r"every weight of the student is frozen.*requires_grad_\(True\)"):
+        train(run)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (
+            lambda loss: {"task": loss.item(), "total": loss},
+            "returns 'task' as a float; wanted: a tensor of one number",
+        ),
+        (lambda loss: {"task": loss, "total": loss[None]}, r"returns 'total' as a tensor of shape \(1,\)"),
+        (lambda loss: {"task": loss[None], "total": loss}, r"returns 'task' as a tensor of shape \(1,\)"),
+    ],
+)
+def test_losses_that_are_no_scalars_are_refused(returned, said):
+    class Odd(Supervised):
+        def forward(self, images, labels):
+            return returned(super().forward(images, labels)["total"])
+
+    with pytest.raises(InputError, match=said):
+        train(build(objective=Odd))
+
+
+def test_losses_of_other_names_than_before_are_refused():
+    class Changing(Supervised):
+        def forward(self, images, labels):
+            self.steps = getattr(self, "steps", 0) + 1
+            losses = super().forward(images, labels)
+            return losses if self.steps < 3 else losses | {"extra": losses["total"]}
+
+    with pytest.raises(InputError, match="losses named task, total, extra and returned task, total in the step before"):
+        train(build(objective=Changing))
+
+
+class Stream(IterableDataset):
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        return islice(zip(IMAGES, LABELS, strict=True), 4 * self.batches)
+
+
+@pytest.mark.parametrize("batches", [0, 3])
+def test_a_stream_that_ends_before_its_length_is_refused(batches):
+    run = build()
+    run.loader = DataLoader(Stream(batches), 4)
+    with pytest.raises(InputError, match="the loader says that it has 5 batches and yields another number of them"):
+        train(run)
+
+
+def test_a_stream_with_a_length_is_trained_on_but_not_in_pieces():
+    run = build(scheduler=None)
+    run.loader = DataLoader(Stream(5), 4)
+    assert len(train(run, epochs=1).done.history) == 1
+    with pytest.raises(InputError, match="only such batches can be divided into pieces"):
+        train(run, epochs=1, accumulate=2)
+
+
+def test_a_loader_that_changes_its_batches_is_not_replaced_by_a_plain_one():
+    class Halved(DataLoader):
+        def __iter__(self):
+            return ((images / 2, labels) for images, labels in super().__iter__())
+
+    run = build()
+    run.loader = Halved(TensorDataset(IMAGES, LABELS), 4)
+    with pytest.raises(InputError, match="the loader is a Halved, which yields batches in a way of its own"):
+        train(run, accumulate=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [({"data": Path("photos")}, "the card cannot be saved: Object of type .*Path"),
+     ({"epochs": np.int64(3)}, "the card cannot be saved: Object of type int64")],
+)  # fmt: skip
+def test_a_recipe_that_cannot_be_saved_is_refused_before_the_first_epoch(recipe, said, tmp_path):
+    run = build()
+    run.objective.forward = never
+    with pytest.raises(InputError, match=said):
+        train(run, out=tmp_path, card=card(**recipe))
+
+
+def test_a_learning_rate_that_cannot_be_saved_is_refused_too(tmp_path):
+    run = build(optimizer=lambda weights, lr: torch.optim.Adam(weights, torch.tensor(lr)), scheduler=None)
+    run.objective.forward = never
+    with pytest.raises(InputError, match="the optimiser cannot be saved.*a learning rate that is no tensor"):
+        train(run, out=tmp_path, card=card())
+
+
+def test_what_image_processors_give_is_moved_too():
+    batch = UserDict(pixels=torch.ones(2), names=["a"])
+    moved, label = to_device((batch, torch.ones(1)), torch.device("meta"))
+    assert isinstance(moved, UserDict)
+    assert moved["pixels"].is_meta
+    assert moved["names"] == ["a"]
+    assert label.is_meta
+    assert not batch["pixels"].is_meta
 
 
 @pytest.mark.parametrize(("losses", "said"), [({"task": 1.0, "kd": 2.0}, "losses named task, kd"), (3.0, "a float")])
