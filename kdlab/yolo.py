@@ -163,11 +163,15 @@ def prune_yolo(
 
     Raises:
         InputError: what cannot be loaded; not exactly one target; one that is out of range, or would leave a layer with
-            fewer channels than ``at_least``.
+            fewer channels than ``at_least``; a file that would overwrite the model itself, or another run's.
     """
     check_size(imgsz)
-    if Path(out).suffix != ".pt":
+    place = Path(out).resolve()
+    if place.suffix != ".pt":
         raise InputError(f"out is {out}; wanted: a file whose name ends in .pt.")
+    of_a_run = place in [place.parent.parent / name for name in (BEST, LAST)] and place.exists()
+    if of_a_run or (not isinstance(model, nn.Module) and place == Path(model).resolve()):
+        raise InputError(f"out is {out}, which is what is to be pruned, or what a run has trained. Name another file.")
     dense = load_model(model)
     plan = plan_yolo(dense, keep=keep, parameters=parameters, gflops=gflops, imgsz=imgsz, at_least=at_least)
     pruned: Any = pruning.prune(dense, _example(dense, 2 * STRIDE), plan, outputs=_head_outputs)
@@ -501,12 +505,15 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
     else:
         path = Path(model)
         if not path.is_file() or path.suffix != ".pt":
+            what = f"{path} is no .pt file" if path.exists() else f"there are no weights {path}"
             raise InputError(
-                f"there are no weights {path}; wanted: a .pt file that is on this machine, or a YAML such as "
-                "yolov8n.yaml, which starts at random. kdlab downloads none."
+                f"{what}; wanted: a .pt file of ultralytics that is on this machine, or a YAML such as yolov8n.yaml, "
+                "which starts at random. kdlab downloads none."
             )
         checkpoint = _load_checkpoint(path)
         loaded = checkpoint.get("ema") or checkpoint.get("model")
+        if loaded is None:
+            raise InputError(f"{path} holds no model; wanted: what ultralytics or kdlab has saved, not a state_dict.")
     # Models of other tasks (masks, poses, turned boxes) are subclasses of the detector, and their heads of its head.
     if type(loaded) is not DetectionModel or type(loaded.model[-1]) not in (Detect, v10Detect):
         head = f" with the head {type(loaded.model[-1]).__name__}" if isinstance(loaded, DetectionModel) else ""

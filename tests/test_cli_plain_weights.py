@@ -1,16 +1,19 @@
 """``evaluate`` and ``predict`` with a classifier's weights that have no card of kdlab's."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from class_folder import grow
 from command_line import done, refused
+from safetensors.torch import save_file
 
 from kdlab.commands.plain_weights import read_labels
 from kdlab.errors import InputError
 from kdlab.models import StudentCNN, densenet121
-from kdlab.training import ModelCard, save_model
+from kdlab.training import ModelCard, load_model, save_model
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.2, 0.25)
 TOLD = ("--image-size", 32, "--mean", *MEAN, "--std", *STD)
@@ -69,6 +72,8 @@ def test_what_a_file_of_kdlabs_says_itself_is_not_said_again(files):
 @pytest.mark.parametrize(("option", "value", "said"), [
     ("--std", "0,1,1", "std is (0.0, 1.0, 1.0)"),
     ("--mean", "0.5", "mean has 1 value, 3 wanted"),
+    ("--mean", "123,116,103", "wanted: for pixels in 0 to 1. Divide what is for 0 to 255 by 255"),
+    ("--std", "58,57,57", "wanted: for pixels in 0 to 1"),
 ])  # fmt: skip
 def test_a_normalisation_that_makes_no_sense(files, option, value, said):
     words = ("evaluate", files / "shapes", "--model", files / "student.pth", *TOLD)
@@ -91,7 +96,7 @@ def test_classes_that_do_not_fit(files, tmp_path):
 def test_weights_of_a_network_that_is_not_known(files, tmp_path):
     torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "other.pth")
     said = refused("evaluate", files / "shapes", "--model", tmp_path / "other.pth", *TOLD)
-    assert "of a network that is not known: it has no 'features.0.0.weight'. Wanted: StudentCNN or densenet121" in said
+    assert "of a network that is not known (no 'features.0.0.weight'). Wanted: StudentCNN or densenet121" in said
 
 
 def test_weights_that_are_cut_short(files, tmp_path):
@@ -106,6 +111,59 @@ def test_no_code_is_run_from_the_file(files, tmp_path):
     assert "it holds Python objects beside tensors" in said
 
 
+def test_a_file_of_kdlabs_may_be_called_anything(files, tmp_path):
+    shutil.copy(files / "own.safetensors", tmp_path / "kept")
+    words = ("evaluate", files / "shapes", "--format", "json", "--model")
+    assert done(*words, tmp_path / "kept") == done(*words, files / "own.safetensors")
+    save_file(load_model(files / "own.safetensors")[0].state_dict(), tmp_path / "plain.bin")
+    assert done(*words, tmp_path / "plain.bin", *TOLD) == done(*words, files / "own.safetensors")
+
+
+def test_what_is_no_model_is_said_before_it_is_asked_about(files, tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,lr\n1,0.1\n")
+    said = refused("evaluate", files / "shapes", "--model", tmp_path / "history.csv")
+    assert "cannot be read as plain weights" in said
+    torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "other.pth")
+    assert "network that is not known" in refused("predict", files / "shapes", "--model", tmp_path / "other.pth")
+
+
+def test_weights_that_are_not_finite(files, tmp_path):
+    weights = load_model(files / "own.safetensors")[0].state_dict()
+    weights["classifier.3.bias"][0] = torch.nan
+    torch.save(weights, tmp_path / "nan.pth")
+    said = refused("evaluate", files / "shapes", "--model", tmp_path / "nan.pth", *TOLD)
+    assert "classifier.3.bias in" in said
+    assert "has numbers that are not finite" in said
+
+
+def test_a_densenet_wants_images_of_its_least_size(files, tmp_path):
+    torch.save(densenet121(2).state_dict(), tmp_path / "teacher.pt")
+    told = ("--image-size", 28, *TOLD[2:])
+    said = refused("evaluate", files / "shapes", "--model", tmp_path / "teacher.pt", *told)
+    assert "--image-size is 28; wanted for DenseNet121: 32 at least" in said
+    assert "shapes, val: 6 images" in done("evaluate", files / "shapes", "--model", files / "student.pth", *told)
+
+
+def test_a_result_does_not_overwrite_what_it_was_made_of(files, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(files / "own.safetensors", run / "best.safetensors")
+    (run / "history.csv").write_text("epoch,lr\n1,0.1\n")
+    images = shutil.copytree(files / "shapes" / "val", tmp_path / "val")
+    labels = shutil.copy(files / "classes.txt", tmp_path / "classes.txt")
+    plain = ("--model", files / "student.pth", "--labels", labels, *TOLD)
+    taken = {
+        images / "circle" / "0.png": ("--model", run), run / "best.safetensors": ("--model", run),
+        run / "history.csv": ("--model", run / "best.safetensors"), labels: plain,
+    }  # fmt: skip
+    for out, words in taken.items():
+        before = Path(out).read_bytes()
+        assert "is a file that is read here, or one of a training" in refused("predict", images, *words, "--out", out)
+        assert Path(out).read_bytes() == before
+    assert "written to" in done("predict", images, "--model", run, "--out", run / "answers.txt")
+    assert "written to" in done("predict", images, "--model", run, "--out", run / "answers.txt")  # its own, again
+
+
 @pytest.mark.parametrize("text", [
     "hot dog\ncat\n\n", "\n  hot dog \r\ncat", "0 hot dog\n1 cat", "1 cat\n0  hot dog\n", "0: hot dog\n1: cat",
     "\ufeffhot dog\ncat",
@@ -115,9 +173,16 @@ def test_labels_one_a_line_with_or_without_their_numbers(tmp_path, text):
     assert read_labels(tmp_path / "labels.txt") == ("hot dog", "cat")
 
 
-def test_names_that_begin_with_other_numbers_are_names(tmp_path):
-    (tmp_path / "labels.txt").write_text("1 franc\n5 francs")
-    assert read_labels(tmp_path / "labels.txt") == ("1 franc", "5 francs")
+def test_names_may_begin_with_numbers_where_not_all_do(tmp_path):
+    (tmp_path / "labels.txt").write_text("1 franc\nnothing")
+    assert read_labels(tmp_path / "labels.txt") == ("1 franc", "nothing")
+
+
+@pytest.mark.parametrize("text", ["1 ant\n2 bee\n3 cow", "3 cow\n1 ant\n2 bee", "0 ant\n0 bee\n1 cow"])
+def test_other_numbers_than_those_of_the_logits_are_refused(tmp_path, text):
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(InputError, match="numbers its 3 lines .*; wanted: 0 to 2, each once"):
+        read_labels(tmp_path / "labels.txt")
 
 
 @pytest.mark.parametrize(("content", "said"), [

@@ -78,7 +78,7 @@ def _evaluate_classifier(args: argparse.Namespace, model: nn.Module, card: Model
     if args.format == "json":
         result = {"data": data.name, "split": args.split, "images": len(labels), **metrics}
         result |= {"classes": by_class.to_dict("records"), "confusions": confusions.to_dict("records")}
-        print(json.dumps(result, indent=2))
+        print(json.dumps(_without_nan(result), indent=2))
     elif args.format == "csv":
         parts = [
             pd.DataFrame({"measure": metrics.keys(), "class": "", "predicted": "", "value": metrics.values()}),

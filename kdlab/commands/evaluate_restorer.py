@@ -6,10 +6,9 @@ import json
 from torch import nn
 
 from kdlab.commands.inputs import check_split, load_restoration, names
-from kdlab.commands.outputs import say_skipped
+from kdlab.commands.outputs import check_out_file, say_skipped
 from kdlab.data.images import printable
 from kdlab.data.pairs import PairedImages
-from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.recipes.restorer import pairs
 from kdlab.training import ModelCard, SelfEnsemble
@@ -20,8 +19,8 @@ HEADS = {"psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR on Y", "ssim_y": "SSIM 
 
 def evaluate_restorer(args: argparse.Namespace, model: nn.Module, card: ModelCard) -> None:
     """Print the quality in each weather of the data, whatever the model was trained for, and the mean of these."""
-    if args.per_image is not None and args.per_image.is_dir():
-        raise InputError(f"--per-image {args.per_image} is a folder; wanted: a file to write.")
+    if args.per_image is not None:
+        check_out_file(args.per_image, "--per-image", [], args.model)
     data = load_restoration(args.data, only_judged=args.split != "train")
     check_split(args, data)
     say_skipped(data.skipped)
@@ -29,8 +28,6 @@ def evaluate_restorer(args: argparse.Namespace, model: nn.Module, card: ModelCar
     whole = PairedImages(split.pairs, split.weathers)  # the training images would come in crops
     restorer = SelfEnsemble(model) if args.self_ensemble else model
     each = measure_each(restorer, whole if args.weather is None else whole.only([args.weather]))
-    if args.per_image is not None:
-        write_whole(args.per_image, each.to_csv(index=False).encode(errors="backslashreplace"))
 
     by_weather = each.groupby("weather")[list(QUALITY)].mean()
     by_weather.insert(0, "images", each["weather"].value_counts())
@@ -50,3 +47,5 @@ def evaluate_restorer(args: argparse.Namespace, model: nn.Module, card: ModelCar
         table.loc["mean"] = means
         table = table.fillna({"images": ""}).rename(columns=HEADS).rename_axis(index=None)
         print(f"\n{table.to_string(float_format='{:.4f}'.format)}")
+    if args.per_image is not None:  # last: what was measured is seen even if it cannot be written
+        write_whole(args.per_image, each.to_csv(index=False).encode(errors="backslashreplace"))

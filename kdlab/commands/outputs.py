@@ -10,6 +10,10 @@ from PIL import Image
 from kdlab.data import Skipped
 from kdlab.errors import InputError
 from kdlab.files import check_writable
+from kdlab.training.checkpoints import BEST, LAST, RESUME
+from kdlab.training.run_folder import HISTORY
+
+OF_A_RUN = (BEST, LAST, RESUME, HISTORY)
 
 
 def make_folder(out: Path, given: Sequence[Path], what: str) -> None:
@@ -28,6 +32,25 @@ def make_folder(out: Path, given: Sequence[Path], what: str) -> None:
         raise InputError(f"--out {out} is where the images are, and {what} are images too. Name another folder.")
     check_writable(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
+
+
+def check_out_file(out: Path, option: str, given: Iterable[Path], model: Path) -> None:
+    """Refuse a file to write that cannot be written, or that was given to be read.
+
+    Args:
+        given: files that the command reads.
+        model: the file, or the folder of the run that it is in, of which nothing is to be overwritten either.
+
+    Raises:
+        InputError: as said.
+    """
+    if out.is_dir():
+        raise InputError(f"{option} {out} is a folder; wanted: a file to write.")
+    run = model if model.is_dir() else model.parent
+    read = {model.resolve(), *(one.resolve() for one in given), *((run / name).resolve() for name in OF_A_RUN)}
+    if out.resolve() in read and out.exists():
+        raise InputError(f"{option} {out} is a file that is read here, or one of a training. Name another file.")
+    check_writable(out.parent, f"the folder of {option},")
 
 
 def say_skipped(skipped: Iterable[Skipped]) -> None:

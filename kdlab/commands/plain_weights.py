@@ -7,30 +7,29 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from kdlab.commands.options import option
 from kdlab.data import ImageTransform
 from kdlab.data.transforms import three_numbers
 from kdlab.errors import InputError, first_line
+from kdlab.files import header_of
 from kdlab.models import build_model
 from kdlab.training import ModelCard, load_model
-from kdlab.training.checkpoints import fill, read_weights
+from kdlab.training.checkpoints import fill, own_names, read_weights
 
 TOLD = ("labels", "image_size", "mean", "std")  # the options for what a plain state_dict does not say
 KNOWN = "StudentCNN or densenet121"
+NUMBERED = re.compile(r"(\d+)[\s,:.)]+(.+)")
+SMALLEST = 32  # pixels, for DenseNet121
 
 
 def is_plain(path: Path) -> bool:
-    """Whether it is a file of another's. One that cannot be read is not: load_model says what is wrong with it."""
-    if not path.is_file() or path.suffix != ".safetensors":
-        return path.is_file()
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "kdlab" not in (file.metadata() or {})
-    except (SafetensorError, OSError):
+    """Whether it is a file of another's. A .safetensors that cannot be read is not: load_model says what it has."""
+    if not path.is_file():
         return False
+    header = header_of(path)
+    return path.suffix != ".safetensors" if header is None else "kdlab" not in header
 
 
 def model_of(args: argparse.Namespace, known: Callable[[], Sequence[str]] | None = None) -> tuple[nn.Module, ModelCard]:
@@ -57,6 +56,8 @@ def model_of(args: argparse.Namespace, known: Callable[[], Sequence[str]] | None
 def _plain(
     args: argparse.Namespace, given: Sequence[str], known: Callable[[], Sequence[str]] | None
 ) -> tuple[nn.Module, ModelCard]:
+    weights = own_names(read_weights(args.model, KNOWN))
+    architecture = _architecture(weights, args.model)
     lacking = [name for name in TOLD if name not in given and not (name == "labels" and known)]
     if lacking:
         raise InputError(
@@ -65,9 +66,13 @@ def _plain(
         )
     mean, std = (three_numbers(name, list(chain.from_iterable(getattr(args, name)))) for name in ("mean", "std"))
     ImageTransform(args.image_size, mean, std)  # refuses a std of 0
+    if not (0 <= min(mean) <= max(mean) <= 1 and max(std) <= 1):
+        raise InputError(
+            f"--mean is {mean} and --std {std}; wanted: for pixels in 0 to 1. Divide what is for 0 to 255 by 255."
+        )
+    if architecture["name"] == "densenet121" and args.image_size < SMALLEST:
+        raise InputError(f"--image-size is {args.image_size}; wanted for DenseNet121: {SMALLEST} at least.")
     classes = tuple(known()) if known and args.labels is None else read_labels(args.labels)
-    weights = read_weights(args.model, KNOWN)
-    architecture = _architecture(weights, args.model)
     if architecture["classes"] != len(classes):
         raise InputError(
             f"the model in {args.model} knows {architecture['classes']} classes, and {args.labels or args.data} names "
@@ -75,6 +80,12 @@ def _plain(
         )
     model = build_model(architecture)
     fill(model, weights, args.model)
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{name} in {args.model} has numbers that are not finite: the training that made it has failed. Take "
+                "an earlier copy."
+            )
     return model.eval(), ModelCard(architecture, classes, mean, std, args.image_size)
 
 
@@ -82,7 +93,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Class names, one a line; or with their numbers from 0 before them, in any order. Empty lines are nothing.
 
     Raises:
-        InputError: no such file; no text; a name that stands there twice.
+        InputError: no such file; no text; a name that stands there twice; other numbers than from 0 up, each once.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -90,9 +101,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise InputError(
             f"--labels {path} cannot be read ({first_line(error)}). Wanted: a text file, a class on each line."
         ) from error
-    numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", line) for line in lines]
-    by_number = {int(match[1]): match[2] for match in numbered if match}
-    if sorted(by_number) == list(range(len(lines))):
+    numbered = [match for line in lines if (match := NUMBERED.fullmatch(line))]
+    if len(numbered) == len(lines) > 0:
+        by_number = {int(match[1]): match[2] for match in numbered}
+        if sorted(by_number) != list(range(len(lines))):
+            raise InputError(
+                f"--labels {path} numbers its {len(lines)} lines {', '.join(match[1] for match in numbered[:10])}; "
+                f"wanted: 0 to {len(lines) - 1}, each once, as the logits are counted, or names without numbers."
+            )
         lines = [by_number[number] for number in range(len(lines))]
     twice = sorted({name for name in lines if lines.count(name) > 1})
     if twice or not lines:
@@ -110,9 +126,9 @@ def _architecture(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
             return {"name": "densenet121", "classes": len(weights["classifier.weight"])}
         widths = [len(weights[f"features.{block}.0.weight"]) for block in range(4)]
         return {"name": "StudentCNN", "classes": len(weights["classifier.3.weight"]), "widths": widths}
-    except KeyError as error:
+    except (KeyError, TypeError) as error:  # one is not there, or has no dimensions
         raise InputError(
-            f"the weights in {path} are of a network that is not known: it has no {error}. Wanted: {KNOWN}. Those of a "
+            f"the weights in {path} are of a network that is not known (no {error}). Wanted: {KNOWN}. Those of a "
             "network of your own are read with load_weights(model, path)."
         ) from error
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.commands.inputs import RESTORING, task_of
-from kdlab.commands.outputs import say_skipped
+from kdlab.commands.outputs import check_out_file, say_skipped
 from kdlab.commands.plain_weights import model_of
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
 from kdlab.errors import InputError
-from kdlab.files import check_writable, write_whole
+from kdlab.files import write_whole
 from kdlab.progress import progress
 from kdlab.training import ModelCard, pick_device
 
@@ -50,6 +50,8 @@ def predict(args: argparse.Namespace) -> int:
     segmenter = task_of(model) == "segmentation"
     (check_mask_options if segmenter else _check_class_options)(args, card)
     paths, skipped = find_images(args.images)
+    if args.out is not None and not segmenter:
+        check_out_file(args.out, "--out", [*paths, *filter(None, [args.labels])], args.model)
     rows, unusable = (predict_masks if segmenter else _predict_classes)(args, model.to(device), card, paths)
     skipped += unusable
     say_skipped(skipped)
@@ -65,10 +67,8 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def _check_class_options(args: argparse.Namespace, card: ModelCard) -> None:
-    if args.out is not None and args.out.is_dir():
-        raise InputError(f"--out {args.out} is a folder; wanted: a file to write.")
     if args.out is not None:
-        check_writable(args.out.parent, "the folder of --out,")
+        check_out_file(args.out, "--out", [], args.model)
     if args.top_k is not None and args.top_k > len(card.classes):
         raise InputError(f"--top-k is {args.top_k}, but the model knows only {len(card.classes)} classes.")
 

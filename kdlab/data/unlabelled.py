@@ -24,10 +24,18 @@ def add_unlabelled(data: ImageSplits, folder: str | Path, target: Any) -> ImageS
         target: of each image, one that no loss counts: -100 for a label, a mask full of 255.
 
     Raises:
-        InputError: no such folder, or no usable image in it. Files that cannot be used are in ``skipped``.
+        InputError: no such folder, no usable image in it, or images of validation or test. Files that cannot be used
+            are in ``skipped``.
     """
     root = check_folder(folder)
     paths, skipped = find_images([root])
+    judging = {path.resolve() for split in (data.val, data.test) for path in getattr(split, "paths", ())}
+    shown = [path for path in paths if path.resolve() in judging]
+    if shown:
+        raise InputError(
+            f"{len(shown)} of the {len(paths)} images in {printable(folder)} are those that the student is judged by, "
+            f"such as {printable(shown[0])}. Name a folder without the validation and test images."
+        )
     usable, undecodable = scan(root, paths, data.size)
     if not usable:
         raise InputError(

@@ -52,6 +52,13 @@ def test_what_is_no_folder_of_images_is_refused(data, photos, tmp_path):
             add_unlabelled(data, tmp_path / name, NONE)
 
 
+@pytest.mark.parametrize("folder", ["", "val", "test"])
+def test_images_that_the_student_is_judged_by_are_refused(data, tmp_path, folder):
+    with pytest.raises(InputError, match=r"are those that the student is judged by, such as .*\.png\. Name a folder"):
+        add_unlabelled(data, tmp_path / "shapes" / folder, NONE)
+    assert len(add_unlabelled(data, tmp_path / "shapes" / "train", NONE).unlabelled) == len(data.train)
+
+
 @pytest.mark.parametrize(
     ("images", "labelled", "drawn"), [(20, 2, 36), (20, 3, 32), (20, 15, 20), (20, 20, 20)]
 )  # 18 without a label and 9 times 2 with one; 17 and 5 times 3

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import runpy
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,6 +238,24 @@ def test_weights_that_are_missing_are_no_reason_to_download(no_network, scenes):
     with pytest.raises(InputError, match="describes no detector"):
         load_model("yolov99n.yaml")
     assert no_network == before
+
+
+def test_files_that_hold_no_detector_of_ultralytics_are_called_what_they_are(tmp_path):
+    (tmp_path / "best.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"best.safetensors is no \.pt file; wanted"):
+        load_model(tmp_path / "best.safetensors")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "plain.pt")
+    with pytest.raises(InputError, match="plain.pt holds no model; wanted.*not a state_dict"):
+        load_model(tmp_path / "plain.pt")
+
+
+def test_to_prune_overwrites_neither_the_model_nor_a_run(tmp_path, trained):
+    model = shutil.copy(trained.best, tmp_path / "sparse.pt")
+    for out in (model, trained.best):
+        before = Path(out).read_bytes()
+        with pytest.raises(InputError, match="which is what is to be pruned, or what a run has trained"):
+            yolo.prune_yolo(model, out, keep=0.7, at_least=4, imgsz=64)
+        assert Path(out).read_bytes() == before
 
 
 @pytest.mark.usefixtures("no_training")
