@@ -261,12 +261,13 @@ def distill(
 
     Raises:
         InputError: also a teacher with other classes, a layer that a network does not have, or one whose map has
-            another size in the teacher; no image in ``unlabelled``.
+            another size in the teacher; no image in ``unlabelled``, or one of validation or test.
     """
     options = {"teacher": load_model(teacher), "distillation": distillation, "unlabelled": unlabelled}
     recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
     if unlabelled is not None:
         place = _check_unlabelled(unlabelled)
+        _check_apart(unlabelled, _images_in(place, place), read_data(data, "train", "val"))
         recipe["unlabelled"] = f"{place.name}, {_summary(_images_in(place, place))}"
     return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
@@ -641,6 +642,20 @@ def _check_unlabelled(place: str | Path) -> Path:
     if not _images_in(path, path):
         raise InputError(f"there is not one image in {place}; wanted: a folder of images, or a list, one path a line.")
     return path
+
+
+def _check_apart(unlabelled: str | Path, images: Sequence[str], described: Mapping[str, Any]) -> None:
+    """Refuse images that the student will be judged by."""
+    judging: set[Path] = set()
+    for places in (described.get("val"), described.get("test")):
+        for place in filter(Path.exists, map(Path, [places] if isinstance(places, str) else places or [])):
+            judging.update(Path(image).resolve() for image in _images_in(place, place))
+    shown = [image for image in images if Path(image).resolve() in judging]
+    if shown:
+        raise InputError(
+            f"{len(shown)} of the {len(images)} images in {unlabelled} are those that the student is judged by, such "
+            f"as {shown[0]}. Name a folder without the validation and test images."
+        )
 
 
 def _images_in(named_by: Path, place: Path) -> list[str]:

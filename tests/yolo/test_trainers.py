@@ -366,6 +366,18 @@ def test_images_without_labels_join_each_batch_and_mosaics_end_for_them_too(
         yolo.distill(pruned, teacher, scenes, Distillation(), TWO, **how | {"unlabelled": None, "resume": True})
 
 
+def test_images_that_the_student_is_judged_by_are_not_for_the_teacher(pruned, teacher, scenes, tmp_path):
+    how = {"out": tmp_path / "run", "device": "cpu"}
+    for folder in ("", "val"):
+        with pytest.raises(
+            InputError, match="are those that the student is judged by, such as .*Name a folder without"
+        ):
+            yolo.distill(
+                pruned, teacher, scenes, Distillation(), TWO, unlabelled=scenes / "images" / folder, **how
+            )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_labelled_images_may_be_among_those_without_and_keep_their_labels(
     pruned, teacher, scenes, trainers, tmp_path
 ):
