@@ -46,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab import processes, pruning
 from kdlab.data.images import Skipped, try_open
+from kdlab.data.unlabelled import check_apart
 from kdlab.detection import (
     STRIDE,
     DetectionDistiller,
@@ -267,8 +268,9 @@ def distill(
     recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
     if unlabelled is not None:
         place = _check_unlabelled(unlabelled)
-        _check_apart(unlabelled, _images_in(place, place), read_data(data, "train", "val"))
-        recipe["unlabelled"] = f"{place.name}, {_summary(_images_in(place, place))}"
+        more = _images_in(place, place)
+        check_apart(unlabelled, list(map(Path, more)), _judging(read_data(data, "train", "val")))
+        recipe["unlabelled"] = f"{place.name}, {_summary(more)}"
     return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
@@ -625,7 +627,10 @@ def _check_images(path: Path, split: str, places: str | list[str] | None) -> lis
 
 
 def _summary(images: Sequence[str], labels: Sequence[str] = ()) -> str:
-    """What a resumed run knows its images by, wherever they lie: how many, and a hash of their names and labels."""
+    """What a resumed run knows its images by, wherever they lie: how many, and a hash of their names and labels.
+
+    Of labels the contents, since a box that is corrected leaves the size of a file as it is.
+    """
     known = hashlib.sha256()
     for image in sorted(images):
         known.update(f"{Path(image).name}\n".encode(errors="surrogateescape"))
@@ -644,18 +649,11 @@ def _check_unlabelled(place: str | Path) -> Path:
     return path
 
 
-def _check_apart(unlabelled: str | Path, images: Sequence[str], described: Mapping[str, Any]) -> None:
-    """Refuse images that the student will be judged by."""
-    judging: set[Path] = set()
+def _judging(described: Mapping[str, Any]) -> Iterator[Path]:
+    """The images of validation and test, where there are some."""
     for places in (described.get("val"), described.get("test")):
         for place in filter(Path.exists, map(Path, [places] if isinstance(places, str) else places or [])):
-            judging.update(Path(image).resolve() for image in _images_in(place, place))
-    shown = [image for image in images if Path(image).resolve() in judging]
-    if shown:
-        raise InputError(
-            f"{len(shown)} of the {len(images)} images in {unlabelled} are those that the student is judged by, such "
-            f"as {shown[0]}. Name a folder without the validation and test images."
-        )
+            yield from map(Path, _images_in(place, place))
 
 
 def _images_in(named_by: Path, place: Path) -> list[str]:

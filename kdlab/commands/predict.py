@@ -67,8 +67,6 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def _check_class_options(args: argparse.Namespace, card: ModelCard) -> None:
-    if args.out is not None:
-        check_out_file(args.out, "--out", [], args.model)
     if args.top_k is not None and args.top_k > len(card.classes):
         raise InputError(f"--top-k is {args.top_k}, but the model knows only {len(card.classes)} classes.")
 

@@ -29,13 +29,7 @@ def add_unlabelled(data: ImageSplits, folder: str | Path, target: Any) -> ImageS
     """
     root = check_folder(folder)
     paths, skipped = find_images([root])
-    judging = {path.resolve() for split in (data.val, data.test) for path in getattr(split, "paths", ())}
-    shown = [path for path in paths if path.resolve() in judging]
-    if shown:
-        raise InputError(
-            f"{len(shown)} of the {len(paths)} images in {printable(folder)} are those that the student is judged by, "
-            f"such as {printable(shown[0])}. Name a folder without the validation and test images."
-        )
+    check_apart(folder, paths, (path for split in (data.val, data.test) for path in getattr(split, "paths", ())))
     usable, undecodable = scan(root, paths, data.size)
     if not usable:
         raise InputError(
@@ -62,6 +56,21 @@ def check_folder(folder: str | Path) -> Path:
     if not root.is_dir():
         raise InputError(f"{printable(folder)} is no folder; wanted: one that holds images without labels.")
     return root
+
+
+def check_apart(folder: str | Path, paths: Sequence[Path], judging: Iterable[Path]) -> None:
+    """Refuse images of a folder by which the student will be judged.
+
+    Raises:
+        InputError: with one of them.
+    """
+    judges = {path.resolve() for path in judging}
+    shown = [path for path in paths if path.resolve() in judges]
+    if shown:
+        raise InputError(
+            f"{len(shown)} of the {len(paths)} images in {printable(folder)} are those that the student is judged by, "
+            f"such as {printable(shown[0])}. Name a folder without the validation and test images."
+        )
 
 
 def all_images(data: ImageSplits) -> Dataset:
