@@ -51,7 +51,7 @@ WIDTHS = {"widths 8 to 64": NARROW, "widths 32 to 256": WIDE}
 CLASSES = 10
 TEMPERATURE, ALPHA, LR = 4.0, 0.7, 1e-3
 BATCH = 64
-EPOCHS = 3  # in one timed run of the training step
+EPOCHS = 10  # in one timed run of the training step, so that the start of a run weighs little
 CALLS = 20  # of a loss in one timed run: few, so that most runs pass without an interruption
 PACKAGES = ["torch", "torchvision", "kdlab", "torchdistill"]
 CHAPTERS = ["00_start_here", "01_response_distillation"]
@@ -272,7 +272,7 @@ def _fit(distiller: Distiller, loader: DataLoader, epochs: int) -> Run:
 
 
 PARTS: Parts = {
-    "step": (step, 80), "cache": (cache, 2), "kdloss": (kdloss, 200), "import": (imports, 4), "slider": (slider, 5),
+    "step": (step, 24), "cache": (cache, 2), "kdloss": (kdloss, 200), "import": (imports, 4), "slider": (slider, 5),
     "chapters": (chapters, 1),
 }  # fmt: skip
 

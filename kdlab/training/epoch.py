@@ -56,31 +56,35 @@ class Epoch:
         finite = _finite_numbers(student)
         steps = len(self.loader) // self.accumulate
         names: list[str] = []
-        recent: list[Tensor] = []
         seen: list[Tensor] = []
+        number = step = looked = 0
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(self.loader, start=1):
-            step, rest = divmod(number, self.accumulate)
+            before, piece = divmod(number - 1, self.accumulate)
             if set_epoch is not None:
-                set_epoch(epoch + (number - 1) // self.accumulate / steps, epochs)
+                set_epoch(epoch + before / steps, epochs)
+            last_piece = piece == self.accumulate - 1
             with nullcontext() if number == 1 else unchecked():
-                losses = self._backward(to_device(batch, device), device, last_piece=rest == 0)
+                losses = self._backward(to_device(batch, device), device, last_piece)
             if names != list(losses):
                 names = _checked(losses, names)
-            recent += [loss.detach() for loss in losses.values()]
-            if rest:
+                # One tensor for all: small ones of many steps would lie scattered where the next step's large ones go.
+                recent = torch.empty(LOOK_EVERY, self.accumulate, len(names), device=device)
+            torch.stack([loss.detach().float() for loss in losses.values()], out=recent[before - looked, piece])
+            if not last_piece:
                 continue
             self._step()
+            step = before + 1
             if step % LOOK_EVERY == 0 or step == steps:
-                rows = torch.stack(recent).float().view(-1, self.accumulate, len(names)).mean(dim=1).cpu()
+                rows = recent[: step - looked].mean(dim=1).cpu()
                 taught = bool(getattr(self.objective, "teachers", None))  # a Distiller's
-                _refuse_non_finite(rows, names, epoch * steps + step - len(rows) + 1, taught)
+                _refuse_non_finite(rows, names, epoch * steps + looked + 1, taught)
                 loss = rows[:, names.index("total")].mean().item()
                 bar.set_postfix_str(f"loss {loss:.3g}", refresh=False)
                 bar.update(len(rows))
                 seen.append(rows)
-                recent = []
-        if recent or not seen:
+                looked = step
+        if number != len(self.loader):
             raise InputError(
                 f"the loader says that it has {len(self.loader)} batches and yields another number of them; wanted: a "
                 "data set whose __len__ is what an epoch goes through."
