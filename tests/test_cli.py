@@ -544,6 +544,20 @@ def test_evaluate_counts_each_class_and_each_confusion(shapes, one_sided):
     assert skipped.startswith(f"kdlab: skipped {shapes / 'train' / 'circle' / 'notes.txt'}: not an image")
 
 
+def test_json_has_null_where_a_number_is_none(shapes, student, tmp_path):
+    model, card = load_model(student)
+    with torch.no_grad():
+        model.classifier[-1].weight.fill_(3e38)
+        model.classifier[-1].bias.copy_(torch.tensor([3e38, -3e38]))
+    path = tmp_path / "too_large.safetensors"
+    save_model(path, model, card)
+    for words in (("evaluate", shapes), ("predict", shapes / "test")):
+        said = done(*words, "--model", path, "--device", "cpu", "--format", "json")
+        assert "null" in said
+        assert "NaN" not in said
+        assert "Infinity" not in said
+
+
 def test_the_most_frequent_confusions_come_first(shapes, student, monkeypatch):
     answers, labels = torch.tensor([1, 0, 0, 0, 0, 0]), torch.tensor([0, 0, 0, 1, 1, 1])
     monkeypatch.setattr(evaluation, "predict_logits", lambda *_: (F.one_hot(answers, 2).float(), labels))

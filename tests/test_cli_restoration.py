@@ -481,6 +481,8 @@ def test_evaluate_refuses_what_does_not_fit(outdoors, haze, models, tmp_path):
         said = f"{option} was given, but the model is for restoration, which has no use for it"
         assert said in refused(*words, option, 2)
     assert "is a folder; wanted: a file to write" in refused(*words, "--per-image", tmp_path)
+    for read in (haze.out / "best.safetensors", haze.out / "history.csv"):
+        assert "is a file that is read here, or one of a training" in refused(*words, "--per-image", read)
     bare = grow(tmp_path / "bare", train=1, val=1)
     assert "bare has no test/" in refused("evaluate", bare, "--model", haze.out, "--split", "test")
     for name in ("classifier", "segmenter"):

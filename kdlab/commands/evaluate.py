@@ -1,10 +1,7 @@
 """``kdlab evaluate``."""
 
 import argparse
-import json
-import math
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +21,7 @@ from kdlab.commands.inputs import (
     task_of,
 )
 from kdlab.commands.options import option
-from kdlab.commands.outputs import say_skipped
+from kdlab.commands.outputs import as_json, say_skipped
 from kdlab.commands.plain_weights import model_of
 from kdlab.data import ImageSplits
 from kdlab.data.masks import IGNORE
@@ -78,7 +75,7 @@ def _evaluate_classifier(args: argparse.Namespace, model: nn.Module, card: Model
     if args.format == "json":
         result = {"data": data.name, "split": args.split, "images": len(labels), **metrics}
         result |= {"classes": by_class.to_dict("records"), "confusions": confusions.to_dict("records")}
-        print(json.dumps(_without_nan(result), indent=2))
+        print(as_json(result))
     elif args.format == "csv":
         parts = [
             pd.DataFrame({"measure": metrics.keys(), "class": "", "predicted": "", "value": metrics.values()}),
@@ -106,7 +103,7 @@ def _evaluate_segmenter(args: argparse.Namespace, model: nn.Module, card: ModelC
 
     if args.format == "json":
         result = {"data": data.name, "split": args.split, "images": images, **metrics}
-        print(json.dumps(_without_nan(result | {"classes": by_class.to_dict("records")}), indent=2))
+        print(as_json(result | {"classes": by_class.to_dict("records")}))
     elif args.format == "csv":
         overall = pd.DataFrame({"measure": metrics.keys(), "class": "", "value": metrics.values()})
         each = by_class.melt("class", var_name="measure")[overall.columns]
@@ -114,18 +111,6 @@ def _evaluate_segmenter(args: argparse.Namespace, model: nn.Module, card: ModelC
     else:
         _print_metrics(args, data, images, metrics)
         print(f"\n{by_class.rename(columns={'iou': 'IoU'}).to_string(index=False, float_format='{:.4f}'.format)}")
-
-
-def _without_nan(value: Any) -> Any:
-    """With null for a number that there is none of, such as the mean IoU over no pixels: JSON has no NaN."""
-    match value:
-        case dict():
-            return {name: _without_nan(one) for name, one in value.items()}
-        case list():
-            return [_without_nan(one) for one in value]
-        case float() if math.isnan(value):
-            return None
-    return value
 
 
 def _loader(args: argparse.Namespace, data: ImageSplits) -> DataLoader:

@@ -1,12 +1,11 @@
 """What ``kdlab evaluate`` measures of a restorer: each image whole, of its own size."""
 
 import argparse
-import json
 
 from torch import nn
 
 from kdlab.commands.inputs import check_split, load_restoration, names
-from kdlab.commands.outputs import check_out_file, say_skipped
+from kdlab.commands.outputs import as_json, check_out_file, say_skipped
 from kdlab.data.images import printable
 from kdlab.data.pairs import PairedImages
 from kdlab.files import write_whole
@@ -35,7 +34,7 @@ def evaluate_restorer(args: argparse.Namespace, model: nn.Module, card: ModelCar
     if args.format == "json":
         result = {"data": data.name, "split": args.split, "images": len(each), "trained_for": list(card.classes)}
         result |= means.to_dict() | {"weathers": by_weather.reset_index().to_dict("records")}
-        print(json.dumps(result, indent=2))
+        print(as_json(result))
     elif args.format == "csv":
         overall = means.rename_axis("measure").reset_index(name="value").assign(weather="")
         parts = by_weather.reset_index().melt("weather", var_name="measure")

@@ -1,9 +1,12 @@
-"""The folder that a command writes images to, and their names in it."""
+"""What a command puts out: where it may write, the names of images there, and JSON."""
 
 import io
+import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -71,6 +74,22 @@ def distinct_names(paths: list[Path]) -> dict[Path, str]:
         taken.add(name.casefold())
         names[path] = name
     return names
+
+
+def as_json(result: Any) -> str:
+    """As text, with null for a number that is none, such as the mean IoU over no pixels: JSON has no NaN and no inf."""
+
+    def finite(value: Any) -> Any:
+        match value:
+            case dict():
+                return {name: finite(one) for name, one in value.items()}
+            case list():
+                return [finite(one) for one in value]
+            case float() if not math.isfinite(value):
+                return None
+        return value
+
+    return json.dumps(finite(result), indent=2)
 
 
 def as_png(image: Image.Image) -> bytes:

@@ -1,7 +1,6 @@
 """``kdlab predict``."""
 
 import argparse
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.commands.inputs import RESTORING, task_of
-from kdlab.commands.outputs import check_out_file, say_skipped
+from kdlab.commands.outputs import as_json, check_out_file, say_skipped
 from kdlab.commands.plain_weights import model_of
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
@@ -99,7 +98,7 @@ def _predict_classes(
 
 def _formatted(rows: pd.DataFrame, form: str) -> str:
     if form == "json":
-        return json.dumps(rows.to_dict("records"), indent=2)
+        return as_json(rows.to_dict("records"))
     if form == "csv":
         return rows.to_csv(index=False).rstrip("\n")
     return rows.to_string(index=False, float_format="{:.4f}".format)

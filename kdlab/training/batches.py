@@ -12,7 +12,7 @@ from kdlab.errors import InputError
 # Of a loader whose batches are divided.
 KEPT = (
     "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator", "multiprocessing_context",
-    "prefetch_factor", "persistent_workers",
+    "prefetch_factor", "persistent_workers", "in_order",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Two processes train as one does with whole batches; one that is killed takes the other along, and the run goes on."""
 
+import inspect
 import os
 import signal
 import socket
@@ -309,6 +310,19 @@ def test_a_stratum_that_cannot_be_divided_is_refused_before_a_batch_is_drawn():
 def test_a_batch_that_cannot_be_divided_is_refused():
     with pytest.raises(InputError, match=r"a batch of 8 samples cannot be divided into 3 equal pieces.*multiple of 3"):
         train(1, accumulate=3)
+
+
+def test_a_loader_in_pieces_keeps_all_that_does_not_make_the_batches():
+    whole = DataLoader(
+        TensorDataset(torch.arange(8)), 4, num_workers=1, collate_fn=list, pin_memory=True, timeout=5,
+        worker_init_fn=print, generator=torch.Generator(), multiprocessing_context="spawn", prefetch_factor=3,
+        persistent_workers=True, in_order=False,
+    )  # fmt: skip
+    pieces, plain = in_pieces(whole, 2), DataLoader(whole.dataset)
+    batches = {"batch_size", "shuffle", "sampler", "batch_sampler", "drop_last", "pin_memory_device"}
+    names = inspect.signature(DataLoader).parameters.keys() - batches
+    assert {name for name in names - {"dataset"} if getattr(whole, name) == getattr(plain, name)} == set()
+    assert {name for name in names if getattr(pieces, name) != getattr(whole, name)} == set()
 
 
 def test_a_loader_in_pieces_loads_as_the_whole_one_does():
