@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from kdlab.commands.options import UNSET, add_model, numbers, whole
+from kdlab.commands.options import LARGEST_SIZE, UNSET, add_model, numbers, whole
 
 
 def add_student(parser: argparse._ActionsContainer) -> None:
@@ -42,7 +42,8 @@ def add_plain_weights(parser: argparse.ArgumentParser, labels: str) -> None:
         "for a plain state_dict",
         "Of StudentCNN or DenseNet121; no code is run from the file. kdlab's own files carry all this.",
     )
-    plain.add_argument("--image-size", type=whole(8), metavar="N", help="pixels that it was trained at, at least 8")
+    size = whole(8, LARGEST_SIZE)
+    plain.add_argument("--image-size", type=size, metavar="N", help="pixels that it was trained at, at least 8")
     for name in ("--mean", "--std"):
         plain.add_argument(
             name, type=numbers(float), nargs="+", metavar="R,G,B", help="that it was trained with, for pixels in 0 to 1"

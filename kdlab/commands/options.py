@@ -8,6 +8,7 @@ from typing import Any
 from kdlab.errors import InputError
 
 UNSET = argparse.SUPPRESS  # of what depends on the task: settle_task sees what was given
+LARGEST_SIZE = 2**13  # pixels a side, beyond which a slip of the finger would fill the memory
 
 # All options whose default depends on the task, or that one task alone has, by command and task. None is settled later.
 DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -218,7 +219,7 @@ def add_images(parser: argparse.ArgumentParser, *, size: str, moment: str) -> No
     add = parser.add_argument
     add(
         "--image-size",
-        type=whole(32),
+        type=whole(32, LARGEST_SIZE),
         default=UNSET,
         metavar="N",
         help=f"pixels; the largest central square of an image is scaled to N x N, N at least 32 (default: {size}); "
