@@ -207,9 +207,10 @@ def heat_map(values: Float[Tensor, "h w"], title: str, signed: bool = False) -> 
     )
 
 
-# Four points: A and B are moved. C and D are the teacher's, turned by 90 degrees and 1.5 times as far out.
-TEACHER_POINTS = torch.tensor([(-0.8, 0.6), (0.8, 0.4), (0.4, -0.8), (-0.6, -0.6)])
-STUDENT_POINTS = torch.tensor([(0.3, 1.5), (1.5, -0.3), (1.2, 0.6), (0.9, -0.9)])
+# Four points: A and B are moved. C and D are the teacher's, turned by 90 degrees and 1.5 times as far out; the line
+# through them is upright, so that the sliders reach the turned A and B, and their mirror images beyond that line.
+TEACHER_POINTS = torch.tensor([(-0.8, 0.6), (0.8, 0.4), (0.4, -0.2), (-0.6, -0.2)])
+STUDENT_POINTS = torch.tensor([(0.9, 1.5), (1.5, -0.3), (0.3, 0.6), (0.3, -0.9)])
 NAMES = "ABCD"
 PAIRS = [(i, j) for i in range(4) for j in range(i + 1, 4)]
 CORNERS = [(i, j, k) for j in range(4) for i, k in PAIRS if j not in (i, k)]

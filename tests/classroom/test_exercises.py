@@ -156,7 +156,26 @@ SLIPS = {
         lambda said, mask, k: (said == mask).double().mean(),
         "share of right pixels",
     ),
-    "first of equals": (check.best_epoch, lambda history: int(history.val_accuracy.idxmax()) + 1, "equally accurate"),
+    "first of equals": (
+        check.best_epoch,
+        lambda history: history.epoch[history.val_accuracy.idxmax()],
+        "equally accurate",
+    ),
+    "a place for an epoch": (
+        check.best_epoch,
+        lambda history: history.sort_values(["val_accuracy", "val_loss"], ascending=[True, False]).index[-1],
+        "its index; wanted: its epoch",
+    ),
+    "a bargain": (
+        check.best_epoch,
+        lambda history: history.epoch[(history.val_accuracy - 0.05 * history.val_loss).idxmax()],
+        "by far the highest loss",
+    ),
+    "a hook before the layer": (
+        check.recorded,
+        lambda model, layer, images: (model[0].register_forward_pre_hook(print), layer(model[0](images)).detach())[1],
+        "your hook is still there",
+    ),
     "lowest loss": (check.best_epoch, lambda history: int(history.epoch.iloc[-1]), "most accurate"),
 }
 

@@ -218,6 +218,14 @@ class TestGeometry:
             control.value = value
         assert "= 0.000" in panel.view.value
 
+    def test_the_mirror_image_costs_nothing_either(self):
+        panel = geometry_explorer()
+        line = STUDENT_POINTS[2, 0]
+        mirrored = (1.5 * TEACHER_POINTS @ QUARTER_TURN)[:2] * torch.tensor([-1.0, 1.0]) + torch.tensor([2 * line, 0.0])
+        for control, value in zip((*panel.a, *panel.b), mirrored.flatten().tolist(), strict=True):
+            control.value = value
+        assert "= 0.000" in panel.view.value
+
     def test_every_slider_moves_its_point(self):
         panel = geometry_explorer()
         for control, name in zip((*panel.a, *panel.b), "AABB", strict=True):
@@ -329,6 +337,7 @@ RIGHT = {
     "CWD": (check.channel_distribution, lambda m, T: (m.flatten(2) / T).softmax(2).view_as(m)),
     "RKD": (check.relative_distances, lambda x: torch.cdist(x, x) / torch.cdist(x, x)[torch.cdist(x, x) > 0].mean()),
     "weight": (check.carried_weight, 100 / 2048),
+    "weight to two digits": (check.carried_weight, 0.049),
 }
 
 

@@ -268,6 +268,7 @@ RIGHT = {
     "boolean mask": (check.spatial_mask, lambda m, r: kept(m, r).bool()),
     "loss": (check.mgd_loss, mgd),
     "alpha": (check.carried_alpha, 2e-5 * 2048),
+    "alpha to two digits": (check.carried_alpha, 0.041),
     "count": (check.generator_parameters, count),
     "owners": (check.mask_owners, OWNERS),
 }

@@ -92,6 +92,12 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     return f"value: yours begins with {got.flatten()[0]:.4g}, wanted {want.flatten()[0]:.4g}."
 
 
+def unrounded(got: Any, want: float) -> Any:
+    """``want`` where the answer is that number rounded to two or three digits, as people write it; else the answer."""
+    found = number(got)
+    return want if found is not None and abs(found - want) < 0.03 * abs(want) else got
+
+
 def number(got: Any) -> float | None:
     """The finite number that an answer is, also where a tensor or an array holds it; None where it is none."""
     found = _tensor(got)

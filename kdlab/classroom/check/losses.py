@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, compare, normal, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, compare, normal, say, unrounded
 from kdlab.losses import ATLoss, SPLoss
 
 
@@ -101,4 +101,4 @@ def carried_weight(answer: Any) -> bool:
         100 / 128: "a map has 4 x 4 positions too.",
         100 / 16: "a map has 128 channels too.",
     }
-    return say(compare(answer, 100 / size, known))
+    return say(compare(unrounded(answer, 100 / size), 100 / size, known))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, called, compare, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, called, compare, say, unrounded
 from kdlab.losses import MGDLoss
 
 RATIOS = (0.75, 0.3)
@@ -99,7 +99,8 @@ def carried_alpha(answer: Any) -> bool:
         alpha * channels * 8: "a map of 64 x 64 has 64 times as many positions as one of 8 x 8, not 8 times.",
         alpha * 8: "a map has two sides, and channels.",
     }
-    return say(compare(answer, alpha * channels * positions, known))
+    want = alpha * channels * positions
+    return say(compare(unrounded(answer, want), want, known))
 
 
 def generator_parameters(answer: Answer) -> bool:

@@ -93,11 +93,14 @@ def best_epoch(answer: Answer) -> bool:
     """01, exercise 5: ``answer(history)`` gives the epoch whose checkpoint to keep."""
     columns = ("epoch", "val_accuracy", "val_loss")
     history = pd.DataFrame(
-        [(1, 0.80, 0.50), (2, 0.90, 0.45), (3, 0.92, 0.60), (4, 0.92, 0.55), (5, 0.91, 0.40)], columns=columns
+        [(1, 0.80, 0.50), (2, 0.90, 0.45), (3, 0.92, 0.60), (4, 0.92, 0.55), (5, 0.91, 0.40)],
+        columns=columns,
+        index=range(10, 15),  # such as a part of a longer history has
     )
     known = {
         3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
         5.0: "this is the last epoch, which has the lowest loss; wanted: the most accurate.",
+        13.0: "this is the row's place in the table, its index; wanted: its epoch.",
     }
     problem = ask(answer, (history,), 4, known)
     if problem is None:
@@ -105,4 +108,6 @@ def best_epoch(answer: Answer) -> bool:
         late = {4.0: "you chose 4; wanted: 3, whose loss is lower."}
         if (also := ask(answer, (earlier,), 3, late)) is not None:
             problem = f"where the earlier of two equals has the lower loss: {also}"
+        unsure = history.assign(val_accuracy=[0.80, 0.90, 0.92, 0.93, 0.931], val_loss=[0.50, 0.45, 0.40, 0.50, 0.90])
+        problem = ask_also(problem, answer, (unsure,), 5, "where the most accurate one has by far the highest loss")
     return say(problem)

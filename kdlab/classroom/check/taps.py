@@ -27,7 +27,7 @@ def recorded(answer: Callable[[nn.Module, nn.Module, Tensor], Tensor]) -> bool:
         before: "this is the layer's input; a forward hook gets (module, inputs, output).",
     }
     problem = ask(answer, (model, layer, images), want, known)
-    if problem is None and any(module._forward_hooks for module in model.modules()):
+    if problem is None and any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         problem = "the value is right, but your hook is still there: remove it by its handle."
     return say(problem)
 
