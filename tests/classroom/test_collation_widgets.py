@@ -222,6 +222,17 @@ def l1(a, b, dim=None):
 
 
 IMAGE = (1, 2, 3)
+
+
+def one_shuffled(weathers, size):
+    strata = [[i for i, weather in enumerate(weathers) if weather == kind] for kind in sorted(set(weathers))]
+    strata[-1] = [strata[-1][i] for i in torch.randperm(len(strata[-1]))]
+    each = size // len(strata)
+    return [
+        [i for found in strata for i in found[k * each : (k + 1) * each]] for k in range(min(map(len, strata)) // each)
+    ]
+
+
 TURNS = cycle((1, -1))
 SLIPS = {
     "mean of the parts' means": (
@@ -250,6 +261,11 @@ SLIPS = {
     "three alone": (
         check.all_present, lambda B, K: 1 - 3 * (2 / 3) ** B + 3 * (1 / 3) ** B, "for a batch of 8 and 4 weathers"
     ),
+    "two terms": (
+        check.all_present,
+        lambda B, K: 1 - K * (1 - 1 / K) ** B + math.comb(K, 2) * (1 - 2 / K) ** B,
+        "lack three weathers were added back too often",
+    ),
     "no eps": (check.soft_contrast, lambda a, p, n, eps: l1(a, p) / l1(a, n), "eps is missing"),
     "upside down": (check.soft_contrast, lambda a, p, n, eps: l1(a, n) / (l1(a, p) + eps), "upside down"),
     "each image's ratio": (
@@ -267,12 +283,13 @@ SLIPS = {
     ),
     "twice": (check.stratified_batches, stratified(many=6), "an image comes twice"),
     "too few": (check.stratified_batches, stratified(many=2), "there are 2 batches"),
-    "in order": (check.stratified_batches, stratified(shuffle=False), "two epochs are alike"),
+    "in order": (check.stratified_batches, stratified(shuffle=False), "all epochs are alike"),
     "only the batches shuffled": (
         check.stratified_batches,
         lambda weathers, size: stratified(shuffle=False)(weathers, size)[:: next(TURNS)],
-        "the same images come in both epochs",
+        "come in every epoch, and others never",
     ),
+    "one weather shuffled": (check.stratified_batches, one_shuffled, "weather 0 come in every epoch"),
     "three weathers in order": (
         check.stratified_batches,
         lambda weathers, size: stratified()([0] * 12 + [1] * 8 + [2] * 20, 6),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdlab.classroom import check
+from kdlab.classroom.check.grading import compare
 from kdlab.losses import KDLoss
 from kdlab.models import StudentCNN
 
@@ -184,6 +185,11 @@ SLIPS = {
 def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
     assert graded(answer) is False
     assert re.search(hint, capsys.readouterr().out)
+
+
+def test_the_first_number_that_is_wrong_is_told():
+    said = compare(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 2.0, 3.0]), {})
+    assert said == "value: number 3 of 3 is 5, wanted 3."
 
 
 WRONG_TEMPERATURES = [

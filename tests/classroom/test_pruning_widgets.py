@@ -202,7 +202,7 @@ SLIPS = {
     "half by chance": (counts(lambda y, k, least: by_threshold(y, 0.5, least)), "not for 0.9"),
     "rounded": (counts(lambda y, k, least: by_threshold(y, round(k * 40) / 40, least)), "25.6, of which 25 stay"),
     "at least two": (counts(lambda y, k, least: by_threshold(y, k, 2)), "not for 4"),
-    "fractions": (counts(lambda y, k, least: [n + 0.5 for n in by_threshold(y, k, least)]), "value: yours begins"),
+    "fractions": (counts(lambda y, k, least: [n + 0.5 for n in by_threshold(y, k, least)]), "value: number 1 of"),
     "no count": (counts(lambda y, k, least: [None] * len(y)), "raised TypeError"),
     "no norm": (size(lambda *of: c2f(*of, norm=0)), "BatchNorm is missing"),
     "bias": (size(lambda *of: c2f(*of, norm=1)), "bias would be one number"),

@@ -41,7 +41,7 @@ def pfe(answer: Answer) -> bool:
 
 def all_present(answer: Answer) -> bool:
     """08, exercise 2: ``answer(batch_size, weathers)`` gives the probability that a random batch holds all of them."""
-    for batch_size, weathers in ((3, 3), (6, 3), (8, 4)):
+    for batch_size, weathers in ((3, 3), (6, 3), (8, 4), (4, 4)):
         missing = (weathers - 1) / weathers
         signed = ((-1) ** k * math.comb(weathers, k) * (1 - k / weathers) ** batch_size for k in range(weathers))
         want = sum(signed)
@@ -53,6 +53,9 @@ def all_present(answer: Answer) -> bool:
             ),
             1 - weathers * missing**batch_size: (
                 "batches that lack two weathers were subtracted twice; add them back, and so on."
+            ),
+            1 - weathers * missing**batch_size + math.comb(weathers, 2) * (1 - 2 / weathers) ** batch_size: (
+                "batches that lack three weathers were added back too often: go on, with alternating signs."
             ),
         }
         problem = ask(answer, (batch_size, weathers), want, known)
@@ -94,7 +97,7 @@ def stratified_batches(answer: Callable[[Sequence[int], int], Any]) -> bool:
     for weathers, batch_size, but in ((in_order, 6, ""), (mixed, 2, "for two weathers, mixed, and batches of 2: ")):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            epochs, problem = called(lambda *of: [_listed(answer(*of)) for _ in range(2)], weathers, batch_size)
+            epochs, problem = called(lambda *of: [_listed(answer(*of)) for _ in range(3)], weathers, batch_size)
         if (problem := problem or _batches_fault(weathers, batch_size, *epochs)) is not None:
             return say(but + problem)
     return say(None)
@@ -104,7 +107,7 @@ def _listed(batches: Any) -> list[list[int]]:
     return [] if batches is None else [list(map(int, batch)) for batch in batches]
 
 
-def _batches_fault(weathers: list[int], batch_size: int, first: list[list[int]], second: list[list[int]]) -> str | None:
+def _batches_fault(weathers: list[int], batch_size: int, first: list[list[int]], *later: list[list[int]]) -> str | None:
     if not first:
         return "there is no batch yet."
     kinds = sorted(set(weathers))
@@ -125,10 +128,16 @@ def _batches_fault(weathers: list[int], batch_size: int, first: list[list[int]],
             f"there are {len(first)} batches; wanted: {rarest // each}: each of the {rarest} images of the rarest "
             "weather comes once."
         )
-    if first == second:
-        return "two epochs are alike; wanted: a new order in each."
-    if set(drawn) == {index for batch in second for index in batch}:
-        return "the same images come in both epochs; shuffle each weather's list before you cut it into batches."
+    if all(batches == first for batches in later):
+        return "all epochs are alike; wanted: a new order in each."
+    epochs = [{index for batch in batches for index in batch} for batches in (first, *later)]
+    for kind in kinds:
+        mine = {index for index, weather in enumerate(weathers) if weather == kind}
+        if not mine <= epochs[0] and all(mine & epoch == mine & epochs[0] for epoch in epochs):
+            return (
+                f"the same images of weather {kind} come in every epoch, and others never; shuffle each weather's list "
+                "before you cut it into batches."
+            )
     return None
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Answer = Callable[..., Any]
+RTOL, ATOL = 1e-3, 1e-6  # how far an answer may be off
 
 
 def ask(answer: Answer, arguments: tuple[Any, ...], want: Any, known: Mapping[Any, str]) -> str | None:
@@ -89,7 +90,9 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     ratio = (got.sum() / want.sum()).item()
     if _close(got, want * ratio):
         return f"scale: your answer is {ratio:.4g} times what it should be."
-    return f"value: yours begins with {got.flatten()[0]:.4g}, wanted {want.flatten()[0]:.4g}."
+    first = int((~torch.isclose(got, want, rtol=RTOL, atol=ATOL)).flatten().nonzero()[0])
+    which = f"number {first + 1} of {got.numel()} is" if got.numel() > 1 else "yours is"
+    return f"value: {which} {got.flatten()[first]:.4g}, wanted {want.flatten()[first]:.4g}."
 
 
 def unrounded(got: Any, want: float) -> Any:
@@ -112,7 +115,7 @@ def _tensor(got: Any) -> Tensor | None:
 
 
 def _close(got: Tensor, want: Tensor) -> bool:
-    return got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-6)
+    return got.shape == want.shape and torch.allclose(got, want, rtol=RTOL, atol=ATOL)
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
