@@ -2,7 +2,6 @@
 
 import math
 import re
-import time
 from itertools import pairwise
 
 import pytest
@@ -153,15 +152,6 @@ class TestMaskExplorer:
         made = [re.findall(r'src="([^"]+)"', html)[-2] for html in (before, panel.view.value)]
         assert teachers[0] == teachers[1]
         assert made[0] != made[1]
-
-    def test_a_redraw_is_quick_at_the_size_of_the_chapter(self):
-        losses = {"spatial": MGDLoss(48, 64).eval()}
-        images = torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8)
-        panel = mask_explorer(images, torch.randn(8, 48, 8, 8), torch.randn(8, 64, 8, 8), losses)
-        start = time.perf_counter()
-        for step in range(10):
-            panel.ratio.value = 0.05 * step
-        assert (time.perf_counter() - start) / 10 < 0.5  # some 10 ms; a shared processor may be slower
 
 
 def kept(maps, ratio):
