@@ -10,9 +10,11 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from kdlab import InputError, NonFiniteLossError
 from kdlab.commands.options import settle_task
@@ -20,8 +22,13 @@ from kdlab.commands.parsers import build_parser
 from kdlab.commands.yolo_options import TRAINED
 from kdlab.errors import first_line
 
-WRONG, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells report SIGINT and SIGPIPE
+WRONG, INTERRUPTED, CLOSED_PIPE, TERMINATED = 2, 130, 141, 143  # the last three as shells report the signals
 NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # torch's words for it
+NO_WORKER = re.compile(r"shared memory|DataLoader worker .* (killed|exited)|DataLoader timed out")  # and for that
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: Slurm, ``docker stop`` and ``timeout`` send it, before they end a process without asking."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of images that it has read; they name no file
     try:
         settle_task(args)
-        status = _run(args)
+        with _told_of_the_end():
+            status = _run(args)
         sys.stdout.flush()  # a reader that has gone away is noticed here, and not while Python shuts down
         return status
     except (InputError, NonFiniteLossError) as error:
@@ -40,12 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return CLOSED_PIPE
-    except (KeyboardInterrupt, RuntimeError, OSError, MemoryError) as error:
-        if _interrupted(error):
+    except (KeyboardInterrupt, RuntimeError, OSError, EOFError, MemoryError) as error:
+        end = _interruption(error)
+        if end is not None:
             resume = "" if args.command == "reproduce" else " with --resume"
             hint = f". The same command{resume} goes on after the last whole epoch." if _trains(args) else "."
-            return _fail(f"interrupted{hint}", INTERRUPTED)
-        shortage = _shortage(error)
+            terminated = isinstance(end, Terminated)
+            what, status = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
+            return _fail(f"{what}{hint}", status)
+        shortage = _shortage(error, getattr(args, "workers", 0) or 0)
         if shortage is None:
             raise
         _drop_output()
@@ -58,13 +69,43 @@ def _own_words(error: Exception) -> str:
     return text.rpartition(f"\n{InputError.__module__}.InputError: ")[2].strip() if text.startswith("Caught") else text
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether it came of Ctrl-C: while that ends the training, PyTorch notices that loading processes have ended."""
-    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
+@contextlib.contextmanager
+def _told_of_the_end() -> Iterator[None]:
+    """SIGTERM is raised as :class:`Terminated` in here. Processes that torchrun has started end by its rules."""
+    if "RANK" in os.environ or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _shortage(error: BaseException) -> str | None:
-    """What the machine has run out of, and what to do; None for any other error."""
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """What it came of, if of a signal: while that ends the training, PyTorch sees that loading processes have ended."""
+    if error is None or isinstance(error, KeyboardInterrupt):
+        return error
+    return _interruption(error.__context__)
+
+
+def _shortage(error: BaseException, workers: int) -> str | None:
+    """What the machine has run out of, and what to do; None for any other error.
+
+    Args:
+        workers: how many processes load images.
+    """
+    lost = isinstance(error, ConnectionError | EOFError)  # the other end of a pipe to one of them
+    if workers and (lost or NO_WORKER.search(str(error))):
+        return (
+            f"a process that loads images has ended, or waits for shared memory ({first_line(error)}). What was saved "
+            "before is untouched; run again with fewer --workers (0 loads in this process), or give the machine more "
+            "memory (a container: --shm-size)."
+        )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" for {error.filename}" if error.filename else ""
         return f"the disk is full{where}. What was saved before is untouched; make room, then run again."

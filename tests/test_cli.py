@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -22,12 +24,14 @@ from class_folder import grow, picture
 from command_line import done, refused, run
 from PIL import Image
 from states import same, weights
+from torch.utils.data import DataLoader
 
 import kdlab.doctor
 from kdlab.cli import main
 from kdlab.commands import evaluate as evaluation
+from kdlab.commands.outputs import say_skipped
 from kdlab.commands.runs import check_out
-from kdlab.data import folders
+from kdlab.data import Skipped, folders, loading
 from kdlab.errors import InputError
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response
@@ -193,7 +197,8 @@ def test_patience_ends_a_run_early_and_says_so(shapes, student, tmp_path, monkey
     assert "best epoch: 1 of 5 (none better for 4)" in done(*words[:-1], 4, *TINY, "--resume")
 
 
-def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_path, monkeypatch, number, said):
     words = ("distill", shapes, "--teacher", student, "--epochs", 2, *TINY, "--out")
     done(*words, tmp_path / "alone")
     with monkeypatch.context() as patch:
@@ -202,14 +207,14 @@ def test_an_interrupted_run_resumed_ends_as_if_left_alone(shapes, student, tmp_p
         def interrupted(*arguments, **options):
             calls.append(1)
             if len(calls) == 3:  # the teacher's, and the first epoch's, are through
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), number)
             return whole(*arguments, **options)
 
         patch.setattr(response, "evaluate", interrupted)
         result = run(*words, tmp_path / "resumed")
-    assert result.status == 130
-    assert result.err.startswith("kdlab: interrupted.")
-    assert "--resume" in result.err
+    assert result.status == 128 + number
+    assert result.err == f"kdlab: {said}. The same command with --resume goes on after the last whole epoch.\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert not same(weights(tmp_path / "alone"), weights(tmp_path / "resumed"))
     assert "holds an earlier run. Go on with it (--resume)" in refused(*words, tmp_path / "resumed")
     assert "best epoch" in done(*words, tmp_path / "resumed", "--resume")
@@ -763,6 +768,42 @@ def test_too_little_memory_is_a_message(monkeypatch, error):
 def test_a_loading_process_that_ends_at_an_interrupt_is_the_interrupt(monkeypatch):
     result = failing(monkeypatch, RuntimeError("DataLoader worker (pid 7) exited unexpectedly"), KeyboardInterrupt())
     assert (result.status, result.err) == (130, "kdlab: interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+        RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+        RuntimeError("DataLoader timed out after 300 seconds"),
+        RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        EOFError(),
+    ],
+)
+def test_a_loading_process_that_is_lost_is_a_message(monkeypatch, error, student, shapes):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("kdlab.commands.evaluate.check_split", fail)
+    words = ("evaluate", shapes, "--model", student, "--device", "cpu")
+    assert "a process that loads images has ended" in refused(*words, "--workers", 1)
+    with pytest.raises(type(error)):  # without such a process it is a fault of our own
+        run(*words)
+
+
+def test_a_batch_that_never_comes_is_not_waited_for_endlessly(monkeypatch):
+    monkeypatch.setattr(loading, "LONGEST_WAIT", 1.0)
+    with pytest.raises(RuntimeError, match="timed out after 1"):
+        next(iter(DataLoader([1.0], collate_fn=lambda _: time.sleep(60), **loading.loaded_by(1))))
+    assert next(iter(DataLoader([1.0], **loading.loaded_by(0)))) == 1
+
+
+def test_of_many_files_that_cannot_be_used_the_first_are_named(capsys):
+    say_skipped([Skipped(Path(f"{number}.png"), "no image") for number in range(50)])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "kdlab: skipped 0.png: no image"
+    assert said[20:] == ["kdlab: skipped 30 more"]
 
 
 def test_an_image_that_is_gone_is_one_line_from_a_loading_process_too(shapes, student, tmp_path):

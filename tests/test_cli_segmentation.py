@@ -609,6 +609,8 @@ def test_images_of_one_name_do_not_overwrite_each_other(student, tmp_path):
 def test_a_number_behind_a_name_is_no_other_images_name():
     paths = [Path(name) for name in ("a/x.png", "a/x_2.png", "b/x.png", "c/x.png", "c/X.jpg")]
     assert list(distinct_names(paths).values()) == ["x", "x_2", "x_3", "x_4", "X_5"]
+    long = [Path(f"{'ß' * 120}{number}.png") for number in range(2)]  # 241 bytes, of the 255 that a name may have
+    assert list(distinct_names(long).values()) == ["ß" * 100, "ß" * 100 + "_2"]
 
 
 def test_predict_names_what_it_skips(student, tmp_path):

@@ -24,6 +24,7 @@ from kdlab.commands.options import option
 from kdlab.commands.outputs import as_json, say_skipped
 from kdlab.commands.plain_weights import model_of
 from kdlab.data import ImageSplits
+from kdlab.data.loading import loaded_by
 from kdlab.data.masks import IGNORE
 from kdlab.errors import InputError
 from kdlab.training import (
@@ -116,7 +117,7 @@ def _evaluate_segmenter(args: argparse.Namespace, model: nn.Module, card: ModelC
 def _loader(args: argparse.Namespace, data: ImageSplits) -> DataLoader:
     check_split(args, data)
     say_skipped(data.skipped)
-    return DataLoader(getattr(data, args.split), args.batch_size or BATCH_SIZE, num_workers=args.workers or 0)
+    return DataLoader(getattr(data, args.split), args.batch_size or BATCH_SIZE, **loaded_by(args.workers or 0))
 
 
 def _counting(loader: Iterable, pixels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from kdlab.training.checkpoints import BEST, LAST, RESUME
 from kdlab.training.run_folder import HISTORY
 
 OF_A_RUN = (BEST, LAST, RESUME, HISTORY)
+SHOWN = 20  # of the files that cannot be used; hundreds would push the result off the screen
+LONGEST_NAME = 200  # bytes: file systems take 255, and a name has an ending, and another one while it is written
 
 
 def make_folder(out: Path, given: Sequence[Path], what: str) -> None:
@@ -57,20 +60,25 @@ def check_out_file(out: Path, option: str, given: Iterable[Path], model: Path) -
 
 
 def say_skipped(skipped: Iterable[Skipped]) -> None:
-    """Name the files that could not be used, where they do not mix with the result."""
-    for one in skipped:
-        print(f"kdlab: skipped {one}", file=sys.stderr)
+    """Name the files that could not be used, the first of many, where they do not mix with the result."""
+    said = [f"kdlab: skipped {one}" for one in skipped]
+    if len(said) > SHOWN:
+        said[SHOWN:] = [f"kdlab: skipped {len(said) - SHOWN} more"]
+    for line in said:
+        print(line, file=sys.stderr)
 
 
 def distinct_names(paths: list[Path]) -> dict[Path, str]:
-    """A name for each file: its own without the suffix, and where that is taken, a number behind it."""
+    """A name for each file: its own without the suffix, the start of a long one; where it is taken with a number."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
-        name, number = path.stem, 1
+        encoded = os.fsencode(path.stem)
+        start = path.stem if len(encoded) <= LONGEST_NAME else encoded[:LONGEST_NAME].decode(errors="replace")
+        name, number = start, 1
         while name.casefold() in taken:  # some file systems know no capitals
             number += 1
-            name = f"{path.stem}_{number}"
+            name = f"{start}_{number}"
         taken.add(name.casefold())
         names[path] = name
     return names

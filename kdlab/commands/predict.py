@@ -14,6 +14,7 @@ from kdlab.commands.plain_weights import model_of
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
+from kdlab.data.loading import loaded_by
 from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.progress import progress
@@ -78,7 +79,7 @@ def _predict_classes(
     device = next(model.parameters()).device
     transform = ImageTransform(card.size, card.mean, card.std)
     batch_size = args.batch_size or BATCH_SIZE
-    loader = DataLoader(Pictures(paths, transform), batch_size, num_workers=args.workers, collate_fn=list)
+    loader = DataLoader(Pictures(paths, transform), batch_size, collate_fn=list, **loaded_by(args.workers))
     rows: list[dict[str, object]] = []
     skipped: list[Skipped] = []
     for batch in progress(loader, desc="predicting", unit="batch"):

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as transforms
 from kdlab.commands.outputs import as_png, distinct_names, make_folder
 from kdlab.data import Skipped
 from kdlab.data.images import printable, try_open
+from kdlab.data.loading import loaded_by
 from kdlab.errors import InputError
 from kdlab.files import write_whole
 from kdlab.progress import progress
@@ -72,7 +73,7 @@ def predict_masks(
     names = distinct_names(paths)
     rows: list[list[object]] = []
     skipped: list[Skipped] = []
-    loader = DataLoader(WholePictures(paths, card), batch_size=None, num_workers=args.workers)
+    loader = DataLoader(WholePictures(paths, card), batch_size=None, **loaded_by(args.workers))
     for item in progress(loader, desc="predicting", unit="image"):
         if isinstance(item, Skipped):
             skipped.append(item)

@@ -43,21 +43,23 @@ def restore_images(args: argparse.Namespace) -> int:
     if args.self_ensemble:
         model = SelfEnsemble(model)
     restored = 0
-    for path in progress(paths, desc="restoring", unit="image"):
-        image = try_open(path)
-        if isinstance(image, Skipped):
-            skipped.append(image)
-            continue
-        try:
-            clean = _restored(model, image, args.tile, args.overlap)
-        except InputError as error:
-            skipped.append(Skipped(path, str(error)))
-            continue
-        write_whole(args.out / f"{names[path]}{RESTORED}", as_png(clean))
-        if args.side_by_side:
-            write_whole(args.out / f"{names[path]}{COMPARED}", as_png(_beside(image, clean)))
-        restored += 1
-    say_skipped(skipped)
+    try:
+        for path in progress(paths, desc="restoring", unit="image"):
+            image = try_open(path)
+            if isinstance(image, Skipped):
+                skipped.append(image)
+                continue
+            try:
+                clean = _restored(model, image, args.tile, args.overlap)
+            except InputError as error:
+                skipped.append(Skipped(path, str(error)))
+                continue
+            write_whole(args.out / f"{names[path]}{RESTORED}", as_png(clean))
+            if args.side_by_side:
+                write_whole(args.out / f"{names[path]}{COMPARED}", as_png(_beside(image, clean)))
+            restored += 1
+    finally:  # where it ends early, too
+        say_skipped(skipped)
     if not restored:
         raise InputError(f"not one of the {len(skipped)} files could be used.")
     print(f"{restored} images restored, written to {printable(args.out)}")

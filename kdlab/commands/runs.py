@@ -11,6 +11,7 @@ from torch import nn
 
 from kdlab import processes
 from kdlab.commands.inputs import METRICS, Listed, names, task_of
+from kdlab.commands.outputs import SHOWN
 from kdlab.commands.plain_weights import is_plain
 from kdlab.data import ImageSplits, StratifiedBatches
 from kdlab.data.pairs import share_of
@@ -29,7 +30,7 @@ USES = {
     "restoration": "restore IMAGES --model {out} --out RESTORED",
     "dehazing": "restore IMAGES --model {out} --out RESTORED",
 }
-SHOWN, SKIPPED = 20, "skipped.txt"
+SKIPPED = "skipped.txt"
 Kind = TypeVar("Kind", bound=Settings)
 
 

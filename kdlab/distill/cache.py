@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
+from kdlab.data.loading import loaded_by
 from kdlab.distill.taps import Tap, Taps
 from kdlab.errors import InputError, unknown
 from kdlab.files import load_tensors, save_tensors
@@ -76,7 +77,7 @@ class TeacherCache:
         path = Path(path) if path is not None else cache_dir() / "teacher" / f"{fingerprint[:32]}.safetensors"
         if processes.mean(torch.tensor(float(path.exists()))) == 1:  # on each machine
             return cls(cls.load(path, fingerprint).outputs, fingerprint, _seen(dataset))
-        own = DataLoader(processes.own_share(dataset), batch_size=batch_size, num_workers=workers)
+        own = DataLoader(processes.own_share(dataset), batch_size=batch_size, **loaded_by(workers))
         outputs = {name: processes.of_all(share) for name, share in _outputs(teacher, taps, own).items()}
         if processes.is_first():
             save_tensors(path, outputs, {"fingerprint": fingerprint, "samples": _length(dataset)})

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import ConvConnector, Distiller, Indexed, Term, WarmUp, weights_hash
 from kdlab.errors import InputError, unknown
@@ -137,7 +138,7 @@ def train_teacher(data: ImageSplits, name: str, settings: Settings, device: torc
     """The teacher after its last epoch, trained as the students are, once: it is kept in kdlab's cache."""
     torch.manual_seed(settings.seed)
     objective = Supervised(cifar_network(name, len(data.classes)), LabelledCrossEntropy())
-    recipe = _recipe(data, settings, network=name) | {"workers": 0}  # however its images were loaded, it is a teacher
+    recipe = _recipe(data, settings, network=name)
     out = cached(f"cifar100-{name}", recipe)
     _fit(objective, data, settings, out, recipe, device)
     return load_teacher(out, name, data)
@@ -187,7 +188,8 @@ def run(
 
 def _recipe(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any]:
     sgd = {"optimizer": "SGD", "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "drops": list(DROPS)}
-    return recipe_of(data, settings, task="cifar100", **sgd, **what)
+    # However its images were loaded: a table that took days shall not be made again for that.
+    return recipe_of(data, settings, task="cifar100", **sgd, **what) | {"workers": 0}
 
 
 def _fit(
@@ -196,7 +198,7 @@ def _fit(
     place(objective, device, settings.channels_last)
     indexed = any("index" in term.asks_for for term in getattr(objective, "terms", ()))
     train = Indexed(data.train) if indexed else data.train
-    loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers)
+    loader = DataLoader(train, settings.batch_size, shuffle=True, **loaded_by(settings.workers))
     sgd = optimizer(objective.parameters())
     architecture = objective.student.architecture
     return fit(

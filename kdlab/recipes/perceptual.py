@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.data import load_scenes
+from kdlab.data.loading import loaded_by
 from kdlab.errors import InputError, unknown
 from kdlab.losses import PixelCrossEntropy
 from kdlab.models import VGGReader, VGGSlices
@@ -76,4 +77,4 @@ def scenes_reader(device: torch.device = CPU) -> tuple[VGGReader, ModelCard]:
 def measure(model: nn.Module, dataset: Dataset, workers: int = 0) -> dict[str, float]:
     """How well the classes of the scenes' pixels can be read from the slices: mIoU and so on."""
     assert isinstance(model, VGGReader)
-    return segmentation_metrics(model, DataLoader(dataset, 64, num_workers=workers), model.architecture["classes"])[0]
+    return segmentation_metrics(model, DataLoader(dataset, 64, **loaded_by(workers)), model.architecture["classes"])[0]

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
+from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.data.unlabelled import all_images, half_labelled
 from kdlab.distill import Distiller, TeacherCache, Term, weights_hash
@@ -103,7 +104,7 @@ def distill(
 
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
     """Accuracy, loss and calibration error of a model on a data set."""
-    loader = DataLoader(processes.own_share(dataset), batch_size, num_workers=workers)
+    loader = DataLoader(processes.own_share(dataset), batch_size, **loaded_by(workers))
     logits, labels = predict_logits(model, loader)
     return classification_metrics(processes.of_all(logits), processes.of_all(labels))
 

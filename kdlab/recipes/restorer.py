@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 
 from kdlab import processes
+from kdlab.data.loading import loaded_by
 from kdlab.data.pairs import PairedImages
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller
@@ -94,7 +95,7 @@ def fit_restorer(
 ) -> Fit:
     """Train as the settings say: Adam and their schedule, an epoch at a time."""
     place(objective, device, settings.channels_last)
-    loader = DataLoader(train, batch_sampler=batches, num_workers=settings.workers)
+    loader = DataLoader(train, batch_sampler=batches, **loaded_by(settings.workers))
     base = settings.base(len(next(iter(batches))))
     adam = torch.optim.Adam(objective.parameters(), base, fused=True)
     steps = len(loader)

@@ -19,6 +19,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
+from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.data.unlabelled import all_images, half_labelled
 from kdlab.distill import ConvConnector, Distiller, Pixels, Resize, Taps, TeacherCache, Term, weights_hash
@@ -242,7 +243,7 @@ def distill(
 
 def measure(model: nn.Module, dataset: Dataset, batch_size: int = 64, workers: int = 0) -> dict[str, float]:
     """mIoU, mDice, pixel accuracy and loss of a segmenter on a data set."""
-    loader = DataLoader(processes.own_share(dataset), batch_size, num_workers=workers)
+    loader = DataLoader(processes.own_share(dataset), batch_size, **loaded_by(workers))
     classes = model.get_submodule(LOGITS).out_channels
     return segmentation_metrics(model, loader, int(classes))[0]  # type: ignore[arg-type]
 

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 import kdlab
+from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller
 from kdlab.errors import InputError
@@ -125,7 +126,7 @@ def fit_with(
         measure: from the student, a data set and ``workers`` to named metrics.
         monitor: which of these says which epoch is best.
     """
-    loader = DataLoader(train, settings.batch_size, shuffle=True, num_workers=settings.workers, drop_last=True)
+    loader = DataLoader(train, settings.batch_size, shuffle=True, drop_last=True, **loaded_by(settings.workers))
     adam = optimizer(objective.parameters(), settings.lr, fused=True)
     steps = settings.epochs * len(loader)
     student: Any = objective.student

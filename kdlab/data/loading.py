@@ -1,0 +1,12 @@
+"""Where a loader's batches are made: in this process, or in some of its own."""
+
+from typing import Any
+
+LONGEST_WAIT = (
+    300.0  # seconds for a batch: one that a process has lost, for want of memory, would be waited for for ever
+)
+
+
+def loaded_by(workers: int) -> dict[str, Any]:
+    """What a ``DataLoader`` has to be told for so many processes; 0 loads in this one."""
+    return {"num_workers": workers, "timeout": LONGEST_WAIT if workers else 0}
