@@ -7,6 +7,7 @@
     python benchmarks/evidence.py few_masks
     python benchmarks/evidence.py weather
     python benchmarks/evidence.py detection
+    python benchmarks/evidence.py without_penalty
     python benchmarks/evidence.py few_boxes
     python benchmarks/evidence.py dehazing
 
@@ -20,6 +21,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -412,21 +414,34 @@ def detection_tuning() -> Iterator[DetectionRun]:
 
 def run_detection(jobs: int) -> pd.DataFrame:
     """The table of chapter 06, on the test scenes after the last epoch. Each seed has a dense detector of its own."""
-    data, device = detection.detection_scenes(), str(pick_device())
-
-    def run(settings: DetectionRun) -> dict[str, float]:
-        dense, _ = detection.dense_detector(data, replace(detection.SPARSE, seed=settings.seed), device=device)
-        detector, history = settings.run(data, dense, device=device)
-        last = history.iloc[-1] if len(history) else {}
-        seen = {"val_map50_95": last.get("metrics/mAP50-95(B)", np.nan), "seconds": last.get("time", 0.0)}
-        return detection.measure(detector, data, device=device) | seen
-
+    run = partial(_detect, strength=detection.STRENGTH)
     tuning = make(FOLDER / "detection_tuning.csv", detection_tuning(), run, jobs)
     check_weights(tuning, "val_map50_95", detection.METHODS, "detection")
     runs = make(FOLDER / "detection_runs.csv", detection_runs(), run, jobs)
     table = summarise(runs, DETECTION, ["keep", "seed"], "fine-tuned", detection.METRICS)
     table["seconds"] = runs.groupby(DETECTION, sort=False).seconds.min().to_numpy()
     return table
+
+
+def run_without_penalty(jobs: int) -> pd.DataFrame:
+    """A control of chapter 06: the same cuts of a dense detector that has felt no penalty, of one seed."""
+    wanted = [DetectionRun("dense", 0.0, seed=0, epochs=0)]
+    for keep in (*KEEPS, detection.KEEP):
+        wanted += [DetectionRun("pruned", 0.0, seed=0, keep=keep, epochs=0)]
+        wanted += [DetectionRun("fine-tuned", 0.0, seed=0, keep=keep)]
+    runs = make(FOLDER / "without_penalty_runs.csv", wanted, partial(_detect, strength=0.0), jobs)
+    return summarise(runs, DETECTION, ["keep", "seed"], "fine-tuned", detection.METRICS)
+
+
+def _detect(settings: DetectionRun, strength: float) -> dict[str, float]:
+    """What a run comes to that starts from the dense detector of its seed, trained with this penalty."""
+    data, device = detection.detection_scenes(), str(pick_device())
+    start = replace(detection.SPARSE, seed=settings.seed)
+    dense, _ = detection.dense_detector(data, start, strength=strength, device=device)
+    detector, history = settings.run(data, dense, device=device)
+    last = history.iloc[-1] if len(history) else {}
+    seen = {"val_map50_95": last.get("metrics/mAP50-95(B)", np.nan), "seconds": last.get("time", 0.0)}
+    return detection.measure(detector, data, device=device) | seen
 
 
 def few_boxes_runs() -> Iterator[FewBoxes]:
@@ -510,6 +525,7 @@ CHAPTERS = {
     "few_masks": run_few_masks,
     "weather": run_weather,
     "detection": run_detection,
+    "without_penalty": run_without_penalty,
     "few_boxes": run_few_boxes,
     "dehazing": run_dehazing,
 }

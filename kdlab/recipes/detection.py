@@ -71,25 +71,26 @@ def pretrained() -> Path | None:
 
 
 def dense_detector(
-    data: Path, settings: YoloSettings, *, start: Path | None = None, device: str = "auto"
+    data: Path, settings: YoloSettings, *, strength: float = STRENGTH, start: Path | None = None, device: str = "auto"
 ) -> tuple[nn.Module, YoloRun]:
     """The detector before it is pruned, after its last epoch: trained here, or loaded where that has been done.
 
     Args:
         data: :func:`detection_scenes`'s.
         settings: how it is trained; :data:`SPARSE` is the course's.
+        strength: of the penalty on the gammas; 0 for a detector that has never felt one.
         start: weights (.pt); without, YOLOv8 of :data:`WIDTH` at random.
     """
     from kdlab import yolo
 
-    recipe = _recipe(data, settings, strength=STRENGTH, start=str(start) if start else WIDTH)
+    recipe = _recipe(data, settings, strength=strength, start=str(start) if start else WIDTH)
     out = cached("dense-detector", recipe)
     run = yolo.finished(out)
     if run is None:
         first = start or _at_random(settings.seed)
         with warnings.catch_warnings():  # the chapter's first look, of a few epochs, is known to be too short
             warnings.filterwarnings("ignore", message="the steps of this run move a gamma")
-            run = yolo.sparse_train(first, data, settings, out=out, strength=STRENGTH, resume=True, device=device)
+            run = yolo.sparse_train(first, data, settings, out=out, strength=strength, resume=True, device=device)
     return yolo.load_model(run.last).eval(), run
 
 
