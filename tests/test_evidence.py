@@ -133,6 +133,23 @@ def test_every_detector_is_compared_with_one_that_was_fine_tuned_from_the_same_p
     assert {run.seed for run in tuning}.isdisjoint(evidence.DETECTION_SEEDS)
 
 
+def test_the_cuts_without_penalty_are_those_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path)
+    started, made = [], []
+    monkeypatch.setattr(evidence.detection, "detection_scenes", lambda: tmp_path)
+    monkeypatch.setattr(
+        evidence.detection, "dense_detector",
+        lambda data, settings, strength, **_: started.append((settings.seed, strength)) or (None, None),
+    )  # fmt: skip
+    monkeypatch.setattr(evidence.DetectionRun, "run", lambda one, *_, **__: made.append(one) or (one, pd.DataFrame()))
+    metrics = dict.fromkeys(evidence.detection.METRICS, 0.5)
+    monkeypatch.setattr(evidence.detection, "measure", lambda one, *_, **__: metrics)
+    table = evidence.run_without_penalty(jobs=1)
+    assert set(started) == {(0, 0.0)}
+    assert len(table) == len(made) == 9
+    assert set(made) <= set(evidence.detection_runs())
+
+
 def test_a_table_of_detection_is_made_of_runs_of_which_some_train_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "FOLDER", tmp_path)
     monkeypatch.setattr(evidence.detection, "detection_scenes", lambda: tmp_path)
