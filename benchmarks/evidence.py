@@ -337,7 +337,8 @@ def weather_runs() -> Iterator[WeatherRun]:
     table = [WeatherRun(name, 0, epochs=LONGER if "longer" in name else WeatherRun.epochs) for name in short]
     alone, one_stage, two_stages = (WeatherRun(name, 0) for name in ("from scratch", "one stage", "two stages"))
     table += [replace(two_stages, features="none"), replace(two_stages, width=2)]
-    few = [replace(run, photographs=2) for run in (alone, one_stage, two_stages)]
+    longer = WeatherRun("from scratch, longer", 0, epochs=LONGER)
+    few = [replace(run, photographs=2) for run in (alone, longer, one_stage, two_stages)]
     for seed in WEATHER_SEEDS:
         for run in table:
             yield replace(run, seed=seed)
