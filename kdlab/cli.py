@@ -24,7 +24,8 @@ from kdlab.errors import first_line
 
 WRONG, INTERRUPTED, CLOSED_PIPE, TERMINATED = 2, 130, 141, 143  # the last three as shells report the signals
 NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # torch's words for it
-NO_WORKER = re.compile(r"shared memory|DataLoader worker .* (killed|exited)|DataLoader timed out")  # and for that
+# And for a loading process that is lost. (A graphics processor has a shared memory, too.)
+NO_WORKER = re.compile(r"shared memory ?(\(shm\)|object)|DataLoader worker .* (killed|exited)|DataLoader timed out")
 
 
 class Terminated(KeyboardInterrupt):

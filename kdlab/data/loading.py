@@ -2,9 +2,8 @@
 
 from typing import Any
 
-LONGEST_WAIT = (
-    300.0  # seconds for a batch: one that a process has lost, for want of memory, would be waited for for ever
-)
+# Seconds for a batch. One that a loading process has lost, for want of memory, would be waited for without end.
+LONGEST_WAIT = 300.0
 
 
 def loaded_by(workers: int) -> dict[str, Any]:
