@@ -71,7 +71,7 @@ def step(device: str, repeats: int) -> list[Row]:
     densenet, _ = digits_teacher(load_digits())
     densenet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its fastest form on a CPU
     what = "step, widths 32 to 256, DenseNet121 run: the article's pair"
-    rows += _compare_steps(what, train, densenet, partial(_student, WIDE), max(2, repeats // 8))  # a step is long
+    rows += _compare_steps(what, train, densenet, partial(_student, WIDE), max(6, repeats // 4))  # a step is long
     what = "step, a linear student, cached teacher: little but what Distiller and fit add"
     return rows + _compare_steps(what, cached, teacher, _linear_student, repeats, at_most=None)
 

@@ -27,11 +27,12 @@ from states import same, weights
 from torch.utils.data import DataLoader
 
 import kdlab.doctor
+from kdlab import loading
 from kdlab.cli import main
 from kdlab.commands import evaluate as evaluation
 from kdlab.commands.outputs import say_skipped
 from kdlab.commands.runs import check_out
-from kdlab.data import Skipped, folders, loading
+from kdlab.data import Skipped, folders
 from kdlab.errors import InputError
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response

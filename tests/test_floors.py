@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # Bottom up. A room is a file or a package directly under kdlab. The ground floor is one room; kdlab/__init__.py belongs
 # to it because every import of anything in kdlab passes through it.
-GROUND = {"__init__", "errors", "files", "frames", "modes", "paths", "processes", "progress", "shapes"}
+GROUND = {"__init__", "errors", "files", "frames", "loading", "modes", "paths", "processes", "progress", "shapes"}
 FLOORS = [
     GROUND,
     {"losses", "models", "data", "pruning"},
@@ -132,3 +132,10 @@ def test_all_else_works_without_it():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: kdlab" in done.stdout
+
+
+def test_who_distils_networks_of_their_own_waits_for_no_data_sets():
+    """To import these takes a second, for libraries that only the built-in data want."""
+    code = "import sys, kdlab.distill, kdlab.losses; print([name for name in ('kdlab.data', 'sklearn') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

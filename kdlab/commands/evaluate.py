@@ -24,9 +24,9 @@ from kdlab.commands.options import option
 from kdlab.commands.outputs import as_json, say_skipped
 from kdlab.commands.plain_weights import model_of
 from kdlab.data import ImageSplits
-from kdlab.data.loading import loaded_by
 from kdlab.data.masks import IGNORE
 from kdlab.errors import InputError
+from kdlab.loading import loaded_by
 from kdlab.training import (
     ModelCard,
     classification_metrics,

@@ -14,9 +14,9 @@ from kdlab.commands.plain_weights import model_of
 from kdlab.commands.predict_masks import check_mask_options, predict_masks
 from kdlab.data import ImageTransform, Skipped
 from kdlab.data.images import find_images, printable, try_open
-from kdlab.data.loading import loaded_by
 from kdlab.errors import InputError
 from kdlab.files import write_whole
+from kdlab.loading import loaded_by
 from kdlab.progress import progress
 from kdlab.training import ModelCard, pick_device
 

@@ -16,9 +16,9 @@ from torchvision.transforms.v2 import functional as transforms
 from kdlab.commands.outputs import as_png, distinct_names, make_folder
 from kdlab.data import Skipped
 from kdlab.data.images import printable, try_open
-from kdlab.data.loading import loaded_by
 from kdlab.errors import InputError
 from kdlab.files import write_whole
+from kdlab.loading import loaded_by
 from kdlab.progress import progress
 from kdlab.training import ModelCard
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
-from kdlab.data.loading import loaded_by
 from kdlab.distill.taps import Tap, Taps
 from kdlab.errors import InputError, unknown
 from kdlab.files import load_tensors, save_tensors
+from kdlab.loading import loaded_by
 from kdlab.modes import evaluating
 from kdlab.paths import cache_dir
 from kdlab.progress import progress

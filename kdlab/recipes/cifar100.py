@@ -16,10 +16,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import ConvConnector, Distiller, Indexed, Term, WarmUp, weights_hash
 from kdlab.errors import InputError, unknown
+from kdlab.loading import loaded_by
 from kdlab.losses import (
     ATLoss,
     CRDLoss,

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab.data import load_scenes
-from kdlab.data.loading import loaded_by
 from kdlab.errors import InputError, unknown
+from kdlab.loading import loaded_by
 from kdlab.losses import PixelCrossEntropy
 from kdlab.models import VGGReader, VGGSlices
 from kdlab.recipes.settings import CPU, Settings, cached, fit_with, place, recipe_of

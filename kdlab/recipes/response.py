@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
-from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.data.unlabelled import all_images, half_labelled
 from kdlab.distill import Distiller, TeacherCache, Term, weights_hash
 from kdlab.errors import InputError
+from kdlab.loading import loaded_by
 from kdlab.losses import KDLoss, LabelledCrossEntropy
 from kdlab.models import StudentCNN, densenet121
 from kdlab.recipes.settings import CPU, AfterEpoch, Settings, cached, fit_with, place, recipe_of

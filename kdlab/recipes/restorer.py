@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 
 from kdlab import processes
-from kdlab.data.loading import loaded_by
 from kdlab.data.pairs import PairedImages
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller
 from kdlab.errors import InputError, unknown
+from kdlab.loading import loaded_by
 from kdlab.losses.restoration import CKTLoss
 from kdlab.models import Restorer
 from kdlab.recipes.settings import CPU, AfterEpoch, Settings, place, recipe_of

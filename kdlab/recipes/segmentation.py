@@ -19,12 +19,12 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
-from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.data.unlabelled import all_images, half_labelled
 from kdlab.distill import ConvConnector, Distiller, Pixels, Resize, Taps, TeacherCache, Term, weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
+from kdlab.loading import loaded_by
 from kdlab.losses import ATLoss, CWDLoss, KDLoss, MGDLoss, PixelCrossEntropy
 from kdlab.models import PSPNet, UPerNet
 from kdlab.models.weights import Weights

@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 import kdlab
-from kdlab.data.loading import loaded_by
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller
 from kdlab.errors import InputError
+from kdlab.loading import loaded_by
 from kdlab.paths import cache_dir
 from kdlab.training import Fit, ModelCard, Supervised, fit
 
