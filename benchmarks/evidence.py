@@ -426,10 +426,8 @@ def run_detection(jobs: int) -> pd.DataFrame:
 
 def run_without_penalty(jobs: int) -> pd.DataFrame:
     """A control of chapter 06: the same cuts of a dense detector that has felt no penalty, of one seed."""
-    wanted = [DetectionRun("dense", 0.0, seed=0, epochs=0)]
-    for keep in (*KEEPS, detection.KEEP):
-        wanted += [DetectionRun("pruned", 0.0, seed=0, keep=keep, epochs=0)]
-        wanted += [DetectionRun("fine-tuned", 0.0, seed=0, keep=keep)]
+    methods = ("dense", "pruned", "fine-tuned")
+    wanted = [run for run in detection_runs() if run.seed == 0 and run.method in methods]
     runs = make(FOLDER / "without_penalty_runs.csv", wanted, partial(_detect, strength=0.0), jobs)
     return summarise(runs, DETECTION, ["keep", "seed"], "fine-tuned", detection.METRICS)
 

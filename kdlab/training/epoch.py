@@ -57,7 +57,7 @@ class Epoch:
         steps = len(self.loader) // self.accumulate
         names: list[str] = []
         seen: list[Tensor] = []
-        number = step = looked = 0
+        number = looked = 0
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(self.loader, start=1):
             before, piece = divmod(number - 1, self.accumulate)
