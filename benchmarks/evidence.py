@@ -72,7 +72,11 @@ WEATHER_RATES = (2.67e-3, 5.34e-3)  # for a batch of 16: 1e-3 and 2e-3 for the b
 LONGER = 14  # epochs of the student alone in the seconds of two stages: see benchmarks/restoration.py cost
 LONG_RUN = 24  # epochs, for the methods that the question is about: is it the teachers, or is it HCR?
 LONG_METHODS = ("from scratch", "two stages", "from scratch + HCR", "without HCR")
-LONG_CONTROLS = {"from scratch, half the rate": WeatherRun.lr / 2, "from scratch, squared error": WeatherRun.lr}
+LONG_CONTROLS = {
+    "from scratch, half the rate": WeatherRun.lr / 2,
+    "from scratch, squared error": WeatherRun.lr,
+    "without HCR, half the rate": WeatherRun.lr / 2,
+}
 LONGEST = 40  # epochs of the student alone in the seconds of two stages of a long run
 DETECTION = ["method", "weight", "keep", "epochs"]
 DETECTION_SEEDS = range(3)  # minutes a run, and a dense detector for each

@@ -599,7 +599,7 @@ def test_restore_names_what_it_skips(photos, models, tmp_path):
     out = tmp_path / "restored"
     result = run("restore", photos, "--model", models("all"), "--out", out, "--device", "cpu")
     assert (result.status, result.out) == (0, f"3 images restored, written to {out}\n")
-    assert f"kdlab: skipped {photos / 'thread.png'}: images are 1x40; wanted: at least 2x2" in result.err
+    assert f"kdlab: skipped {photos / 'thread.png'}: images are 1 high and 40 wide; wanted: at least 2x2" in result.err
     assert f"kdlab: skipped {photos / 'cut.png'}: damaged" in result.err
     assert f"kdlab: skipped {photos / 'notes.txt'}: not an image" in result.err
     assert len(list(out.iterdir())) == 3

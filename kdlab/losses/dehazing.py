@@ -69,7 +69,7 @@ class LaplacianLoss(nn.Module):
         least = 2 ** (self.levels - 1)
         if min(mine.shape[2:]) < least:
             height, width = mine.shape[2:]
-            raise InputError(f"images are {height}x{width}; {self.levels} levels want at least {least}x{least} pixels.")
+            raise InputError(f"images are {height} high and {width} wide; {self.levels} levels want {least}x{least}.")
         with torch.autocast(mine.device.type, enabled=False):
             left = (mine - its).flatten(0, 1)[:, None]  # each channel by itself
             total = left.new_zeros(())

@@ -124,7 +124,7 @@ def padded(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c _ _"]:
     """
     if min(images.shape[2:]) < 2:
         height, width = images.shape[2:]
-        raise InputError(f"images are {height}x{width}; wanted: at least 2x2 pixels, better 32x32.")
+        raise InputError(f"images are {height} high and {width} wide; wanted: at least 2x2 pixels, better 32x32.")
     wanted = [max(LEAST, -(-side // STRIDE) * STRIDE) for side in images.shape[2:]]
     while list(images.shape[2:]) != wanted:  # once, unless the padding is larger than the image
         below, right = (min(goal - side, side - 1) for goal, side in zip(wanted, images.shape[2:], strict=True))

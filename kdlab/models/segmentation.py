@@ -207,8 +207,8 @@ class ConvNeXtStages(nn.Module):
         if min(images.shape[2:]) < 32:
             height, width = images.shape[2:]
             raise InputError(
-                f"images are {height}x{width}; ConvNeXt halves the size five times and wants at least 32x32. Enlarge "
-                "or pad them."
+                f"images are {height} high and {width} wide; ConvNeXt halves the size five times and wants at least "
+                "32x32. Enlarge or pad them."
             )
         maps: list[Tensor] = []
         # A layer that brings the size down, then a stage, four times.

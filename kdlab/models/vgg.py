@@ -63,7 +63,7 @@ class VGGSlices(nn.Module):
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         if min(images.shape[2:]) < 16:
             height, width = images.shape[2:]
-            raise InputError(f"images are {height}x{width}; VGG19 halves the size four times and wants 16x16 or more.")
+            raise InputError(f"images are {height} high and {width} wide; VGG19 halves that four times: wanted 16x16.")
         if self.normalise:
             images = (images - self.mean) / self.std
         maps = []

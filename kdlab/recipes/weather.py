@@ -46,6 +46,7 @@ METHODS = {
     "without CKT": replace(TWO_STAGE, ckt=0.0),
     "without SCR": replace(TWO_STAGE, scr=0.0),
     "without HCR": replace(TWO_STAGE, hcr=0.0),
+    "without HCR, half the rate": replace(TWO_STAGE, hcr=0.0),
 }
 
 

@@ -30,7 +30,8 @@ def image_quality(
     if restored.shape != clean.shape:
         raise InputError(f"the restored images are {tuple(restored.shape)} and the clean ones {tuple(clean.shape)}.")
     if min(clean.shape[2:]) < 11:
-        raise InputError(f"images are {clean.shape[2]}x{clean.shape[3]}; SSIM's window wants at least 11x11 pixels.")
+        height, width = clean.shape[2:]
+        raise InputError(f"images are {height} high and {width} wide; SSIM's window wants at least 11x11 pixels.")
     restored, clean = (images.cpu().double().clamp(0, 1) for images in (restored, clean))
     quality = {}
     for suffix, a, b in (("", restored, clean), ("_y", luma(restored), luma(clean))):

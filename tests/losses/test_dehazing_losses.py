@@ -152,7 +152,7 @@ def test_behind_a_clamp_half_of_a_new_tanhs_pixels_learn_nothing():
     ("call", "sentence"),
     [
         (lambda x: LaplacianLoss(0), "levels is 0"),
-        (lambda x: LaplacianLoss()(x[..., :15, :], x[..., :15, :]), "images are 15x20; 5 levels want at least 16x16"),
+        (lambda x: LaplacianLoss()(x[..., :15, :], x[..., :15, :]), "15 high and 20 wide; 5 levels want 16x16"),
         (lambda x: LaplacianLoss()(x, x[..., 1:]), r"\(2, 3, 20, 20\).*\(2, 3, 20, 19\)"),
         (lambda x: LabLoss()(x[:, :1], x[:, :1]), r"images are \(2, 1, 20, 20\); wanted: \(n, 3, h, w\)"),
         (lambda x: srgb_to_lab(x[0]), r"images are \(3, 20, 20\)"),

@@ -275,7 +275,7 @@ def test_what_is_no_rgb_image_is_named(build, shapes_unchecked):
         network(torch.rand(1, 1, 32, 32))
     with pytest.raises(InputError, match=r"images are \(3, 32, 32\)"):
         network(torch.rand(3, 32, 32))
-    with pytest.raises(InputError, match="images are 1x20; wanted: at least 2x2"):
+    with pytest.raises(InputError, match="images are 1 high and 20 wide; wanted: at least 2x2"):
         network(torch.rand(1, 3, 1, 20))
 
 

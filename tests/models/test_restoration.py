@@ -190,7 +190,7 @@ def test_an_odd_width_is_refused(width):
 
 
 def test_a_side_of_one_pixel_is_refused(narrow):
-    with pytest.raises(InputError, match="images are 1x20"):
+    with pytest.raises(InputError, match="images are 1 high and 20 wide"):
         narrow(torch.rand(1, 3, 1, 20))
 
 

@@ -76,5 +76,5 @@ def test_it_stays_in_eval_mode_and_lets_the_gradient_through(slices):
 
 
 def test_an_image_too_small_is_refused(slices):
-    with pytest.raises(InputError, match="images are 15x40"):
+    with pytest.raises(InputError, match="images are 15 high and 40 wide"):
         slices(torch.rand(1, 3, 15, 40))
