@@ -132,18 +132,22 @@ def table(rows: Sequence[Row]) -> str:
 
 def machine(packages: Sequence[str]) -> str:
     """Date, commit, machine, how busy it is, and versions, as a markdown list."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=True
-    )
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"  # Windows has none
     versions = [f"Python {platform.python_version()}", *(f"{package} {_version(package)}" for package in packages)]
     lines = [
-        f"Date {date.today()}, commit {git.stdout.strip()}",
+        f"Date {date.today()}, commit {commit()}",
         f"{_processor()}, cores: {os.cpu_count()}, threads of PyTorch: {torch.get_num_threads()}; all on the CPU",
         f"Load of the machine in the minute before: {load}",
         f"{platform.system()} {platform.machine()}, {', '.join(versions)}",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def commit() -> str:
+    """The commit that is measured, "-dirty" where a file has changed since other than that of the tables."""
+    git = partial(subprocess.run, cwd=RESULTS.parent, capture_output=True, text=True, check=True)
+    changed = git(["git", "status", "--porcelain", "--untracked-files=no", ":/", f":!{RESULTS.name}"]).stdout
+    return git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() + ("-dirty" if changed else "")
 
 
 def write_section(name: str, text: str) -> None:
