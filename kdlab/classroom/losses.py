@@ -12,19 +12,24 @@ from kdlab.classroom.figures import PALETTE, figure, show
 from kdlab.classroom.panel import Panel, choice, slider
 from kdlab.classroom.pictures import side_by_side
 from kdlab.classroom.svg import bar_chart
-from kdlab.losses import ATLoss, CWDLoss, DISTLoss, DKDLoss, HintLoss, KDLoss, RKDLoss, SPLoss
+from kdlab.losses import ATLoss, CWDLoss, DISTLoss, DKDLoss, HintLoss, KDLoss, PKTLoss, RKDLoss, SPLoss
 
 
-class FlatRKDLoss(RKDLoss):
-    """RKD between maps, each flattened to one vector."""
+class OnVectors(nn.Module):
+    """A loss on vectors, between maps that are each flattened to one."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
 
     def forward(self, student: Float[Tensor, "n *s"], teacher: Float[Tensor, "n *t"]) -> Float[Tensor, ""]:
-        return super().forward(student.flatten(1), teacher.flatten(1))
+        return self.loss(student.flatten(1), teacher.flatten(1))
 
 
 ON_LOGITS: dict[str, nn.Module] = {"KD": KDLoss(), "DKD": DKDLoss(), "DIST": DISTLoss()}
 ELEMENT_BY_ELEMENT: dict[str, nn.Module] = {"FitNets": HintLoss(), "CWD": CWDLoss(temperature=4.0)}
-ON_MAPS: dict[str, nn.Module] = {**ELEMENT_BY_ELEMENT, "AT": ATLoss(), "SP": SPLoss(), "RKD": FlatRKDLoss()}
+RELATIONS: dict[str, nn.Module] = {"SP": SPLoss(), "RKD": OnVectors(RKDLoss()), "PKT": OnVectors(PKTLoss())}
+ON_MAPS: dict[str, nn.Module] = {**ELEMENT_BY_ELEMENT, "AT": ATLoss(), **RELATIONS}
 Layers = Mapping[str, tuple[Float[Tensor, "n _ _ _"], Float[Tensor, "n _ _ _"]]]
 
 
