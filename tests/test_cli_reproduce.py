@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from cifar_files import write_cifar100
 from command_line import done, refused, run
+from layout import is_channels_last
 from states import same, weights
 
 from kdlab.commands import reproduce as reproduction
@@ -149,6 +150,18 @@ def test_the_student_alone_wants_no_teacher(data, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar100, "train_teacher", None)
     text = done(*words(data, tmp_path, "--epochs", 1, "--seeds", 1, methods=("alone",)))
     assert "teacher:" not in text
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_run_may_be_made_faster(channels_last, data, tmp_path, monkeypatch):
+    given = []
+    loop = cifar100.fit
+    monkeypatch.setattr(cifar100, "fit", lambda one, _, **how: given.append((one, how)) or loop(one, _, **how))
+    faster = ("--precision", "bf16", "--channels-last" if channels_last else "--no-channels-last")
+    done(*words(data, tmp_path, "--epochs", 1, "--seeds", 1, *faster, methods=("alone",)))
+    ((objective, how),) = given
+    assert (how["precision"], how["compile"]) == ("bf16", False)
+    assert is_channels_last(objective) == channels_last
 
 
 # --- refused before any work -----------------------------------------------------------------------------------------

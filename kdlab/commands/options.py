@@ -166,21 +166,8 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> None:
+def add_speed(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    epochs, lr, patience, batch_size = (
-        default_of(command, name) for name in ("epochs", "lr", "patience", "batch_size")
-    )
-    add("--epochs", type=whole(1), default=UNSET, metavar="N", help=f"rounds over the images {epochs}")
-    add("--lr", type=float, default=UNSET, metavar="X", help=f"{rate} {lr}")
-    add(
-        "--patience",
-        type=whole(1),
-        default=UNSET,
-        metavar="N",
-        help=f"end after N epochs without a better one {patience}",
-    )
-    add_seed(parser)
     add(
         "--precision",
         choices=("fp32", "bf16"),
@@ -199,6 +186,24 @@ def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> No
         help="the student, with torch.compile: a minute or more at the start, faster steps after it; wants a C++ "
         "compiler (default: off)",
     )
+
+
+def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> None:
+    add = parser.add_argument
+    epochs, lr, patience, batch_size = (
+        default_of(command, name) for name in ("epochs", "lr", "patience", "batch_size")
+    )
+    add("--epochs", type=whole(1), default=UNSET, metavar="N", help=f"rounds over the images {epochs}")
+    add("--lr", type=float, default=UNSET, metavar="X", help=f"{rate} {lr}")
+    add(
+        "--patience",
+        type=whole(1),
+        default=UNSET,
+        metavar="N",
+        help=f"end after N epochs without a better one {patience}",
+    )
+    add_seed(parser)
+    add_speed(parser)
     add(
         "--accumulate",
         type=whole(1),

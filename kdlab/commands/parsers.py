@@ -17,6 +17,7 @@ from kdlab.commands.options import (
     add_images,
     add_loading,
     add_model,
+    add_speed,
     add_split,
     add_task,
     add_training,
@@ -379,6 +380,7 @@ def _add_reproduce(add: Add) -> None:
         help="a checkpoint of the teacher, or the folder of its run, of which the last epoch is taken (default: the "
         "one in the cache, trained if it is not there)",
     )
+    add_speed(parser)
     add_workers(parser)
     add_device(parser)
 

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -71,7 +72,8 @@ def _warn_of_small_parts(methods: Iterable[str]) -> None:
 
 
 def _settings(args: argparse.Namespace, seed: int = 0) -> Settings:
-    return cifar100.protocol(args.epochs, seed, args.workers)
+    protocol = cifar100.protocol(args.epochs, seed, args.workers)
+    return replace(protocol, precision=args.precision, channels_last=args.channels_last, compile=args.compile)
 
 
 def _teacher_row(args: argparse.Namespace, teacher: nn.Module, data: ImageSplits) -> dict[str, object]:

@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from layout import is_channels_last
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -121,15 +123,55 @@ def test_alone_compares_nothing():
         terms("alone", 8.0, *[CIFARResNet(8, (4, 4, 8, 8))] * 2, samples=8)
 
 
-def test_the_seed_is_that_of_the_start_and_of_the_loop(tmp_path, monkeypatch):
+@pytest.fixture
+def data():
     images = TensorDataset(torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.long))
-    data = ImageSplits(images, images, images, ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, "cifar100", deterministic=False)
+    return ImageSplits(images, images, images, ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, "cifar100", deterministic=False)
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """What the loop is given, run by run; nothing is trained."""
     given, nothing = [], Fit(pd.DataFrame(), {}, "epochs")
-    monkeypatch.setattr(cifar100, "fit", lambda one, _, seed, **__: given.append((one, seed)) or nothing)
+    monkeypatch.setattr(cifar100, "fit", lambda one, loader, **how: given.append((one, loader, how)) or nothing)
+    return given
+
+
+def test_the_loop_is_given_the_published_optimiser_and_its_schedule(data, given, tmp_path):
+    run(data, "resnet56-resnet20", "alone", protocol(240), None, out=tmp_path)
+    ((objective, loader, how),) = given
+    (group,) = how["optimizer"].param_groups
+    assert group.items() >= {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}.items()
+    assert {id(one) for one in group["params"]} == {id(one) for one in objective.parameters()}
+    assert (how["epochs"], loader.batch_size, len(loader)) == (240, 64, 1)
+    how["scheduler"].last_epoch = 149
+    how["optimizer"].step()
+    how["scheduler"].step()
+    assert group["lr"] == pytest.approx(0.005)
+
+
+def test_cross_entropy_weighs_a_tenth_beside_kd_and_1_beside_the_others(data, given, tmp_path):
+    teacher = cifar_network("resnet56", 2)
+    for method in METHODS[1:]:
+        run(data, "resnet56-resnet20", method, protocol(), teacher, out=tmp_path)
+    weights = dict(zip(METHODS[1:], (objective.task_weight for objective, _, _ in given), strict=True))
+    assert weights == dict.fromkeys(METHODS[1:], 1.0) | {"kd": 0.1}
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_loop_is_given_the_settings_of_speed(channels_last, data, given, tmp_path):
+    asked = replace(protocol(), precision="bf16", compile=True, accumulate=2, channels_last=channels_last)
+    run(data, "resnet56-resnet20", "alone", asked, None, out=tmp_path)
+    ((objective, _, how),) = given
+    assert (how["precision"], how["compile"], how["accumulate"]) == ("bf16", True, 2)
+    assert is_channels_last(objective) == channels_last
+
+
+def test_the_seed_is_that_of_the_start_and_of_the_loop(data, given, tmp_path):
     for seed in (3, 3, 4):
         run(data, "resnet56-resnet20", "alone", protocol(1, seed), None, out=tmp_path)
-    assert [seed for _, seed in given] == [3, 3, 4]
-    one, again, other = (objective.student.classifier.weight for objective, _ in given)
+    assert [how["seed"] for _, _, how in given] == [3, 3, 4]
+    one, again, other = (objective.student.classifier.weight for objective, _, _ in given)
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 

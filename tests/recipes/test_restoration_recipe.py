@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from layout import is_channels_last
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -29,7 +30,7 @@ from kdlab.recipes.restoration import (
     teach,
 )
 from kdlab.recipes.restorer import ToClean, fit_restorer
-from kdlab.training import ModelCard, Supervised, load_model
+from kdlab.training import Fit, ModelCard, Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -340,6 +341,21 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_across_the_switch(data, t
     columns = ["total", "lr", "val_psnr"]
     expected = pd.read_csv(tmp_path / "whole" / "history.csv")[columns]
     pd.testing.assert_frame_equal(done.history[columns], expected)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_loop_is_given_all_settings(channels_last, data, tmp_path, monkeypatch):
+    given = {}
+
+    def loop(objective, loader, **options):
+        given.update(options, channels_last=is_channels_last(objective.student))
+        return Fit(pd.DataFrame(), {}, "epochs")
+
+    monkeypatch.setattr(restorer, "fit", loop)
+    asked = {"epochs": 3, "seed": 5, "patience": 3, "max_norm": 0.5}
+    asked |= {"precision": "bf16", "compile": True, "accumulate": 3, "channels_last": channels_last}
+    teach(data, WEATHERS, replace(QUICK, **asked), out=tmp_path, architecture=TINY)
+    assert given.items() >= asked.items()
 
 
 def test_the_second_stage_draws_only_what_has_a_clean_image():
