@@ -234,6 +234,25 @@ def test_features_that_nothing_compares_are_not_built(outdoors, two, tmp_path, a
     assert "features of SCR and HCR: none, they have no weight\n" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--accumulate", 2), "SCR, HCR: "),
+        (("--accumulate", 2, "--scr", 0), "HCR: "),
+        (("--accumulate", 2, "--collation", 1), "SCR: "),
+        (("--accumulate", 2, "--scr", 0, "--hcr", 0), None),
+        ((), None),
+    ],
+)
+def test_contrasts_of_a_batch_in_pieces_are_said_to_be_other_losses(outdoors, two, tmp_path, asked, options, named):
+    words = ("distill", outdoors, *two, "--out", tmp_path / "s", *TASK, "--batch-size", 4, "--features", "none")
+    text = done(*words, *options)
+    assert len(asked) == 1
+    said = "a ratio of means over the images of a batch, and each of the 2 parts that are computed apart has 2 of 4."
+    assert text.count("That is another loss than the whole batch's") == (named is not None)
+    assert named is None or f"\n{named}{said}" in text
+
+
 def test_the_choices_and_defaults_of_the_command_line_are_those_of_the_recipe():
     assert set(restoration_options.FEATURES) == set(get_args(FeatureWeights))
     assert set(restoration_options.POSITIVES) == set(get_args(Positive))

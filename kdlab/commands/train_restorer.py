@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from kdlab import processes
 from kdlab.commands.inputs import Listed, list_restoration, load_restoration, names, of_weathers
 from kdlab.commands.runs import (
     check_out,
@@ -63,7 +64,8 @@ def distill_restorer(args: argparse.Namespace) -> int:
     switch = plan.switch(settings.epochs)
     _check_weathers(paths, listed, all_wanted=switch > 0)
     teachers = _teachers(paths)
-    contrasts = (plan.scr and switch > 0) or (plan.hcr and switch < settings.epochs)
+    used = {"SCR": plan.scr and switch > 0, "HCR": plan.hcr and switch < settings.epochs}
+    contrasts = [name for name, in_use in used.items() if in_use]
     if contrasts and args.features == "imagenet":
         feature_slices("imagenet")  # refuses what cannot be had before the images are read
     data = load_restoration(args.data, args.crop)
@@ -75,12 +77,25 @@ def distill_restorer(args: argparse.Namespace) -> int:
         print(f"teacher of {printable(name)}: {printable(path)}, width {teachers[name].width}")
     print(f"weights: {', '.join(f'{name} {getattr(plan, name):g}' for name in WEIGHTS)}")
     print(f"features of SCR and HCR: {features.weights_used if contrasts else 'none, they have no weight'}", flush=True)
+    _warn_of_small_parts(contrasts, settings)
     _, fit = restoration.distill(
         data, teachers, plan, features, settings, out=args.out, architecture=architecture, resume=args.resume,
         device=device,
     )  # fmt: skip
     finish(args, fit, JUDGED_BY)
     return 0
+
+
+def _warn_of_small_parts(contrasts: Sequence[str], settings: RestorationSettings) -> None:
+    """Say which losses see less of a batch than where it is computed as a whole."""
+    parts = processes.count() * settings.accumulate
+    if contrasts and parts > 1:
+        print(
+            f"{', '.join(contrasts)}: a ratio of means over the images of a batch, and each of the {parts} parts that "
+            f"are computed apart has {settings.batch_size // parts} of {settings.batch_size}. That is another loss "
+            "than the whole batch's; for that one, run it in one process, without --accumulate.",
+            flush=True,
+        )
 
 
 def _settings(args: argparse.Namespace) -> RestorationSettings:

@@ -131,6 +131,9 @@ class SCRLoss(_Contrast):
     unit. All images take the restored ones' type. The distances are computed in float32; the network runs in what its
     parameters, or autocast, have.
 
+    It is a ratio of means over the batch. Where a batch is computed in parts, in several processes or by ``accumulate``
+    of :func:`kdlab.training.fit`, it is the mean of the parts' ratios, which is another loss.
+
     Raises:
         InputError: no pair; shapes that differ; another number of maps than weights.
 
@@ -164,7 +167,8 @@ class HCRLoss(_Contrast):
               \qquad D_i = \frac{1}{B^2} \sum_{jk} d(\phi_i(a_j), \phi_i(n_k))
 
     as :class:`SCRLoss`, but every degraded image of the batch, of whatever weather, is a negative of every restored
-    one; it is the ratio of the batch's means. No tensor of B squared maps is made for it.
+    one; it is the ratio of the batch's means. No tensor of B squared maps is made for it. Where a batch is computed in
+    parts, each image meets its own part's alone: another loss, as with :class:`SCRLoss`.
 
     Args:
         features, weights, eps: as in :class:`SCRLoss`.

@@ -181,6 +181,7 @@ def test_a_whole_command_on_two_processes(tmp_path):
     said = on_two(*distill, *teachers, "--batch-size", 4, "--epochs", 2, "--features", "none", "--out", out)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("best epoch") == 1
+    assert said.stdout.count("SCR, HCR: a ratio of means over the images of a batch, and each of the 2 parts") == 1
     val = load_pairs(data).val
     for who, weathers in (("haze", ["haze"]), ("rain", ["rain"]), ("student", ["haze", "rain"])):
         model, card = load_model(tmp_path / who / "last.safetensors")
