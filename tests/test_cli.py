@@ -24,15 +24,15 @@ from class_folder import grow, picture
 from command_line import done, refused, run
 from PIL import Image
 from states import same, weights
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import kdlab.doctor
-from kdlab import loading
+from kdlab import loading, processes
 from kdlab.cli import main
 from kdlab.commands import evaluate as evaluation
 from kdlab.commands.outputs import say_skipped
-from kdlab.commands.runs import check_out
-from kdlab.data import Skipped, folders
+from kdlab.commands.runs import check_out, say_data
+from kdlab.data import ImageSplits, Skipped, folders
 from kdlab.errors import InputError
 from kdlab.models import classification, densenet121
 from kdlab.recipes import response
@@ -270,6 +270,16 @@ def test_of_many_files_that_cannot_be_used_a_list_is_written(shapes, student, tm
     assert "18.txt" in text
     assert "19.txt" not in text
     assert f"all of them in {tmp_path / 's' / 'skipped.txt'}" in text
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_of_several_processes_the_first_one_writes_that_list(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(processes, "own_place", lambda: place)
+    skipped = tuple(Skipped(Path(f"{index}.txt"), "no image") for index in range(22))
+    images = TensorDataset(torch.zeros(1))
+    data = ImageSplits(images, images, images, ("a", "b"), (0.0,) * 3, (1.0,) * 3, 32, "shapes", True, skipped)
+    say_data(data, "classes", "of 32x32 pixels", tmp_path)
+    assert (tmp_path / "skipped.txt").exists() == (place == 0)
 
 
 @pytest.mark.usefixtures("no_work")

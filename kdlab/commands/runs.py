@@ -135,7 +135,7 @@ def teacher_of(path: Path, task: str) -> tuple[nn.Module, ModelCard]:
 def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
     """What the training will work on: ``kind`` is what the classes are, ``sizes`` the images' in words.
 
-    Of many files that cannot be used the whole list goes to ``out``.
+    Of many files that cannot be used the whole list goes to ``out``, from the first process.
     """
     train, val = len(data.train), len(data.val)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ out
     print(f"data: {data.name}, {train} training and {val} validation images {sizes}")
@@ -151,7 +151,8 @@ def say_data(data: ImageSplits, kind: str, sizes: str, out: Path) -> None:
         print(f"skipped: {len(data.skipped)} files that cannot be used")
         print(*(f"  {one}" for one in data.skipped[:SHOWN]), sep="\n")
     if len(data.skipped) > SHOWN:
-        write_whole(out / SKIPPED, "".join(f"{one}\n" for one in data.skipped).encode())
+        if processes.is_first():
+            write_whole(out / SKIPPED, "".join(f"{one}\n" for one in data.skipped).encode())
         print(f"  ... all of them in {out / SKIPPED}")
 
 
