@@ -46,12 +46,15 @@ def split_halves(source: Path, folder: Path) -> None:
 def rainy_side(paths: Sequence[Path]) -> str | None:
     """The half, "left" or "right", with more change from column to column in four of five images; None: neither.
 
+    An image whose halves have equally much counts for neither.
+
     Raises:
         InputError: a file is no image, or of an odd width.
     """
     halves = (_halves(path) for path in progress(paths, desc="which half is rainy", unit="image"))
-    left = sum(_roughness(one) > _roughness(other) for one, other in halves) / len(paths)
-    return "left" if left >= AGREE else "right" if left <= 1 - AGREE else None
+    more = [_roughness(left) - _roughness(right) for left, right in halves]
+    enough = AGREE * len(paths)
+    return "left" if sum(x > 0 for x in more) >= enough else "right" if sum(x < 0 for x in more) >= enough else None
 
 
 def _halves(path: Path) -> tuple[Image.Image, Image.Image]:

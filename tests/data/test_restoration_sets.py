@@ -224,7 +224,7 @@ def test_sots_is_500_pairs_or_one_for_each_of_its_492_clean_images(tmp_path):
 
 def side_by_side(folder, rainy, pictures):
     """Clean and rainy images, by name, beside each other, as JPEG."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (clean, degraded) in pictures.items():
         both = torch.cat([degraded, clean] if rainy == "left" else [clean, degraded], dim=2)
         Image.fromarray((both * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / f"{name}.jpg", quality=90)
@@ -256,6 +256,22 @@ def test_the_rainy_half_is_measured_and_written_as_input(tmp_path, rainy, photog
             written = np.asarray(Image.open(tmp_path / "halves" / kind / f"{name}.png"))
             assert written.shape == (128, 128, 3)
             assert abs(written - (image * 255).permute(1, 2, 0).numpy()).mean() < 12, "what JPEG has changed"
+
+
+@pytest.mark.parametrize("rainy", ["left", "right"])
+@pytest.mark.parametrize(("alike", "enough"), [(0, True), (1, True), (2, False), (5, False)])
+def test_halves_that_are_alike_speak_for_none(tmp_path, rainy, alike, enough):
+    pictures = slopes(5)
+    dry = {name: (clean, clean) for name, (clean, _) in list(pictures.items())[:alike]}
+    side_by_side(tmp_path, rainy, pictures | dry)
+    assert rainy_side(sorted(tmp_path.iterdir())) == (rainy if enough else None)
+
+
+@pytest.mark.parametrize(("rainy", "other"), [("left", "right"), ("right", "left")])
+def test_four_in_five_decide_for_either_side(tmp_path, rainy, other):
+    side_by_side(tmp_path, rainy, slopes(5))
+    side_by_side(tmp_path, other, slopes(1))
+    assert rainy_side(sorted(tmp_path.iterdir())) == rainy
 
 
 def test_rain800_is_split_once_and_found(tmp_path):
