@@ -1,4 +1,4 @@
-"""A small training, as torchrun starts it: parallel_training.py OUT EPOCHS [DIES_IN_EPOCH]."""
+"""A small training, as torchrun starts it: parallel_training.py OUT EPOCHS [EPOCH PLACE: who dies in it]."""
 
 import os
 import signal
@@ -52,12 +52,12 @@ class OwnNet(Net):
 def train(
     epochs: int,
     out: Path | None = None,
-    dies: int = 0,
+    dies: tuple[int, ...] = (),
     terms: tuple[Term, ...] = (),
     net: type[Net] = Net,
     **options: Any,
 ) -> tuple[Distiller, Fit]:
-    """The objective after the last epoch, and its history."""
+    """The objective after the last epoch, and its history; ``dies``: in which epoch, and who, by its place."""
     torch.manual_seed(0)
     student, teacher = net(), Net()
     kd = Term("kd", KDLoss(2.0), "classifier", "classifier")
@@ -66,7 +66,7 @@ def train(
     train, val = TensorDataset(IMAGES, LABELS), TensorDataset(IMAGES[:9], LABELS[:9])
 
     def die(row: dict[str, float]) -> bool:
-        if row["epoch"] == dies and own_place() == 1:
+        if (row["epoch"], own_place()) == dies:
             if os.environ["LOCAL_WORLD_SIZE"] == "1":  # alone on its machine, which is gone with its launcher
                 os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -89,7 +89,7 @@ def contrast() -> Term:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined_by_torchrun():
-        out, epochs, dies = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
+        out, epochs, dies = Path(sys.argv[1]), int(sys.argv[2]), tuple(map(int, sys.argv[3:]))
         print("only the first one says this")
         objective, done = train(epochs, out, dies)
         remembers, _ = train(1, terms=(contrast(),))
