@@ -370,6 +370,23 @@ def test_an_address_is_downloaded_and_its_hash_holds_for_every_later_time(tmp_pa
     assert not (data / "nh-haze").exists()
 
 
+@pytest.mark.parametrize("out_of_it", ["../..", "{here}"])
+def test_a_downloaded_archive_that_leads_out_of_the_folder_is_refused_and_leaves_nothing(
+    tmp_path, archive, server, out_of_it
+):
+    wanted, content = archive
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a") as more:
+        more.writestr(f"{out_of_it.format(here=tmp_path)}/evil.png", b"evil")
+    server.files["NH.zip"] = file.getvalue()
+    before = {*tmp_path.rglob("*")}
+    with pytest.raises(InputError, match=r"evil\.png' in it, which leads out of the folder. Do not trust this archive"):
+        take_in(wanted, tmp_path / "data", "train", [f"{server.url}NH.zip"])
+    kept = tmp_path / "data" / "archives" / "nh-haze" / "train" / "NH.zip"  # for whoever wants to look into it
+    assert [path for path in {*tmp_path.rglob("*")} - before if path.is_file()] == [kept]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["archives"]
+
+
 def test_a_damaged_download_is_not_kept_for_the_next_time(tmp_path, archive, server):
     wanted, content = archive
     server.files["NH.zip"] = content[: len(content) // 2]
