@@ -1,4 +1,4 @@
-"""Shapes are checked, progress bars are silent, and nothing touches the user's own cache."""
+"""Shapes are checked, progress bars are silent, and nothing touches the network or the user's own cache."""
 
 import os
 
@@ -8,6 +8,7 @@ import kdlab
 
 kdlab.check_shapes()
 
+import network_guard  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -18,6 +19,20 @@ def users_cache(tmp_path_factory):
     users = os.environ.get("KDLAB_CACHE")
     os.environ["KDLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     return users
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """For the fixtures of modules, too; yields what has been asked for."""
+    with network_guard.no_network() as asked:
+        yield asked
+
+
+@pytest.fixture(autouse=True)
+def nobody_asks(no_network):
+    """Held against each test once it is done, which is then the one to be named."""
+    yield
+    network_guard.nobody_in(no_network)
 
 
 @pytest.fixture(autouse=True)

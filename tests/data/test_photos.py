@@ -1,6 +1,5 @@
 """The built-in photographs: there without a network, and never in two splits at once."""
 
-import socket
 import sys
 from importlib import util
 
@@ -16,15 +15,6 @@ from kdlab.data.photos import FILES, SPLITS, TILE, list_tiles, load_depth, load_
 @pytest.fixture(scope="module")
 def everything():
     return {name: load_photograph(name) for name in FILES}
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*_args, **_options):
-        raise AssertionError("something went for the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 @pytest.mark.parametrize("name", FILES)

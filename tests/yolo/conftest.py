@@ -1,4 +1,4 @@
-"""Small detectors, a dozen scenes, no network, and what ultralytics' files were like before."""
+"""Small detectors, a dozen scenes, and what ultralytics' files were like before."""
 
 import importlib.util
 from contextlib import nullcontext
@@ -18,13 +18,6 @@ def unchanged_files():
     """Held against all tests of this folder that this process runs, once they are done."""
     with guards.unchanged_files() if importlib.util.find_spec("ultralytics") else nullcontext():
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_network():
-    """As above; what has been asked for, until then."""
-    with guards.no_network() as asked:
-        yield asked
 
 
 def graph(width: float) -> dict:

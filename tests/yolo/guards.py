@@ -1,14 +1,9 @@
-"""What all tests of this folder are held against: ultralytics' files stay, and nobody looks for a network."""
+"""What all tests of this folder are held against: ultralytics' files stay."""
 
 import hashlib
 import importlib.metadata
-import socket
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
-
-HERE = ("127.0.0.1", "::1", "localhost")
 
 
 def fingerprint() -> str:
@@ -27,28 +22,3 @@ def unchanged_files():
     before = fingerprint()
     yield
     assert fingerprint() == before, "a file of the installed ultralytics has changed"
-
-
-@contextmanager
-def no_network():
-    """Whoever looks for another host or connects to one is told no; and refuse to end where someone has."""
-    asked = []
-
-    def refusing(call, host_of):
-        def refuse(*args, **kwargs):
-            if (host := host_of(*args)) in HERE:
-                return call(*args, **kwargs)
-            asked.append(host)
-            raise OSError("there is no network in this test")
-
-        return refuse
-
-    def host_of(own, address):
-        return "localhost" if own.family == socket.AF_UNIX else address[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("connect", "connect_ex"):
-            patch.setattr(socket.socket, name, refusing(getattr(socket.socket, name), host_of))
-        patch.setattr(socket, "getaddrinfo", refusing(socket.getaddrinfo, lambda host, *_, **__: host))
-        yield asked
-    assert not asked, f"asked for {asked}"
