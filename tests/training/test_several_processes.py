@@ -23,11 +23,10 @@ from kdlab import InputError, processes
 from kdlab.commands.inputs import load_masks
 from kdlab.data import load_folders, load_pairs
 from kdlab.files import load_tensors
-from kdlab.models import DehazingTeacher
 from kdlab.recipes import segmentation
-from kdlab.recipes.dehazing import NARROW_TEACHER
+from kdlab.recipes.dehazing import clean_alone
 from kdlab.recipes.response import evaluate
-from kdlab.training import ModelCard, load_model, pick_device, restoration_metrics, save_model
+from kdlab.training import load_model, pick_device, restoration_metrics
 from kdlab.training.batches import Pieces, in_pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -202,18 +201,19 @@ def test_a_whole_command_on_two_processes(tmp_path):
     assert card.metrics["epoch"] == 2
 
 
-def test_a_dehazer_on_two_processes(tmp_path):
-    data, teacher = grow(tmp_path / "data", train=4, val=3), DehazingTeacher(**NARROW_TEACHER)
-    card = ModelCard(teacher.architecture, ("haze",), (0.0,) * 3, (1.0,) * 3, 32)
-    save_model(tmp_path / "teacher.safetensors", teacher, card)
-    words = ["--task", "dehazing", "--narrow", "--device", "cpu", "--weather", "haze", "--crop", 32, "--steps", 2]
-    words += ["--teacher", tmp_path / "teacher.safetensors", "--epochs", 2, "--batch-size", 4, "--out", tmp_path / "s"]
-    said = on_two("--no-python", Path(sys.executable).with_name("kdlab"), "distill", data, *words)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.count("best epoch") == 1
-    model, card = load_model(tmp_path / "s" / "last.safetensors")
-    alone = restoration_metrics(model, load_pairs(data).val.only(["haze"]))
-    assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
+def test_a_dehazer_and_its_teacher_on_two_processes(tmp_path):
+    data, kdlab = grow(tmp_path / "data", train=4, val=3), ["--no-python", Path(sys.executable).with_name("kdlab")]
+    words = [data, "--task", "dehazing", "--narrow", "--device", "cpu", "--weather", "haze", "--crop", 32]
+    words += ["--steps", 2, "--epochs", 2, "--batch-size", 4]
+    val = load_pairs(data).val.only(["haze"])
+    teacher, student = ["teach", *words], ["distill", *words, "--teacher", tmp_path / "teacher"]
+    for who, command, judged_by in (("teacher", teacher, clean_alone(val)), ("student", student, val)):
+        said = on_two(*kdlab, *command, "--out", tmp_path / who)
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.count("best epoch") == 1
+        model, card = load_model(tmp_path / who / "last.safetensors")
+        alone = restoration_metrics(model, judged_by)
+        assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize(
