@@ -43,7 +43,7 @@ def nobody_in(asked):
 
 
 def _is_here(host):
-    if host in (None, "localhost"):  # None: no host but this one
+    if host in (None, "localhost", socket.gethostname()):  # None: no host but this one
         return True
     try:
         return ip_address(host).is_loopback

@@ -185,7 +185,8 @@ RESTORATION = (
         "snow100k", "Snow100K", "snow", "https://sites.google.com/view/yunfuliu/desnownet",
         {"train": Part("train", ((50_000, "the published"),)), "test": Part("test", ((50_000, UNCONFIRMED),))},
         pair=("synthetic/beautiful_smile_00001.jpg", "gt/beautiful_smile_00001.jpg"), used=SETTING_2,
-        note="The test has the parts S, M and L; put one of them there to measure it alone. mask/ is not used.",
+        note="The test has the parts S, M and L; put one of them there to measure it alone: its number of pairs, which "
+        "is not known here, is then told as another one. mask/ is not used.",
     ),
     RestorationSet(
         "csd", "CSD", "snow", "the Google Drive that the HDCWNet repository links",
