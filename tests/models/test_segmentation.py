@@ -171,7 +171,7 @@ def test_the_student_takes_any_size(size):
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 8)])
 def test_the_teacher_says_what_is_too_small(size):
-    with pytest.raises(InputError, match=f"images are {size[0]}x{size[1]}; .* at least 32x32"):
+    with pytest.raises(InputError, match=f"images are {size[0]} high and {size[1]} wide; .* at least 32x32"):
         upernet().eval()(images(2, *size))
 
 
