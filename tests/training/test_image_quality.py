@@ -67,7 +67,7 @@ def test_luma_is_matlabs():
 def test_images_that_cannot_be_compared_are_named(shapes_unchecked):
     with pytest.raises(InputError, match=r"\(1, 3, 16, 16\).*\(1, 3, 16, 15\)"):
         image_quality(torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 15))
-    with pytest.raises(InputError, match="10x30"):
+    with pytest.raises(InputError, match="images are 10 high and 30 wide"):
         image_quality(torch.ones(1, 3, 10, 30), torch.ones(1, 3, 10, 30))
 
 
