@@ -17,7 +17,6 @@ Runs that are in the file of runs already are not made again, so that an interru
 
 import argparse
 import platform
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
@@ -29,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from timing import commit
 from torch import nn
 
 from kdlab.data import load_digits, load_scenes
@@ -318,12 +318,6 @@ def verdict(gains: np.ndarray) -> str:
     if not abs(gains.mean()) > half_interval(gains):  # NaN of a single run, which proves nothing
         return "no difference"
     return "beats" if gains.mean() > 0 else "worse"
-
-
-def commit() -> str:
-    """The commit that is checked out, marked where the code differs from it."""
-    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def provenance(chapter: str) -> str:

@@ -144,9 +144,10 @@ def machine(packages: Sequence[str]) -> str:
 
 
 def commit() -> str:
-    """The commit that is measured, "-dirty" where a file has changed since other than that of the tables."""
+    """The commit that is run, "-dirty" where a file has changed since other than the tables that are being written."""
     git = partial(subprocess.run, cwd=RESULTS.parent, capture_output=True, text=True, check=True)
-    changed = git(["git", "status", "--porcelain", "--untracked-files=no", ":/", f":!{RESULTS.name}"]).stdout
+    tables = [f":!{RESULTS.name}", ":!evidence"]
+    changed = git(["git", "status", "--porcelain", "--untracked-files=no", ":/", *tables]).stdout
     return git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip() + ("-dirty" if changed else "")
 
 

@@ -1,6 +1,6 @@
 """The statistics behind the evidence tables, and the committed tables themselves."""
 
-import importlib.util
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +11,8 @@ import pytest
 
 from kdlab.recipes.weather import WeatherRun
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "evidence.py"
-spec = importlib.util.spec_from_file_location("evidence", PATH)
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import evidence
 
 
 @pytest.mark.parametrize(
