@@ -22,4 +22,4 @@ def read_evidence(chapter: str) -> pd.DataFrame:
             f"{path} does not exist; wanted: the table that `python benchmarks/evidence.py {chapter}` makes, in a "
             "clone of kdlab that is installed with `make setup` (pip install -e)."
         )
-    return pd.read_csv(path, comment="#")
+    return pd.read_csv(path, comment="#", dtype={"commit": str})  # else 2742e53 is read as a number

@@ -67,7 +67,8 @@ def add_rain(
         kernel = _line(max(3, round(length * height)), angle, thick)
         streaks += _stamped(drops, kernel)
     streaks = strength * streaks.clamp(0, 1)
-    return image + (1 - image) * streaks  # a streak shows the sky behind us: it brightens, and never beyond white
+    # A drop is a lens with much sky in it: its streak brightens, and never beyond white.
+    return image + (1 - image) * streaks
 
 
 def add_snow(

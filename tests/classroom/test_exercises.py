@@ -177,6 +177,26 @@ SLIPS = {
         lambda model, layer, images: (model[0].register_forward_pre_hook(print), layer(model[0](images)).detach())[1],
         "your hook is still there",
     ),
+    "the soft cross-entropy": (
+        check.kd_loss,
+        lambda s, t, T: -(T**2) * (LOG(t / T, 1).exp() * LOG(s / T, 1)).sum(1).mean(),
+        "the same gradient, but not 0 where both agree",
+    ),
+    "a loss of sharpened answers": (
+        check.kd_loss,
+        lambda s, t, T: T**2 * F.kl_div(LOG(s * T, 1), (t * T).softmax(1), reduction="batchmean"),
+        "you multiplied by the temperature",
+    ),
+    "the first of equals, by its index": (
+        check.best_epoch,
+        lambda history: history.val_accuracy.idxmax(),
+        "its index; wanted: its epoch",
+    ),
+    "the first of equals, by its position": (
+        check.best_epoch,
+        lambda history: history.val_accuracy.argmax(),
+        "row's position",
+    ),
     "lowest loss": (check.best_epoch, lambda history: int(history.epoch.iloc[-1]), "most accurate"),
 }
 
@@ -190,6 +210,40 @@ def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
 def test_the_first_number_that_is_wrong_is_told():
     said = compare(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 2.0, 3.0]), {})
     assert said == "value: number 3 of 3 is 5, wanted 3."
+
+
+@pytest.mark.parametrize("factor", [2, 1 / 16, 1000, 8_388_608])
+def test_of_one_number_a_plain_factor_is_a_scale(factor):
+    assert compare(3.0 * factor, 3.0, {}).startswith("scale: ")
+
+
+@pytest.mark.parametrize("factor", [2.676, 0.069])
+def test_of_one_number_any_other_factor_is_none_that_was_forgotten(factor):
+    assert compare(3.0 * factor, 3.0, {}) == f"value: yours is {3 * factor:.4g}, {factor:.4g} times what is wanted."
+
+
+def test_a_number_that_people_write_rounded_may_be(capsys):
+    large, small = nn.Linear(78, 2, bias=False), nn.Linear(5, 2, bias=False)  # 15.6 times
+    assert check.times_smaller(16, large, small)
+    assert not check.times_smaller(17, large, small)
+    assert check.densest_haze(2.32)
+    assert not check.densest_haze(2.2)
+
+
+def test_four_of_the_eight_positions_are_not_enough(capsys):
+    def turned(network, x):
+        return torch.stack([network(x.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in range(4)]).mean(dim=0)
+
+    assert not check.self_ensembled(turned)
+
+
+def test_hits_are_numbers_as_in_the_chapter(capsys):
+    def area(hits, objects):
+        right, wrong = hits.cumsum(0), (1 - hits).cumsum(0)
+        precision = right / (right + wrong)
+        return (precision.flip(0).cummax(0).values.flip(0) * hits).sum() / objects
+
+    assert check.average_precision(area)
 
 
 WRONG_TEMPERATURES = [

@@ -88,11 +88,19 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     if (want >= 0).all() and (got < 0).any():
         return "sign: part of your answer is below 0; nothing here can be."
     ratio = (got.sum() / want.sum()).item()
-    if _close(got, want * ratio):
+    if _close(got, want * ratio) and (got.numel() > 1 or _is_plain_factor(ratio)):
         return f"scale: your answer is {ratio:.4g} times what it should be."
+    if got.numel() == 1 and want.any():
+        return f"value: yours is {got.item():.4g}, {ratio:.4g} times what is wanted."
     first = int((~torch.isclose(got, want, rtol=RTOL, atol=ATOL)).flatten().nonzero()[0])
     which = f"number {first + 1} of {got.numel()} is" if got.numel() > 1 else "yours is"
     return f"value: {which} {got.flatten()[first]:.4g}, wanted {want.flatten()[first]:.4g}."
+
+
+def _is_plain_factor(ratio: float) -> bool:
+    """Whether a factor was forgotten, such as 2, 1/16 or 1,000; any two numbers have *some* ratio."""
+    factor = max(abs(ratio), 1 / abs(ratio))
+    return factor > 100 or abs(factor - round(factor)) < RTOL * factor
 
 
 def unrounded(got: Any, want: float) -> Any:

@@ -166,7 +166,7 @@ def average_precision(answer: Answer) -> bool:
             precision[-1]: "this is the precision at the end; wanted: the area under the curve.",
             found[-1] / objects: "this is the recall at the end; wanted: the area under the curve.",
         }
-        problem = ask(answer, (right.bool(), objects), want, known)
+        problem = ask(answer, (right.long(), objects), want, known)
         if problem is not None:
             return say(f"for hits {hits} of {objects} objects: {problem}")
     return say(None)

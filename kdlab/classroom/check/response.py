@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, compare, number, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, compare, number, say, unrounded
 from kdlab.classroom.response import soften
 from kdlab.losses import KDLoss
 
@@ -15,6 +15,7 @@ from kdlab.losses import KDLoss
 def times_smaller(answer: Any, teacher: torch.nn.Module, student: torch.nn.Module) -> bool:
     """00: how many times fewer parameters the student has."""
     large, small = (sum(p.numel() for p in model.parameters()) for model in (teacher, student))
+    answer = unrounded(answer, large / small)
     return say(compare(answer, large / small, {small / large: "you divided the small number by the large one."}))
 
 
@@ -41,9 +42,13 @@ def kd_loss(answer: Answer) -> bool:
     teacher.requires_grad_()
     T = 3.0
     want = KDLoss(T)(student, teacher)
+    soft_cross_entropy = T**2 * F.cross_entropy(student / T, (teacher / T).softmax(dim=1))
     known = {
         want / T**2: "the T² is missing: at T = 20 the gradient would all but vanish.",
         want / T: "one factor T is missing: it is T squared.",
+        soft_cross_entropy: "this is the cross-entropy with the teacher's answers: the same gradient, but not 0 where "
+        "both agree; subtract the teacher's entropy.",
+        KDLoss(1 / T)(student, teacher) * T**4: "you multiplied by the temperature; a high temperature must soften.",
         want * 6: "you summed over the images; wanted: their mean.",
         want / 5: "you took the mean over images and classes; wanted: the sum over classes, then the mean over images.",
         F.mse_loss(student, teacher): "this compares the logits themselves; wanted: the softened answers, by KL.",
@@ -97,10 +102,13 @@ def best_epoch(answer: Answer) -> bool:
         columns=columns,
         index=range(10, 15),  # such as a part of a longer history has
     )
+    index = "this is the row's place in the table, its index; wanted: its epoch."
     known = {
         3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
         5.0: "this is the last epoch, which has the lowest loss; wanted: the most accurate.",
-        13.0: "this is the row's place in the table, its index; wanted: its epoch.",
+        12.0: index,
+        13.0: index,
+        2.0: "this is the row's position, counted from 0; wanted: its epoch.",
     }
     problem = ask(answer, (history,), 4, known)
     if problem is None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, called, compare, number, say, uniform
+from kdlab.classroom.check.grading import Answer, ask, ask_also, called, compare, number, say, uniform, unrounded
 from kdlab.data.weather import add_haze
 from kdlab.training.image_quality import luma
 
@@ -75,7 +75,8 @@ def densest_haze(answer: Any) -> bool:
         -math.log(ALLOWED): "the error of the file counts: t is at least 0.5 / 255 / 0.02.",
         -math.log(OFF): "an error of 0.02 is allowed: t is at least 0.5 / 255 / 0.02.",
     }
-    return say(compare(answer, -math.log(least), known))
+    want = -math.log(least)
+    return say(compare(unrounded(answer, want), want, known))
 
 
 def psnr_of_each(answer: Answer) -> bool:
