@@ -247,6 +247,7 @@ def _length(loader: DataLoader) -> int:
 @contextmanager
 def _compiled(student: Any) -> Iterator[None]:
     """The student is compiled in here, and what it was outside."""
+    torch.compiler.reset()  # PyTorch sees no hooks: it would take what was compiled without those that read layers
     student.compile()
     try:
         yield

@@ -774,6 +774,18 @@ def test_a_student_that_is_really_compiled_learns_the_same(shapes_unchecked):
         torch.testing.assert_close(compiled.student.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_a_student_that_is_read_is_not_taken_for_one_that_was_compiled_unread(monkeypatch, shapes_unchecked):
+    torch._dynamo.reset()
+    compiling_by("eager", monkeypatch)
+    train(epochs=1, compile=True)
+
+    def distilling(student, task):
+        hint = Term("hint", HintLoss(), "features.2", "features.2")
+        return Distiller(student, StudentCNN(3, (4, 4, 4, 4)), [hint], task=task)
+
+    assert (train(build(objective=distilling), epochs=1, compile=True).done.history.hint > 0).all()
+
+
 def test_where_nothing_compiles_that_is_said(monkeypatch, shapes_unchecked):
     torch._dynamo.reset()
 
