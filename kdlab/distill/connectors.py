@@ -134,20 +134,21 @@ class Paraphraser(nn.Module):
     Args:
         channels: of the teacher's map.
         rate: factors per channel; the paper's 0.5.
+        norm: BatchNorm after each convolution (which then has no bias of its own).
 
     Shapes: (n, channels, h, w) to factors (n, channels * rate, h, w).
 
     Source: Kim, Park, Kwak: Paraphrasing Complex Network, NeurIPS 2018, arXiv:1802.04977.
     """
 
-    def __init__(self, channels: int, rate: float = 0.5) -> None:
+    def __init__(self, channels: int, rate: float = 0.5, norm: bool = True) -> None:
         super().__init__()
         _channels(channels=channels)
         if not 0 < rate <= 1:
             raise InputError(f"rate is {rate}; wanted: above 0 and at most 1.")
         self.factors = max(1, int(channels * rate))
-        self.encoder = _factor_layers([channels, channels, self.factors, self.factors])
-        self.decoder = _factor_layers([self.factors, self.factors, channels, channels])
+        self.encoder = _factor_layers([channels, channels, self.factors, self.factors], norm)
+        self.decoder = _factor_layers([self.factors, self.factors, channels, channels], norm)
 
     def forward(self, maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n f h w"]:
         return self.encoder(maps)
@@ -259,11 +260,11 @@ class Each(nn.Module):
         return [connector(tensor) for connector, tensor in zip(self.connectors, tensors, strict=True)]
 
 
-def _factor_layers(channels: Sequence[int]) -> nn.Sequential:
-    """3x3 convolutions with BatchNorm and leaky ReLU through these channels."""
+def _factor_layers(channels: Sequence[int], norm: bool = True) -> nn.Sequential:
+    """3x3 convolutions through these channels, each with leaky ReLU and, where it is wanted, BatchNorm before that."""
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.1)]
+        layers += ConvConnector(before, after, 3, norm, nn.LeakyReLU(0.1))
     return nn.Sequential(*layers)
 
 

@@ -96,6 +96,13 @@ def test_a_paraphraser_learns_to_give_the_map_back():
     assert errors[-1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_paraphraser_has_batchnorm_or_biases(norm):
+    layers = list(Paraphraser(6, norm=norm).modules())
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in layers) == (6 if norm else 0)
+    assert {layer.bias is None for layer in layers if isinstance(layer, nn.Conv2d)} == {norm}
+
+
 def test_the_translator_makes_as_many_factors():
     translator = Translator(4, 3)
     assert translator(torch.randn(2, 4, 8, 8)).shape == (2, 3, 8, 8)
