@@ -4,10 +4,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from cifar_files import write_cifar100
 from command_line import done, refused, run
 from layout import is_channels_last
 from states import same, weights
+from torch import nn
 
 from kdlab.commands import reproduce as reproduction
 from kdlab.commands.reproduce import with_earlier
@@ -114,6 +116,10 @@ def test_rows_of_other_methods_stay_in_the_table_unless_their_teacher_was_anothe
 def teacher(data, tmp_path_factory):
     """The folder of a run; one that has learnt nothing will do."""
     model, splits = cifar_network("resnet56"), load_cifar100(data)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    model(torch.randn(8, 3, 32, 32))  # with the statistics of BatchNorm, its maps are as large as a trained one's
     card = ModelCard(model.architecture, splits.classes, splits.mean, splits.std, splits.size)
     folder = tmp_path_factory.mktemp("teacher")
     save_model(folder / "last.safetensors", model, card)
@@ -144,6 +150,42 @@ def test_a_seed_that_was_interrupted_ends_as_if_left_alone(data, teacher, tmp_pa
     assert not same(left("alone"), left("resumed"))
     assert done(*command("resumed")) == text.replace(str(tmp_path / "alone"), str(tmp_path / "resumed"))
     assert same(left("alone"), left("resumed"))
+
+
+@pytest.mark.parametrize("method", ["ab", "ft"])
+def test_a_seed_that_was_interrupted_in_both_phases_ends_as_if_left_alone(method, data, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar100, "INIT_EPOCHS", 240)  # so that the first phase is as long as the second
+
+    def command(name):
+        return words(data, tmp_path / name, "--epochs", 2, "--seeds", 1, "--teacher", teacher, methods=(method,))
+
+    def interrupted_at(measure):
+        """In the second of the two epochs that measure so."""
+        with monkeypatch.context() as patch:
+            whole, calls = getattr(cifar100, measure), []
+
+            def interrupted(*arguments, **options):
+                calls.append(1)
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                return whole(*arguments, **options)
+
+            patch.setattr(cifar100, measure, interrupted)
+            return run(*command("resumed"))
+
+    text = done(*command("alone"))
+    assert f"{method}, seed 0: first phase, 2 epochs\n{method}, seed 0: second phase, 2 epochs\n" in text
+    first, second = interrupted_at("_own_loss"), interrupted_at("evaluate")
+    assert first.status == second.status == 130
+    assert "second phase" not in first.out
+    assert "second phase" in second.out
+    assert done(*command("resumed")) == text.replace(str(tmp_path / "alone"), str(tmp_path / "resumed"))
+    alone, resumed = (tmp_path / name / PAIR / "2-epochs" / method / "seed-0" for name in ("alone", "resumed"))
+    assert same(weights(alone / "first-phase"), weights(resumed / "first-phase"))
+    assert same(weights(alone), weights(resumed))
+    for objective in (Distiller, cifar100.Supervised, cifar100.Paraphrasing):
+        monkeypatch.setattr(objective, "forward", None)  # a further step would fail
+    assert done(*command("alone")) == text
 
 
 def test_the_student_alone_wants_no_teacher(data, tmp_path, monkeypatch):
@@ -181,7 +223,7 @@ def no_work(monkeypatch):
     [
         ({"pair": "resnet56-resnet8"}, "unknown pair 'resnet56-resnet8'. Did you mean 'resnet56-resnet20'"),
         ({"methods": ["kd", "dk"]}, "unknown method 'dk'. Did you mean 'dkd'?"),
-        ({"methods": ["ofd"]}, "ofd is not reproduced: it compares the maps before the ReLU"),
+        ({"methods": ["ofd"]}, "ofd is not reproduced: no published row"),
     ],
 )
 def test_unknown_names(data, tmp_path, options, said):

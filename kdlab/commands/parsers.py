@@ -327,6 +327,9 @@ def _add_reproduce(add: Add) -> None:
             learning rate of 0.05 that falls to a tenth after the epochs 150, 180 and 210, on random crops and mirror
             images, each method with its published weight. The teacher is trained in the same way, once, and kept in
             the cache. This wants a GPU. After an interruption the same command goes on; what is done stays done.""",
+            """Three methods have a first phase of 30 epochs before these, at a constant rate of 0.05: ab and fsp train
+            the student on their loss alone, and then on the labels alone; ft trains its paraphraser, at 0.01 where the
+            student is no VGG.""",
             """The table has the test accuracy of the last epoch and of the best one, means over the seeds with their
             95% interval, beside the published row. The test images have chosen the best epoch, which is therefore no
             clean number; but some published rows are of it.""",
@@ -343,7 +346,7 @@ def _add_reproduce(add: Add) -> None:
         nargs="+",
         required=True,
         metavar="M",
-        help="one or more of alone (no teacher), kd, dkd, dist, fitnet, at, vid, sp, pkt, rkd, crd",
+        help="one or more of alone (no teacher), kd, dkd, dist, fitnet, at, ab, ft, vid, fsp, sp, pkt, rkd, crd",
     )
     add_option(
         "--pair",
@@ -364,7 +367,7 @@ def _add_reproduce(add: Add) -> None:
         type=whole(1),
         default=240,
         metavar="N",
-        help="fewer for a trial; the schedule shrinks in proportion (default: %(default)s)",
+        help="fewer for a trial; the schedule and a first phase shrink in proportion (default: %(default)s)",
     )
     add_option(
         "--out",

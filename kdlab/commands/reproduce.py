@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -43,7 +44,9 @@ def reproduce(args: argparse.Namespace) -> int:
         fits = []
         for seed in range(args.seeds):
             run = out / method / f"seed-{seed}"
-            fits.append(cifar100.run(data, args.pair, method, _settings(args, seed), teacher, out=run, device=device))
+            tell = partial(print, f"{method}, seed {seed}:", flush=True)
+            settings = _settings(args, seed)
+            fits.append(cifar100.run(data, args.pair, method, settings, teacher, out=run, device=device, tell=tell))
             last, best = fits[-1].history.iloc[-1], fits[-1].best
             print(
                 f"{method}, seed {seed}: last epoch {last['val_accuracy']:.2%}, best epoch {best['val_accuracy']:.2%} "

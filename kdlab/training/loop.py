@@ -65,6 +65,7 @@ def fit(
     accumulate: int = 1,
     compile: bool = False,
     after_epoch: Callable[[Row], bool] | None = None,
+    desc: str = "training",
 ) -> Fit:
     """Train ``objective.student`` on ``objective(*batch)["total"]``, on the device that the objective is on.
 
@@ -104,6 +105,7 @@ def fit(
         compile: the student, with ``torch.compile``, for training; it is evaluated as it is. Not while shapes are
             checked (:func:`kdlab.check_shapes`), which cannot be compiled.
         after_epoch: sees each epoch's row; returning True stops.
+        desc: what the progress bar says is going on.
 
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
@@ -150,7 +152,7 @@ def fit(
             stack.enter_context(_compiled(student))
         parallel = processes.in_parallel(objective)
         steps = Epoch(objective, parallel, pieces, optimizer, scheduler, precision, max_norm, accumulate)
-        with progress(total=(epochs - start) * len(loader), desc="training", unit="step") as bar:
+        with progress(total=(epochs - start) * len(loader), desc=desc, unit="step") as bar:
             while not ended:
                 began = time.perf_counter()
                 epoch = len(rows)
@@ -175,7 +177,7 @@ def fit(
                 _check_monitor(row, monitor)
                 row["seconds"] = time.perf_counter() - began
                 rows.append(row)
-                bar.set_description(f"training, {monitor} {row[f'val_{monitor}']:.4g}")
+                bar.set_description(f"{desc}, {monitor} {row[f'val_{monitor}']:.4g}")
                 ended = _ended(rows, epochs, monitor, patience, patience_from)
                 if after_epoch is not None and after_epoch(row) and not ended:
                     ended = "stopped"

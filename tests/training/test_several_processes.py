@@ -244,12 +244,14 @@ def test_the_metrics_of_a_command_on_two_processes_are_of_all_images(task, grow,
 
 def test_the_published_comparison_on_two_processes(tmp_path, monkeypatch):
     data, where = write_cifar100(tmp_path / "data", monkeypatch), ["--out", tmp_path / "runs", "--device", "cpu"]
-    words = ["reproduce", "cifar100", "--pair", "resnet56-resnet20", "--method", "crd", "--epochs", 1, "--seeds", 1]
-    said = on_two(HERE / "parallel_reproduce.py", *words, "--data", data, *where)
+    words = ["reproduce", "cifar100", "--pair", "resnet56-resnet20", "--epochs", 1, "--seeds", 1]
+    methods = ["--method", "crd", "ab", "ft"]
+    said = on_two(HERE / "parallel_reproduce.py", *words, *methods, "--data", data, *where)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("crd, seed 0") == 1
+    assert said.stdout.count("first phase") == 2
     table = pd.read_csv(tmp_path / "runs" / "resnet56-resnet20" / "1-epochs" / "table.csv")
-    assert table.method.tolist() == ["teacher", "crd"]
+    assert table.method.tolist() == ["teacher", "crd", "ab", "ft"]
 
 
 def test_a_wrong_batch_is_refused_by_both_before_there_is_data(tmp_path):
