@@ -86,8 +86,9 @@ class WideResNet(CIFARClassifier):
     wrn-16-2 has 703,284 parameters for 100 classes, wrn-40-2 2,255,156. The second and the third stage halve the size.
 
     Taps: those of :class:`.CIFARClassifier`. The maps of the first two stages are sums that the next block is yet to
-    normalise; that of the last is after BatchNorm and ReLU. Before the ReLU: ``stages.1.0.norm1`` and
-    ``stages.2.0.norm1`` for the first two, ``stages.2.N`` with N the number of blocks for the last.
+    normalise; that of the last is after BatchNorm and ReLU, and its sum ``stages.2.M`` with M the last block's number.
+    Before the ReLU: ``stages.1.0.norm1`` and ``stages.2.0.norm1`` for the first two, ``stages.2.N`` with N the number
+    of blocks for the last.
 
     Args:
         depth: 6 n + 4, for n blocks in a stage.

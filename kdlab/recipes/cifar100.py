@@ -131,7 +131,7 @@ def terms(
     Raises:
         InputError: an unknown method, or "alone"; FSP between networks of other channels.
     """
-    stages = [(f"stages.{index}", f"stages.{index}") for index in range(len(student.channels))]
+    stages = list(zip(stage_maps(student), stage_maps(teacher), strict=True))
     channels = list(zip(student.channels, teacher.channels, strict=True))
     match method:
         case "kd":
@@ -168,8 +168,11 @@ def terms(
                     f"fsp compares channel with channel, and the stem and stages of the student have {own}, those of "
                     f"the teacher {theirs}; wanted: the same. Take another pair, or another method."
                 )
-            layers = pairwise(["stem", *(name for name, _ in stages)])
-            return [Term(f"fsp{index}", FSPLoss(), both, both) for index, both in enumerate(layers)]
+            pairs = pairwise([("stem", "stem"), *stages])
+            return [
+                Term(f"fsp{index}", FSPLoss(), (first[0], second[0]), (first[1], second[1]))
+                for index, (first, second) in enumerate(pairs)
+            ]
         case "vid":
             return [Term(f"vid{index}", VIDLoss(*channels[index]), *both) for index, both in enumerate(stages)]
         case "sp":
@@ -182,6 +185,14 @@ def terms(
             return [Term("crd", CRDLoss(*channels[-1], samples), EMBEDDING, EMBEDDING, 0.8)]
         case _:
             raise InputError(unknown("method", method, METHODS[1:]))
+
+
+def stage_maps(network: CIFARClassifier) -> list[str]:
+    """Where each stage's map is read, as published: of a wide ResNet all are sums, the last before its BatchNorm."""
+    names = [f"stages.{index}" for index in range(len(network.stages))]
+    if isinstance(network, WideResNet):
+        names[-1] += f".{len(network.stages[-1]) - 3}"  # type: ignore[arg-type]  # it is a Sequential
+    return names
 
 
 def before_relu(network: CIFARClassifier) -> list[Tap]:

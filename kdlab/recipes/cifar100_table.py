@@ -43,17 +43,20 @@ PAIRS = {
         Pair(
             "wrn-40-2", "wrn-16-2", 6.0,
             _rows(*LABELS_ALONE, teacher=75.61, alone=73.26) | _rows(*MDISTILLER, dkd=76.23)
-            | _rows(*REPDISTILLER, kd=74.92, ab=72.50, fsp=72.91, crd=75.48) | _rows(*ITS_OWN_FT, ft=73.25),
+            | _rows(*REPDISTILLER, kd=74.92, fitnet=73.58, at=74.08, sp=73.83, vid=74.11, rkd=73.35, pkt=74.54)
+            | _rows(*REPDISTILLER, ab=72.50, fsp=72.91, crd=75.48) | _rows(*ITS_OWN_FT, ft=73.25),
         ),
         Pair(
             "resnet56", "resnet20", 2.0,
             _rows(*LABELS_ALONE, teacher=72.34, alone=69.06) | _rows(*MDISTILLER, dkd=71.97) | _rows(*DIST, dist=71.75)
-            | _rows(*REPDISTILLER, kd=70.66, ab=69.47, fsp=69.95, crd=71.16) | _rows(*ITS_OWN_FT, ft=69.84),
+            | _rows(*REPDISTILLER, kd=70.66, fitnet=69.21, at=70.55, sp=69.67, vid=70.38, rkd=69.61, pkt=70.34)
+            | _rows(*REPDISTILLER, ab=69.47, fsp=69.95, crd=71.16) | _rows(*ITS_OWN_FT, ft=69.84),
         ),
         Pair(
             "vgg13", "vgg8", 6.0,
-            _rows(*MDISTILLER, dkd=74.68) | _rows(*REPDISTILLER, kd=72.98, ab=70.94, fsp=70.23, crd=73.94)
-            | _rows(*ITS_OWN_FT, ft=70.58),
+            _rows(*LABELS_ALONE, teacher=74.64, alone=70.36) | _rows(*MDISTILLER, dkd=74.68)
+            | _rows(*REPDISTILLER, kd=72.98, fitnet=71.02, at=71.43, sp=72.68, vid=71.23, rkd=71.48, pkt=72.88)
+            | _rows(*REPDISTILLER, ab=70.94, fsp=70.23, crd=73.94) | _rows(*ITS_OWN_FT, ft=70.58),
         ),
     )
 }  # fmt: skip

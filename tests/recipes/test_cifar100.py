@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from kdlab import InputError
 from kdlab.data.splits import ImageSplits
-from kdlab.distill import ConvConnector, Distiller
+from kdlab.distill import ConvConnector, Distiller, Taps
 from kdlab.distill.reader import Reader
 from kdlab.losses import LabelledCrossEntropy
 from kdlab.models import CIFARResNet, WideResNet, cifar_network
@@ -34,6 +34,7 @@ from kdlab.recipes.cifar100 import (
     row,
     run,
     schedule,
+    stage_maps,
     terms,
 )
 from kdlab.recipes.cifar100_table import PAIRS
@@ -257,7 +258,10 @@ def test_both_phases_are_given_to_the_loop_each_with_an_optimiser_of_its_own(met
 
 
 def literal(network, images):
-    """The stem's map and each stage's, and before its last ReLU, layer after layer, and nothing in place."""
+    """The stem's map and each stage's, and before its last ReLU, layer after layer, and nothing in place.
+
+    Of a wide ResNet a stage's map is the sum, as published.
+    """
     after, before = [network.stem(images)], []
     for place, stage in enumerate(network.stages):
         maps = after[-1]
@@ -266,9 +270,10 @@ def literal(network, images):
                 change = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(maps)))))
                 end = change + (maps if block.downsample is None else block.downsample(maps))
                 maps = F.relu(end)
-        elif isinstance(network, WideResNet) and place < 2:
-            maps = stage(maps)
-            end = network.stages[place + 1][0].norm1(maps)
+        elif isinstance(network, WideResNet):
+            norm = network.stages[place + 1][0].norm1 if place < 2 else stage[-2]
+            maps = (stage if place < 2 else stage[:-2])(maps)
+            end = norm(maps)
         else:
             for layer in stage[:-1]:
                 maps = layer(maps)
@@ -295,6 +300,18 @@ def test_the_maps_before_the_relu_are_read_with_what_is_negative_in_them(name, t
 
 def initialising(method, student, teacher):
     return Distiller(student, teacher, terms(method, 8.0, student, teacher, 4), LabelledCrossEntropy(), task_weight=0.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_stages_map_is_read_where_the_published_one_is(name):
+    network, images = cifar_network(name).eval(), torch.randn(2, 3, 32, 32)
+    with Taps(network, stage_maps(network)) as taps:
+        network(images)
+    (_, *wanted), _ = literal(network, images)
+    for name, maps in zip(stage_maps(network), wanted, strict=True):
+        torch.testing.assert_close(taps[name], maps)
+        assert (maps < 0).any() == isinstance(network, WideResNet)
 
 
 def test_ab_learns_by_the_published_formula_and_nothing_else():
@@ -412,6 +429,9 @@ def test_published_rows_say_of_which_epoch_they_are():
             assert published.epoch in ("last", "best", "not stated")
     assert {PAIRS[name].published["crd"].epoch for name in PAIRS} == {"last"}
     assert {PAIRS[name].published["dkd"].epoch for name in PAIRS} == {"best"}
+    lacking = {name: {"teacher", *METHODS} - pair.published.keys() for name, pair in PAIRS.items()}
+    assert lacking.pop("wrn-40-2-wrn-16-2") == lacking.pop("vgg13-vgg8") == {"dist"}
+    assert not any(lacking.values())
 
 
 def test_a_row_has_both_epochs_in_percent_with_their_intervals_beside_the_published_one():
@@ -430,7 +450,7 @@ def test_the_row_of_ft_says_that_it_may_be_of_another_loss():
 
 
 def test_a_row_of_one_seed_has_no_interval_and_one_that_nobody_published_says_so():
-    ours = row("vgg13-vgg8", "sp", [0.5], [0.5])
+    ours = row("vgg13-vgg8", "dist", [0.5], [0.5])
     assert math.isnan(ours["last_interval"])
     assert math.isnan(ours["published"])
     assert ours["source"] == ""
