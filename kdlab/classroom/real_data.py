@@ -37,8 +37,9 @@ def on_real_data(profile: Profile, needs: str, get: str, commands: Sequence[str]
         RuntimeError: a command failed; what it said is above.
     """
     words = [shlex.split(command)[1:] for command in commands]
+    parser = build_parser()
     for given in words:
-        settle_task(build_parser().parse_args(given))  # before the first of them has trained for an hour
+        settle_task(parser.parse_args(given))  # before the first of them has trained for an hour
     print(get, *commands, sep="\n")
     folder = find_data(needs)
     if folder is None or not profile.full:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,7 @@ def default_of(command: str, name: str) -> str:
 # --- values of options -----------------------------------------------------------------------------------------------
 
 
+@cache  # of all that makes a parser, a function is slowest to make where shapes are checked, as in the tests
 def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and int(text) >= least):
