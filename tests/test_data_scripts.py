@@ -155,8 +155,8 @@ def test_lists_may_be_joined_and_take_the_place_of_those_there(run, tmp_path):
     assert not (tmp_path / "nh-haze/meta").exists()
 
 
-def test_joined_lists_may_be_a_sample_of_the_training_pairs(run, tmp_path):
-    haze(tmp_path)
+def test_joined_lists_may_be_a_sample_with_a_tenth_of_it_to_validate_with(run, tmp_path):
+    haze(tmp_path, count=40)
     words = ("nh-haze", "--data", tmp_path, "--lists", tmp_path / "some")
     whole, some = [], []
     for listed, more in ((whole, []), (some, ["--sample", 4]), (some, ["--sample", 4])):
@@ -166,9 +166,13 @@ def test_joined_lists_may_be_a_sample_of_the_training_pairs(run, tmp_path):
     assert drawn == again
     assert drawn < set(whole[0].train.pairs)
     assert len(drawn) == 4
-    assert len(some[0].val) == len(whole[0].val)
-    run("get_restoration", *words, "--sample", 100)
-    assert len(load_pairs(tmp_path / "some").train) == len(whole[0].train)
+    assert len(whole[0].val) == 4
+    for number, left in ((4, 1), (25, 2), (100, 4)):
+        run("get_restoration", *words, "--sample", number)
+        data = load_pairs(tmp_path / "some")
+        assert len(data.train) == min(number, len(whole[0].train))
+        assert len(data.val) == left
+        assert set(data.val.pairs) <= set(whole[0].val.pairs)
 
 
 def test_no_lists_are_joined_where_a_set_is_missing(run, tmp_path):

@@ -108,7 +108,8 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
         "--sample",
         type=whole(1),
         metavar="N",
-        help="of the training pairs that --lists joins, draw N of each weather, always the same ones",
+        help="of the pairs that --lists joins, draw N of each weather to train on, always the same ones, and N / 10 to "
+        "validate with",
     )
     args = parser.parse_args()
     if args.list:

@@ -180,12 +180,22 @@ def joined(found: Iterable[Found]) -> Found:
 
 
 def drawn(found: Found, number: int) -> Found:
-    """At most so many training pairs of each weather, always the same ones; validation and test stay whole."""
+    """At most so many training pairs of each weather, always the same ones, and a tenth of it to validate with.
+
+    Every epoch measures all validation images whole: all of a large set would take longer than the training on a part
+    of it. The test stays as it is.
+    """
+    most = {"train": number, "val": max(1, number // 10)}
+    return found._replace(
+        pairs={split: _some(pairs, most[split]) if split in most else pairs for split, pairs in found.pairs.items()}
+    )
+
+
+def _some(pairs: Sequence[Pair], number: int) -> list[Pair]:
     by_weather: dict[str, list[Pair]] = {}
-    for pair in found.pairs.get("train", []):
+    for pair in pairs:
         by_weather.setdefault(pair.weather, []).append(pair)
-    some = [pair for pairs in by_weather.values() for pair in Random(0).sample(pairs, min(number, len(pairs)))]
-    return found._replace(pairs=found.pairs | {"train": some})
+    return [one for its in by_weather.values() for one in Random(0).sample(its, min(number, len(its)))]
 
 
 # --- what is on disk --------------------------------------------------------------------------------------------------
