@@ -3,7 +3,7 @@
     python data_scripts/get_segmentation.py voc              # to data/VOCdevkit, if it is not there yet
     python data_scripts/make_boxes.py data/voc-boxes         # 5,717 images in train, 5,823 in val, of 20 classes
     python data_scripts/make_boxes.py data/voc-boxes --check # are they still as they were written?
-    kdlab yolo sparse-train voc --model yolov8n.yaml --out runs/sparse
+    kdlab yolo sparse-train voc --model yolov8n.yaml --out runs/sparse --lr 1e-3
 
 Difficult objects are left out, as VOC's own measure does. The images are linked and not copied, where that is possible.
 """
