@@ -1,5 +1,6 @@
 """Two processes train one detector; one that is killed takes the other along, and any number goes on."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 pytest.importorskip("ultralytics")
 
+from command_line import done
 from parallel_yolo import CWD, SETTINGS, STRENGTH
 from ultralytics.cfg import get_cfg
 
@@ -39,6 +41,12 @@ class Two:
     seen: list[dict[str, Any]]
     said: subprocess.CompletedProcess
     after_the_death: float
+
+
+def on_two(*words: object) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    del environment["TQDM_DISABLE"]
+    return subprocess.run([*TORCHRUN, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
 
 
 def different(one: dict, other: dict) -> list[str]:
@@ -98,10 +106,7 @@ def two(scenes, student, teacher, begun_by_one, folder):
     (scenes / "one.txt").write_text(str(scenes / "images" / "val" / "00000.png"))
     (scenes / "few.yaml").write_text((scenes / "data.yaml").read_text().replace("images/val", "one.txt"))
     command = ["yolo", "fine-tune", scenes, "--model", student, "--out", out / "tuned", *SHORT]
-    words = [Path(__file__).with_name("parallel_yolo.py"), out, scenes, student, teacher, begun_by_one, *command]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    del environment["TQDM_DISABLE"]
-    said = subprocess.run([*TORCHRUN, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
+    said = on_two(Path(__file__).with_name("parallel_yolo.py"), out, scenes, student, teacher, begun_by_one, *command)
     ended = time.time()
     assert (out / "dying").exists(), said.stderr
     seen = [torch.load(out / f"{place}.pt", weights_only=True) for place in (0, 1)]
@@ -195,6 +200,24 @@ def test_one_that_is_killed_ends_the_other_and_one_goes_on(two, scenes, student,
     assert epoch_of(out / "weights" / "last.pt") == 0
     run = yolo.distill(student, teacher, scenes, CWD, SETTINGS, out=out, resume=True, device="cpu")
     assert run.history["epoch"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("step", ["sparse-train", "distill"])
+def test_the_other_trainings_are_commands_too(step, scenes, student, teacher, tmp_path):
+    """As fine-tune is above. What they leave is whole: the same command in one process finds nothing to train."""
+    out, more = tmp_path / "run", ["--teacher", teacher] if step == "distill" else []
+    command = ["yolo", step, scenes, "--model", student, "--out", out, *more, *SHORT, "--resume"]
+    said = on_two("--no-python", Path(sys.executable).with_name("kdlab"), *command)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("best epoch: 1 of 1") == 1
+    assert json.loads((out / "recipe.json").read_text())["step"] == step
+    losses = pd.read_csv(out / "results.csv").filter(like="train/")
+    assert ("train/cwd_loss" in losses) == (step == "distill")
+    assert (losses > 0).all(axis=None)
+    assert pruning.structure(load_model(out / "weights" / "best.pt")) == pruning.structure(load_model(student))
+    left = {path: path.read_bytes() for path in (out / "weights").iterdir()}
+    assert done(*command) == said.stdout
+    assert {path: path.read_bytes() for path in (out / "weights").iterdir()} == left
 
 
 def test_what_cannot_be_divided_is_refused_by_both(two):
