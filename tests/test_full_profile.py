@@ -23,6 +23,7 @@ from cifar_files import write_cifar100
 from kdlab.classroom import real_data
 from kdlab.classroom.setup import Profile
 from kdlab.cli import main
+from kdlab.commands.options import settle_task
 from kdlab.commands.parsers import build_parser
 from kdlab.data.weather import WEATHERS
 
@@ -176,10 +177,31 @@ def test_a_chapters_commands_run_to_the_end_and_a_second_time_nothing_is_trained
     assert weights(runs) == made
 
 
+def shown(chapter, capsys):
+    """The options of the commands that a chapter shows, as they are."""
+    execute(chapter, FAST)
+    parser = build_parser()
+    lines = re.findall(r"^kdlab (.+)", capsys.readouterr().out, re.MULTILINE)
+    given = [parser.parse_args(shlex.split(line)) for line in lines]
+    for args in given:
+        settle_task(args)
+    return given
+
+
+def test_a_run_that_chapters_share_has_the_same_options_in_all_of_them(capsys):
+    """Or the second of them would be refused: the runs above all have the few images that SHORT gives them."""
+    runs = {}
+    for args in (args for chapter in RUNS for args in shown(chapter, capsys) if "out" in args):
+        runs.setdefault(args.out, []).append(args)
+    shared = {out.name for out, its in runs.items() if len(its) > 1}
+    assert shared == {"teacher", *WEATHERS}
+    for its in runs.values():
+        assert all(args == its[0] for args in its)
+
+
 def test_sparse_training_on_all_of_voc_is_long_enough_for_a_gamma_to_get_to_zero(capsys):
     """From 1, by AdamW's rates, which fall to next to nothing: half of the first one times the steps, of 64 images."""
-    execute(YOLO, FAST)
-    (line,) = re.findall(r"^kdlab (yolo sparse-train .+)", capsys.readouterr().out, re.MULTILINE)
-    args = build_parser().parse_args(shlex.split(line))
+    args, *_ = shown(YOLO, capsys)
+    assert args.step == "sparse-train"
     steps = args.epochs * 5_717 / 64
     assert args.lr / 2 * steps > 1.5
