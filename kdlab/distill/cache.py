@@ -34,8 +34,13 @@ class TeacherCache:
 
     The outputs are kept on disk under a fingerprint of the teacher's layers and weights, the taps, and the images, and
     are computed again when any of these changes; what a forward method does, it cannot see. Of a data set with files,
-    listed in its ``paths``, the fingerprint holds the name, size and time of each and some images after the transform;
-    of any other it holds every image, which costs a pass over the data set at each start.
+    listed in its ``paths`` or, as torchvision has it, in its ``samples``, the fingerprint holds the name, size and time
+    of each and some images after the transform; of any other it holds every image, which costs a pass over the data set
+    at each start.
+
+    With several teachers the names say whose each is, as a distiller's ``observe_teacher`` has them:
+
+    >>> both = TeacherCache({"large/classifier": one.outputs["classifier"], "wide/fc": other.outputs["fc"]}, "")
 
     Args:
         seen: a hash of some of the images that the outputs are of, to which alone they are then attached; None:
@@ -190,6 +195,8 @@ def _one_a_sample(value: Any, name: str, samples: int) -> Tensor:
 
 def _check_items(dataset: Dataset) -> None:
     """Look at the first item: any other than a pair would only fail within a loader, without a word of the data set."""
+    if isinstance(dataset, DataLoader):
+        raise InputError("the data set is a DataLoader; wanted: the data set itself, such as loader.dataset.")
     if not _length(dataset):
         raise InputError("the data set is empty; wanted: at least one (image tensor, label).")
     item: Any = dataset[0]
@@ -202,8 +209,12 @@ def _check_items(dataset: Dataset) -> None:
 
 
 def _files(dataset: Dataset) -> list[Path]:
-    """The files behind the images; none where ``paths`` lists something else, and every image is looked at."""
-    paths = getattr(dataset, "paths", ())
+    """The files behind the images; none where there is no such list, and every image is looked at."""
+    paths: Any = getattr(dataset, "paths", None)
+    if paths is None:  # (path, class), as in torchvision's ImageFolder
+        samples = getattr(dataset, "samples", ())
+        pairs = isinstance(samples, (tuple, list)) and all(isinstance(one, (tuple, list)) and one for one in samples)
+        paths = [one[0] for one in samples] if pairs else ()
     if not isinstance(paths, (tuple, list)) or not all(isinstance(path, (str, Path)) for path in paths):
         return []
     files = list(map(Path, paths))

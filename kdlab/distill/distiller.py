@@ -65,7 +65,7 @@ class Distiller(nn.Module):
         student: takes the images.
         teacher: a module that takes the images, a :class:`Teacher`, or a mapping of several of these by name.
         terms: what is compared; at least one.
-        task: the loss between the student's output and the labels.
+        task: the loss between the student's output and the labels, a module or a function.
         task_weight: its weight, at least 0, or a schedule.
         example: what ``forward`` takes, (images, labels[, observed[, index]]), for one dry run of every term now, so
             that a wrong shape or a frozen layer is found here and not at step one. It leaves weights, statistics and
@@ -73,7 +73,7 @@ class Distiller(nn.Module):
 
     Raises:
         InputError: no terms, two of one name, an unknown layer or teacher, a negative weight, a parameter that student
-            and teacher share; with an example, what ``forward`` raises.
+            and teacher share, a task loss that is a class; with an example, what ``forward`` raises.
     """
 
     teachers: dict[str, Teacher]
@@ -91,6 +91,11 @@ class Distiller(nn.Module):
         if not callable(task_weight):
             check_weight("task_weight", task_weight)
         _check_terms(terms, task_weight)
+        if isinstance(task, type) or not callable(task):
+            what = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
+            raise InputError(f"the task loss is {what}; wanted: a module, such as nn.CrossEntropyLoss().")
+        if not isinstance(example, tuple | list | None):
+            raise InputError(f"the example is a {type(example).__name__}; wanted: a batch, (images, labels).")
         self.student = student
         self.task = task
         self.task_weight = task_weight
@@ -196,8 +201,12 @@ class Distiller(nn.Module):
         # A dry run is for the terms that start later, too.
         active = [term for term in self.terms if weights[term.name] or not callable(term.weight) or self._dry]
         known = self._observed_for(active, images, labels, observed or {})
-        with enough_samples():
-            output, read = self._student_reader(self.student, images)
+        try:
+            with enough_samples():
+                output, read = self._student_reader(self.student, images)
+        except Exception as error:
+            error.add_note(f"This was in the student's forward pass ({_described(self.student, images)}).")
+            raise
         losses = {"task": self._task_loss(output, labels, read)}
         task_weight = self._weight(partial(weight_at, "task_weight", self.task_weight))
         parts = [task_weight * losses["task"]] if task_weight else []
@@ -228,7 +237,11 @@ class Distiller(nn.Module):
     def _task_loss(self, output: Any, labels: Any, read: Mapping[str, Any]) -> Tensor:
         who = f"the task loss {type(self.task).__name__}"
         with _left_alone(read.values(), who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."):
-            return self.task(output, labels)
+            try:
+                return self.task(output, labels)
+            except Exception as error:
+                error.add_note(f"This was in the task loss ({_described(self.task, output, labels)}).")
+                raise
 
     def _check_gradient(self, term: Term, read: Mapping[str, Any]) -> None:
         """Refuse a term from which the student cannot learn, though a connector may; a frozen one is only looked at."""
@@ -274,6 +287,9 @@ class Distiller(nn.Module):
             if term.teacher_connector is not None:
                 teacher = term.teacher_connector(teacher)
             losses = {term.name: term.loss(student=student, teacher=teacher, **extra)}
+            if losses[term.name].ndim:
+                shape = tuple(losses[term.name].shape)
+                raise InputError(f"the loss is of shape {shape}; wanted: one number, such as its mean().")
             if term.reconstruction is not None:
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
         return losses
@@ -290,6 +306,8 @@ class Distiller(nn.Module):
     ) -> Mapping[str, Any]:
         """The tapped outputs of the teachers that these terms need: those known already, the rest computed."""
         known = dict(observed)
+        if len(self.teachers) > 1:
+            self._check_owners(known)
         missing = [term for term in terms if not all(key in known for key in chain(*self._keys[term.name].known))]
         for name in dict.fromkeys(name for term in missing for name in self._keys[term.name].teachers):
             known |= self._observe(name, images, labels)
@@ -315,10 +333,21 @@ class Distiller(nn.Module):
                 )
         try:
             _, read = self._teacher_readers[name](teacher.model, seen)
-        except RuntimeError:
+        except Exception as error:
             self._check_devices(name, teacher.model)
+            who = f"teacher {name!r}" if name else "the teacher"
+            error.add_note(f"This was in the forward pass of {who} ({_described(teacher.model, seen)}).")
             raise
         return {self._key(name, tap): value for tap, value in read.items()}
+
+    def _check_owners(self, observed: Iterable[str]) -> None:
+        """Of several teachers' outputs each must say whose it is: its teacher would run all the same, unseen."""
+        for key in observed:
+            if not any(key.startswith(f"{name}/") for name in self.teachers):
+                raise InputError(
+                    f"observed holds {key!r}, and there are several teachers: {', '.join(self.teachers)}. Say whose it "
+                    f"is, as in {f'{next(iter(self.teachers))}/{key}'!r}."
+                )
 
     def _check_devices(self, name: str, teacher: nn.Module) -> None:
         devices = [next((p.device for p in net.parameters()), None) for net in (self.student, teacher)]
@@ -405,6 +434,16 @@ def _check_terms(terms: Sequence[Term], task_weight: float | Schedule) -> None:
         raise InputError(f"the terms report {', '.join(names)}; every term needs a name of its own.")
     if not task_weight and not any(term.weight for term in terms):
         raise InputError("task_weight and every term's weight are 0: there is nothing to learn from.")
+
+
+def _described(network: Any, *given: Any) -> str:
+    """Whose forward pass it was, and on what."""
+    parts = [
+        f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')} on {one.device}" if isinstance(one, Tensor)
+        else f"a {type(one).__name__}"
+        for one in given
+    ]  # fmt: skip
+    return f"{getattr(network, '__name__', type(network).__name__)} on {' and '.join(parts)}"
 
 
 def _named(teacher: Any) -> dict[str, nn.Module | Teacher]:

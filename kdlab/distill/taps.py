@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
 from functools import partial
 from itertools import chain
 from types import TracebackType
@@ -89,6 +90,8 @@ class Taps:
         copied: Collection[str] | None = None,
         calls: Mapping[str, int] | None = None,
     ) -> None:
+        if isinstance(taps, str):
+            raise InputError(f"taps is {taps!r}; wanted: a list of names, [{taps!r}].")
         # torch.compile(model) wraps; its layers keep the names that they have in the model.
         model = getattr(model, "_orig_mod", model)
         self._taps = {str(tap): tap for tap in map(as_tap, taps)}
@@ -234,6 +237,8 @@ def _find(model: nn.Module, tap: Tap) -> nn.Module | nn.Parameter:
         return model.get_submodule(tap.layer)
     except AttributeError:
         names = [known for known, _ in model.named_modules() if known]
+        if not get_close_matches(tap.layer, names):  # all of them would fill a page, and the end of it is what is read
+            names = [known for known, _ in model.named_children()]
         raise InputError(unknown(f"layer of {type(model).__name__}", tap.layer, names)) from None
 
 

@@ -85,7 +85,8 @@ def fit(
             A batch sampler that has ``set_epoch`` is told each epoch, from 0.
         optimizer: of the objective's parameters, ``AdamW(distiller.parameters())``: those of the student alone would
             leave connectors and learnable losses as they are.
-        scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps.
+        scheduler: stepped after every optimiser step; an epoch is ``len(loader)`` of its steps, so that one for 30
+            epochs is ``StepLR(optimizer, 30 * len(loader))``.
         evaluate: from the student, in eval mode and without gradients, to named metrics, each a number; once an epoch.
         monitor: the one metric that says which epoch is best: the highest; for "loss", the lowest. Among epochs of
             equal metric the one of lower validation loss is the better. NaN is worse than any number.
@@ -95,7 +96,7 @@ def fit(
             ``history.csv``. Without it nothing is saved.
         card: what to save with the model; wanted with ``out``.
         resume: go on from ``out`` where a run of the same recipe was interrupted; from the start if there is none.
-            ``patience`` may be another one: a run that has run out of it goes on with more.
+            ``patience`` may be another one: a run that has run out of it goes on with more. The schedule may not.
         precision: "bf16" computes the forward pass under autocast.
         max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
         freeze_from: the first epoch, counted from 0, in which the student trains in eval mode: BatchNorm computes with

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from kdlab.files import load_tensors, save_tensors, write_whole
 from kdlab.training.checkpoints import BEST, LAST, RESUME, ModelCard, load_model, save_model
 
 HISTORY = "history.csv"
+LENGTHS = ("T_max", "T_0", "total_steps", "total_iters", "step_size", "milestones", "_milestones")  # of a schedule
 FREE = ("patience",)  # of a recipe, what may change when a run is gone on with: no epoch so far depends on it
 Row = dict[str, float]  # of an epoch: what was measured, by name
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
@@ -187,8 +188,20 @@ def restore(
                 # A fused optimiser walks through memory: its state must lie in the order of the weights.
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if scheduler is not None:
+        _check_lengths(path, meta["scheduler"], scheduler.state_dict())
         scheduler.load_state_dict(_before_json(meta["scheduler"], scheduler.state_dict()))
     return meta["rows"]
+
+
+def _check_lengths(path: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """The schedule comes back as it was: a longer one would not be followed, and the rate would climb again."""
+    now = json.loads(json.dumps({name: now[name] for name in LENGTHS if name in now}))
+    changed = [f"{name} was {was[name]}, now {now[name]}" for name in now if name in was and was[name] != now[name]]
+    if changed:
+        raise InputError(
+            f"{path} belongs to a run with another learning rate schedule: {'; '.join(changed)}. "
+            "Resume with the same one, or train into another folder."
+        )
 
 
 def _before_json(value: Any, like: Any) -> Any:

@@ -169,6 +169,21 @@ def test_files_may_be_named_by_texts(teacher, dataset, path, tmp_path):
         TeacherCache.build(teacher, TAPS, dataset, path=path)
 
 
+def test_torchvisions_list_of_files_will_do(teacher, dataset, path, tmp_path):
+    file = tmp_path / "image.png"
+    file.write_bytes(b"one")
+    dataset.samples = [(str(file), 0)] * 20
+    TeacherCache.build(teacher, TAPS, dataset, path=path)
+    file.write_bytes(b"other")
+    with pytest.raises(InputError, match="made from other"):
+        TeacherCache.build(teacher, TAPS, dataset, path=path)
+
+
+def test_a_loader_in_place_of_a_data_set_is_refused(teacher, dataset, path, shapes_unchecked):
+    with pytest.raises(InputError, match="is a DataLoader; wanted: the data set itself, such as loader.dataset"):
+        TeacherCache.build(teacher, TAPS, DataLoader(dataset), path=path)
+
+
 @pytest.mark.parametrize("paths", [[3, 4], ["within/a/folder.png"], {"root": "here"}, "here", None])
 def test_paths_that_are_no_files_are_let_be_and_every_image_counts(paths, teacher, dataset, path):
     TeacherCache.build(teacher, TAPS, dataset, path=path)

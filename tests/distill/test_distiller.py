@@ -1,6 +1,7 @@
 """Distiller and Term: what they compute, own, freeze and refuse."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -245,6 +246,18 @@ REFUSED = {
     ),
     "weight in words": (lambda: kd("0.7"), "weight of term 'kd' is '0.7'; wanted: a finite number"),
     "task weight in words": (lambda: distiller(task_weight="1"), "task_weight is '1'; wanted: a finite number"),
+    "a class for the task loss": (
+        lambda: Distiller(StudentCNN(3), StudentCNN(3), [kd()], nn.CrossEntropyLoss),
+        "the task loss is the class CrossEntropyLoss; wanted: a module",
+    ),
+    "nothing for the task loss": (
+        lambda: Distiller(StudentCNN(3), StudentCNN(3), [kd()], None),
+        "the task loss is a NoneType; wanted: a module",
+    ),
+    "images alone for the example": (
+        lambda: distiller(example=torch.zeros(2, 3, 8, 8)),
+        r"the example is a Tensor; wanted: a batch, \(images, labels\)",
+    ),
     "cross-entropy as a term": (lambda: Term("x", LabelledCrossEntropy(), "a", "b"), "wanted: forward"),
 }
 
@@ -408,6 +421,34 @@ def test_several_teachers_each_with_its_own_input_and_part():
     for only in ("teacher", "teacher_taps"):
         with pytest.raises(InputError, match="several teachers: rain, haze"):
             getattr(d, only)
+    with pytest.raises(InputError, match="observed holds 'first', and there are several .* as in 'rain/first'"):
+        d(IMAGES, LABELS, {"first": mine})
+
+
+def test_a_loss_that_is_no_number_is_found_in_the_dry_run(shapes_unchecked):
+    class Squares(nn.Module):
+        def forward(self, student, teacher):
+            return (student - teacher).square()
+
+    with pytest.raises(InputError, match=r"term 'squares' .*the loss is of shape \(4, 3\); wanted: one number"):
+        distiller(terms=[Term("squares", Squares(), "classifier", "classifier")], example=(IMAGES, LABELS))
+
+
+ELSEWHERE = {
+    "labels": (lambda d: d(IMAGES, LABELS.float()), r"in the task loss \(.* and \(4,\) float32 on cpu\)"),
+    "images": (lambda d: d.observe_teacher(IMAGES[:, 0]), r"in the forward pass of the teacher \(StudentCNN on"),
+    "the student's": (
+        lambda d: d(IMAGES.double(), LABELS, {"classifier": torch.zeros(4, 3)}),
+        r"in the student's forward pass \(StudentCNN on \(4, 3, 16, 16\) float64 on cpu\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("use", "said"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_an_error_of_pytorchs_says_in_whose_pass_it_was_and_on_what(use, said, shapes_unchecked):
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        use(distiller())
+    assert re.search(said, caught.value.__notes__[0])
 
 
 @pytest.mark.parametrize("indices", [False, True])

@@ -66,6 +66,17 @@ def test_an_unknown_layer_is_an_error_at_once_with_near_names():
         Taps(model, ["clasifier"])
 
 
+def test_without_a_near_name_the_networks_own_parts_are_named():
+    model = nn.ModuleDict({"body": nn.Sequential(*(nn.ReLU() for _ in range(30))), "classifier": nn.Linear(2, 2)})
+    with pytest.raises(InputError, match="unknown layer of ModuleDict 'xyz'. Known: 'body', 'classifier'."):
+        Taps(model, ["xyz"])
+
+
+def test_a_text_for_the_list_of_names_is_refused(model):
+    with pytest.raises(InputError, match=r"taps is '0'; wanted: a list of names, \['0'\]"):
+        Taps(model, "0")
+
+
 def test_reading_what_was_not_tapped_names_what_was(model):
     with Taps(model, ["0"]) as taps:
         model(torch.randn(5, 4))

@@ -542,6 +542,24 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, settings):
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def later_drops(optimizer):
+    return lr_scheduler.MultiStepLR(optimizer, [4 * STEPS])
+
+
+def longer(optimizer):
+    return one_cycle(optimizer, epochs=6)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(one_cycle, longer, "total_steps was 20, now 30"), (drops, later_drops, "milestones was")],
+)
+def test_another_length_of_the_schedule_is_refused(before, after, said, tmp_path):
+    train(build(scheduler=before), epochs=1, out=tmp_path, card=card())
+    with pytest.raises(InputError, match=f"another learning rate schedule: {said}.*Resume with the same one"):
+        train(build(scheduler=after), epochs=6, out=tmp_path, card=card(), resume=True)
+
+
 @pytest.mark.parametrize("step", [2, STEPS + 1, 3 * STEPS - 1])
 def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(tmp_path, step):
     class Interrupted(Supervised):
