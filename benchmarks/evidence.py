@@ -270,7 +270,8 @@ def make(path: Path, runs: Iterable[Any], run: Callable[[Any], dict[str, float]]
     """
     wanted = list(runs)
     names = list(asdict(wanted[0]))
-    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    # A commit such as 2742e53 is no number.
+    rows = pd.read_csv(path, dtype={"commit": str}).to_dict("records") if path.exists() else []
     done = [{name: row[name] for name in names} for row in rows]
     lacking = [settings for settings in wanted if asdict(settings) not in done]
     made_at = {"commit": commit(), "date": date.today().isoformat()}

@@ -275,6 +275,16 @@ def test_runs_that_were_made_are_not_made_again_and_others_are_left_out(tmp_path
     assert table.seed.tolist() == [2, 1]
 
 
+def test_runs_that_were_made_stay_as_they_were_written(tmp_path, monkeypatch):
+    path, runs = tmp_path / "runs.csv", [evidence.ZooRun("KD", 1.0, seed) for seed in range(2)]
+    monkeypatch.setattr(evidence, "commit", lambda: "2742e53")  # which is a number, too
+    evidence.make(path, runs[:1], lambda run: {"accuracy": 0.8618090748786926})
+    before = path.read_text()
+    assert ",2742e53," in before
+    evidence.make(path, runs, lambda run: {"accuracy": 0.9})
+    assert path.read_text().startswith(before)
+
+
 COMMITTED = [chapter for chapter in evidence.CHAPTERS if (evidence.FOLDER / f"{chapter}.csv").exists()]
 
 

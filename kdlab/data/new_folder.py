@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.io import encode_png
+
 from kdlab.data.images import printable
 from kdlab.errors import InputError
 from kdlab.files import why
@@ -35,3 +39,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_png(image: UInt8[Tensor, "c h w"], path: Path) -> None:
+    """Write an image of one or three channels; torchvision's own function is silent where the disk is full.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.write_bytes(encode_png(image).numpy().tobytes())

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.io import write_png
 
 from kdlab.data.manifest import record
-from kdlab.data.new_folder import new_folder
+from kdlab.data.new_folder import new_folder, write_png
 from kdlab.data.pair_folders import LAYOUTS, Layout
 from kdlab.data.pairs import Pair, PairedImages
 from kdlab.data.weather_photos import VARIANTS, load_weather
@@ -52,5 +51,5 @@ def _write_pairs(pairs: Sequence[Pair], folder: Path, layout: Layout) -> None:
         known = seen.setdefault(pair.clean.numpy().tobytes(), [len(seen) + 1, 0])
         known[1] += 1
         stem = "{:04}_{}".format(*known)
-        write_png(pair.degraded, str(degraded_folder / f"{stem}.png"))
-        write_png(pair.clean, str(clean_folder / f"{layout.clean_stem(stem)}.png"))
+        write_png(pair.degraded, degraded_folder / f"{stem}.png")
+        write_png(pair.clean, clean_folder / f"{layout.clean_stem(stem)}.png")

@@ -5,10 +5,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
-from torchvision.io import write_png
 
 from kdlab.data.manifest import record
-from kdlab.data.new_folder import new_folder
+from kdlab.data.new_folder import new_folder, write_png
 from kdlab.data.scenes import CLASSES, SAMPLES, SIZE, Scenes
 from kdlab.data.yolo_layout import description, row
 from kdlab.errors import InputError, unknown
@@ -60,9 +59,9 @@ def _write_split(folder: Path, split: str, scenes: Scenes) -> None:
         place.mkdir(parents=True)
     for index, image in enumerate(scenes.images):
         name = f"{index:05}"
-        write_png(image, str(images / f"{name}.png"))
+        write_png(image, images / f"{name}.png")
         mask = scenes.labels[index][scenes.shapes[index].long()]
-        write_png(mask[None].to(torch.uint8), str(masks / f"{name}.png"))
+        write_png(mask[None].to(torch.uint8), masks / f"{name}.png")
         boxes, classes = scenes.boxes(index)
         side = image.shape[-1]
         rows = [row(label - 1, box, side, side) for box, label in zip(boxes.tolist(), classes.tolist(), strict=True)]

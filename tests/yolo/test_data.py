@@ -11,7 +11,6 @@ import yaml
 from PIL import Image
 
 from kdlab import InputError
-from kdlab.data import yolo_scenes
 from kdlab.data.scenes import CLASSES, Scenes
 from kdlab.data.yolo_scenes import write_yolo_scenes
 
@@ -51,7 +50,7 @@ def test_what_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(yolo_scenes, "write_png", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match="could not be written: the disk is full"):
         write_yolo_scenes(tmp_path / "scenes", FEW, size=32)
     assert not list(tmp_path.iterdir())
