@@ -34,7 +34,7 @@ from kdlab.commands.outputs import say_skipped
 from kdlab.commands.runs import check_out, say_data
 from kdlab.data import ImageSplits, Skipped, folders
 from kdlab.errors import InputError
-from kdlab.models import classification, densenet121
+from kdlab.models import VGGReader, classification, densenet121
 from kdlab.recipes import response
 from kdlab.training import ModelCard, load_model, save_model
 
@@ -477,6 +477,17 @@ def test_a_teacher_that_knows_the_classes_in_another_order_is_told(shapes, stude
 
 
 @pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("command", ["predict", "evaluate", "restore", "distill"])
+def test_what_only_compares_images_is_no_model_of_any_command(shapes, command, tmp_path):
+    reader = VGGReader(classes=7, width=1)
+    card = ModelCard(reader.architecture, tuple("abcdefg"), (0.0,) * 3, (1.0,) * 3, size=64)
+    save_model(tmp_path / "vgg.safetensors", reader, card)
+    role = "--teacher" if command == "distill" else "--model"
+    out = ("--out", tmp_path / "o") if command in ("restore", "distill") else ()
+    message = refused(command, shapes, role, tmp_path / "vgg.safetensors", *out)
+    assert "a VGGReader was given, which is for SCR and HCR to compare images by; wanted: what teach" in message
+
+
 def test_a_teacher_file_that_runs_code_is_refused(shapes, tmp_path):
     trace = tmp_path / "it ran"
 

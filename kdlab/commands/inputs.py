@@ -19,7 +19,7 @@ from kdlab.data.pair_folders import list_weathers, load_pairs
 from kdlab.data.weather import HAZES, WEATHERS
 from kdlab.data.weather_photos import load_haze, load_weather
 from kdlab.errors import InputError
-from kdlab.models import Restorer
+from kdlab.models import Restorer, VGGReader
 from kdlab.models.dehazing import Dehazer
 from kdlab.models.segmentation import Segmenter
 from kdlab.recipes.restorer import pairs
@@ -207,7 +207,15 @@ def check_split(args: argparse.Namespace, data: ImageSplits) -> None:
 
 
 def task_of(model: nn.Module) -> str:
-    """The --task that made a model."""
+    """The --task that made a model.
+
+    Raises:
+        InputError: none did.
+    """
+    if isinstance(model, VGGReader):
+        raise InputError(
+            "a VGGReader was given, which is for SCR and HCR to compare images by; wanted: what teach or distill made."
+        )
     if isinstance(model, Restorer):
         return "dehazing" if isinstance(model, Dehazer) else "restoration"
     return "segmentation" if isinstance(model, Segmenter) else "classification"
