@@ -114,7 +114,8 @@ def common_space_explorer(
     planes = {(name, layer): plane_of(runs[name], layer) for name in runs for layer in first[0].student}
 
     def draw() -> str:
-        seen, plane = runs[run.value][steps.index(step.value)], planes[run.value, tap.value]
+        seen = min(runs[run.value], key=lambda seen: abs(seen.step - step.value))  # any number may be typed
+        plane = planes[run.value, tap.value]
         distance, spread = seen.apart(tap.value)
         share = (
             f"the distance is {distance / spread:.2f} times the spread"

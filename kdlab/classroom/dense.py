@@ -124,7 +124,7 @@ def error_explorer(
             above.append(picture_html(painted(answer[scene.value]), name))
             count = int(errors.count_nonzero())
             below.append(picture_html(errors_over(image, errors), f"{name}: {count} pixels wrong"))
-            words.append(f"{name} {count / known:.1%}")
+            words.append(f"{name} {count / max(known, 1):.1%}")
         said = f"Share of the pixels that are wrong: {', '.join(words)}."
         return f"{side_by_side(above)}{side_by_side(below)}{legend}<p>{said}</p>"
 

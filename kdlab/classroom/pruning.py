@@ -72,7 +72,7 @@ def keep_explorer(plans: Mapping[float, PruningPlan], measured: Mapping[str, Poi
     seen = {keep: look(keep, plans[keep], measured) for keep in keeps}
     control = slider("Keep", keeps[-1], keeps[0], keeps[-1], (keeps[-1] - keeps[0]) / (len(keeps) - 1))
     highest = max(max(before for before, _ in kept.channels.values()) for kept in seen.values())
-    top = max((value for points in measured.values() for value in points.values()), default=1.0)
+    top = max((value for points in measured.values() for value in points.values()), default=1.0) or 1.0
 
     def draw() -> str:
         kept = seen[min(keeps, key=lambda keep: abs(keep - control.value))]

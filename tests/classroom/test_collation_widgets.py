@@ -182,6 +182,13 @@ def test_dragging_the_step_brings_student_and_teachers_together(panel):
     assert far > 0.5
 
 
+def test_a_step_without_a_snapshot_shows_the_nearest(panel):
+    panel.step.value = 10  # as one can type it
+    assert numbers(panel)[0] == 12
+    panel.step.value = 8
+    assert numbers(panel)[0] == 6
+
+
 def test_in_the_shrinking_run_distance_and_spread_fall_alike(panel):
     panel.run.value = "shrinking"
     _, _, far, wide = numbers(panel)

@@ -162,6 +162,14 @@ def test_the_errors_of_a_scene_are_counted_and_drawn():
     assert "alone 75.0%" in panel.view.value
 
 
+def test_a_mask_without_a_class_has_no_errors():
+    nothing = torch.full((1, 2, 2), 255)
+    panel = error_explorer(
+        torch.zeros(1, 3, 2, 2, dtype=torch.uint8), nothing, {"alone": ANSWER[None]}, NAMES[:1], Scenes.classes
+    )
+    assert "wrong: alone 0.0%." in panel.view.value
+
+
 def positions(T=1.0, dim=2, measure=lambda entropy: entropy.exp()):
     def answer(maps, tau):
         p = torch.softmax((maps if dim == 1 else maps.flatten(2)) / (tau * T), dim=dim)

@@ -95,6 +95,11 @@ class TestExplorer:
         panel.keep.value = 0.55
         assert "keep 0.50:" in panel.view.value
 
+    def test_detectors_that_find_nothing_are_drawn(self, plans):
+        panel = keep_explorer(plans, {"as cut": {0.4: 0.0, 0.8: 0.0}})
+        panel.keep.value = 0.5
+        assert "as cut 0.000" in panel.view.value
+
     def test_one_plan_is_nothing_to_drag(self, plans):
         with pytest.raises(InputError, match="got 1 plans; wanted: at least two"):
             keep_explorer({0.5: plans[0.5]}, MEASURED)
