@@ -9,4 +9,4 @@ def cache_dir() -> Path:
 
     Deleting it is always safe: what was there is trained or computed again.
     """
-    return Path(os.environ.get("KDLAB_CACHE", Path.home() / ".cache" / "kdlab"))
+    return Path(os.environ.get("KDLAB_CACHE") or Path.home() / ".cache" / "kdlab").expanduser()
