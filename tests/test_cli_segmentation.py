@@ -633,6 +633,18 @@ def test_predict_names_what_it_skips(student, tmp_path):
     assert (result.status, "not one of the 1 files could be used" in result.err) == (2, True)
 
 
+def test_a_mask_of_a_name_that_is_no_text_is_named_as_its_image_is(student, tmp_path):
+    name = os.fsdecode(b"r\xe9.png")
+    try:
+        Image.new("RGB", (20, 18)).save(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes only names that are text")
+    words = ("--model", student.out, "--out", tmp_path / "out", "--format", "csv", "--device", "cpu")
+    (row,) = csv.DictReader(io.StringIO(done("predict", tmp_path / name, *words)))
+    assert (row["file"], row["mask"]) == (str(tmp_path / "r?.png"), "r?_mask.png")
+    assert (tmp_path / "out" / os.fsdecode(b"r\xe9_mask.png")).exists()
+
+
 def test_predict_refuses_what_a_segmenter_cannot_use(student, roads, tmp_path):
     images = roads / "test" / "images"
     words = ("predict", images, "--model", student.out)

@@ -87,7 +87,7 @@ def predict_masks(
         write_whole(args.out / name, as_png(mask))
         write_whole(args.out / f"{names[path]}_overlay.png", as_png(Image.blend(image, mask.convert("RGB"), alpha=0.5)))
         shares = np.bincount(answer.reshape(-1), minlength=len(card.classes)) / answer.size
-        rows.append([printable(path), name, *shares.tolist()])
+        rows.append([printable(path), printable(name), *shares.tolist()])
     return pd.DataFrame(rows, columns=["file", "mask", *card.classes]), skipped
 
 

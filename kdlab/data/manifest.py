@@ -64,7 +64,8 @@ def hashes(folder: Path) -> dict[str, str]:
     """
     path = folder / MANIFEST
     try:
-        lines = os.fsdecode(path.read_bytes()).splitlines()
+        # Before they are decoded: a str also breaks at characters that a name may have.
+        lines = [os.fsdecode(line) for line in path.read_bytes().splitlines()]
     except OSError as error:
         raise InputError(
             f"{printable(path)} cannot be read ({error.strerror}), so nothing is known of what {printable(folder)} "

@@ -18,6 +18,7 @@ from kdlab.errors import InputError
 from kdlab.progress import progress
 
 SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}  # and the names that each may have
+TURNS = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow looks for a camera's note
 LEAST = {"val": 11, "test": 11}  # pixels of a side, which the window of SSIM wants where images are judged
 
 
@@ -330,7 +331,9 @@ def _looks(sources: Sequence[_Source]) -> dict[Path, Size | Skipped]:
 
 def _size(image: Image.Image) -> Size:
     """Width and height as they will be seen, from the head of the file alone."""
-    turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    told = not TURNS.isdisjoint(image.info) and image.format != "TIFF"  # whose size is told as it is seen
+    # Not image.getexif(), which decodes a PNG.
+    turned = told and Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
     return (image.height, image.width) if turned else (image.width, image.height)
 
 

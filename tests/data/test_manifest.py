@@ -78,5 +78,12 @@ def test_a_name_with_a_line_break_is_refused(folder):
     assert not (folder / MANIFEST).exists()
 
 
+def test_a_name_may_have_characters_that_break_lines_elsewhere(folder):
+    for character in "\v\f\x1c\x85\u2028":
+        (folder / f"a{character}b").write_bytes(b"")
+    assert record(folder) == hashes(folder)
+    assert not any(differences(folder))
+
+
 def test_hashes_are_those_of_hashlib(folder):
     assert file_hash(folder / "a.txt", "md5") == hashlib.md5(b"one").hexdigest()

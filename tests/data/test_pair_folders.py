@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from kdlab import InputError
 from kdlab.data.pair_folders import LAYOUTS, load_pairs
@@ -173,13 +173,34 @@ def test_other_sizes_in_one_pair_are_refused_with_both_files(tmp_path, name, cle
     refuses(tmp_path, f"{number} of the pairs of {degraded.parent} have two sizes: {degraded} is 24x20 and {clean} is")
 
 
-def test_a_size_is_as_the_image_is_seen(tmp_path):
+def notes():
+    """The ways to tell of a turn by a quarter: a file's ending, and what it is saved with."""
+    exif, profile, text = Image.Exif(), PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
+    exif[ExifTags.Base.Orientation] = 6
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    profile.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n")
+    text.add_itxt("XML:com.adobe.xmp", xmp)
+    return {
+        "EXIF": ("jpg", {"exif": exif}),
+        "XMP": ("jpg", {"xmp": xmp.encode()}),
+        "EXIF of PNG": ("png", {"exif": exif}),
+        "profile of PNG": ("png", {"pnginfo": profile}),
+        "XMP of PNG": ("png", {"pnginfo": text}),
+        "TIFF": ("tif", {"tiffinfo": {ExifTags.Base.Orientation: 6}}),
+        "TIFF with XMP": ("tif", {"tiffinfo": {ExifTags.Base.Orientation: 6, 700: xmp.encode()}}),
+    }
+
+
+NOTES = notes()
+
+
+@pytest.mark.parametrize("kind", NOTES)
+def test_a_size_is_as_the_image_is_seen(tmp_path, kind):
     """One image of the pair was turned by the camera's note, the other one by whoever made the pair."""
+    ending, noted = NOTES[kind]
     for split in ("train", "val"):
-        lay_out(tmp_path / split / "haze", [("hazy/01_hazy.jpg", "GT/01_GT.jpg")])
-        noted = Image.Exif()
-        noted[ExifTags.Base.Orientation] = 6
-        Image.new("RGB", (20, 24)).save(tmp_path / split / "haze" / "hazy" / "01_hazy.jpg", exif=noted)
+        lay_out(tmp_path / split / "haze", [(f"hazy/01_hazy.{ending}", "GT/01_GT.jpg")])
+        Image.new("RGB", (20, 24)).save(tmp_path / split / "haze" / "hazy" / f"01_hazy.{ending}", **noted)
     assert_pairs_match(load(tmp_path).val, 1)
 
 
