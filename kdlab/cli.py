@@ -17,12 +17,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from kdlab import InputError, NonFiniteLossError
+from kdlab.commands.endings import CLOSED_PIPE, INTERRUPTED, TERMINATED, drop_output
 from kdlab.commands.options import settle_task
 from kdlab.commands.parsers import build_parser
 from kdlab.commands.yolo_options import TRAINED
 from kdlab.errors import first_line
 
-WRONG, INTERRUPTED, CLOSED_PIPE, TERMINATED = 2, 130, 141, 143  # the last three as shells report the signals
+WRONG = 2  # the exit status of what cannot be used
 NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)  # torch's words for it
 # And for a loading process that is lost. (A graphics processor has a shared memory, too.)
 NO_WORKER = re.compile(r"shared memory ?(\(shm\)|object)|DataLoader worker .* (killed|exited)|DataLoader timed out")
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, NonFiniteLossError) as error:
         return _fail(_own_words(error), WRONG)
     except BrokenPipeError:
-        _drop_output()
+        drop_output()
         return CLOSED_PIPE
     except (KeyboardInterrupt, RuntimeError, OSError, EOFError, MemoryError) as error:
         end = _interruption(error)
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         shortage = _shortage(error, getattr(args, "workers", 0) or 0)
         if shortage is None:
             raise
-        _drop_output()
+        drop_output()
         return _fail(shortage, WRONG)
 
 
@@ -116,14 +117,6 @@ def _shortage(error: BaseException, workers: int) -> str | None:
             "a smaller --batch-size, smaller images or a narrower network."
         )
     return None
-
-
-def _drop_output() -> None:
-    """Send what is still buffered nowhere, or Python complains about it at its end."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: object, status: int) -> int:

@@ -1,6 +1,7 @@
 """The scripts in data_scripts, as they are called."""
 
 import hashlib
+import io
 import runpy
 import sys
 from dataclasses import replace
@@ -71,6 +72,33 @@ def test_list_shows_name_size_licence_and_use_of_every_set(run, script):
         assert all(f"{number:,} {split}" in entry for split, number in sizes(one).items())
         assert f"licence: {one.licence}" in entry
         assert f"for {one.used}" in said
+
+
+class Closed(io.StringIO):
+    """An output that takes nothing, which is noticed when what was buffered is to go out."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), "141"),
+        (OSError(28, "No space"), "SCRIPT: the disk is full. Make room, then run again."),
+    ],
+)
+@pytest.mark.parametrize("script", GET)
+def test_an_output_that_takes_nothing_is_an_end_without_a_traceback(monkeypatch, script, error, end):
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--list"])
+    monkeypatch.setattr(sys, "stdout", Closed(error))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    assert str(ended.value.code) == end.replace("SCRIPT", script)
 
 
 @pytest.mark.parametrize("script", GET)

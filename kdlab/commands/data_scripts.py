@@ -1,18 +1,21 @@
 """What the scripts in data_scripts share: their options, their errors, and the two ways to get a set."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from kdlab.commands.endings import CLOSED_PIPE, INTERRUPTED, drop_output
 from kdlab.commands.options import whole
 from kdlab.data import direct_sets, restoration_sets
 from kdlab.data.catalogue import DirectSet, RestorationSet
 from kdlab.data.images import few, printable
 from kdlab.data.manifest import differences, hashes
 from kdlab.errors import InputError, unknown
+from kdlab.files import why
 
 T = TypeVar("T")
 
@@ -48,11 +51,20 @@ def make(script: str, args: argparse.Namespace, write: Callable[[], object]) -> 
 def _plain_errors(script: str) -> Iterator[None]:
     try:
         yield
+        sys.stdout.flush()  # what has become of the output is noticed here, and not while Python shuts down
     except InputError as error:
         raise SystemExit(f"{script}: {error}") from error
+    except BrokenPipeError:
+        drop_output()
+        raise SystemExit(CLOSED_PIPE) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        drop_output()
+        raise SystemExit(f"{script}: {why(error)}. Make room, then run again.") from error
     except KeyboardInterrupt:
         print(f"{script}: interrupted. The same command goes on, or begins again.", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 # --- get_*.py ---------------------------------------------------------------------------------------------------------
@@ -69,12 +81,12 @@ def get_direct(script: str, description: str | None, sets: Sequence[DirectSet]) 
         "(default: the official addresses)",
     )
     args = parser.parse_args()
-    if args.list:
-        for one in sets:
-            size = ", ".join(f"{count:,} {split}" for split, count in one.counts.items())
-            print(_entry(one.name, one.title, one.task, f"{size} images", one.licence, one.used))
-        return
     with _plain_errors(script):
+        if args.list:
+            for one in sets:
+                size = ", ".join(f"{count:,} {split}" for split, count in one.counts.items())
+                print(_entry(one.name, one.title, one.task, f"{size} images", one.licence, one.used))
+            return
 
         def work(one: DirectSet) -> str:
             if args.check:
@@ -112,15 +124,14 @@ def get_restoration(script: str, description: str | None, sets: Sequence[Restora
         "validate with",
     )
     args = parser.parse_args()
-    if args.list:
-        for one in sets:
-            known = {split: part.counts[0][0] for split, part in one.parts.items() if part.counts}
-            size = ", ".join(f"{count:,} {split}" for split, count in known.items())
-            print(
-                _entry(one.name, one.title, one.weather, f"{size} pairs" if size else "unknown", one.licence, one.used)
-            )
-        return
     with _plain_errors(script):
+        if args.list:
+            for one in sets:
+                known = {split: part.counts[0][0] for split, part in one.parts.items() if part.counts}
+                size = ", ".join(f"{count:,} {split}" for split, count in known.items())
+                pairs = f"{size} pairs" if size else "unknown"
+                print(_entry(one.name, one.title, one.weather, pairs, one.licence, one.used))
+            return
         if args.sources and (len(args.names) != 1 or args.check):
             raise InputError("--from was given; wanted with it: one set, and no --check.")
         if args.sample is not None and (args.lists is None or args.check):
@@ -180,8 +191,7 @@ def _take_in(wanted: RestorationSet, data: Path, sources: Sequence[str]) -> None
         if len(wanted.parts) == 1 and first not in wanted.parts:
             first, rest = next(iter(wanted.parts)), source
         by_split.setdefault(first, []).append(rest)
-    for split, some in by_split.items():
-        restoration_sets.take_in(wanted, data, split, some)
+    restoration_sets.take_in(wanted, data, by_split)
 
 
 def _get_parser(description: str | None, names: Sequence[str]) -> argparse.ArgumentParser:

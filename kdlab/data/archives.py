@@ -69,6 +69,12 @@ def unpack(archives: Sequence[Path], folder: Path, inside: str = "") -> None:
                     _write(member, unfinished / place, archive)
 
 
+def check_archive(archive: Path) -> None:
+    """Refuse a file that is not there."""
+    if not archive.is_file():
+        raise InputError(f"{printable(archive)}: no such file. Check the path.")
+
+
 def _write(member: _Member, target: Path, archive: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():  # from another archive, or the disk takes two names for one
@@ -82,8 +88,7 @@ def _write(member: _Member, target: Path, archive: Path) -> None:
 @contextmanager
 def _members(archive: Path, inside: str) -> Iterator[dict[PurePosixPath, _Member]]:
     """The files of an archive by their place, after every name and size in it has been found harmless."""
-    if not archive.is_file():
-        raise InputError(f"{printable(archive)}: no such file. Check the path.")
+    check_archive(archive)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from kdlab.data.archives import DamagedArchiveError, unpack
+from kdlab.data.archives import DamagedArchiveError, check_archive, unpack
 from kdlab.data.catalogue import Part, RestorationSet
 from kdlab.data.download import download
 from kdlab.data.images import printable
@@ -60,17 +60,26 @@ def instructions(wanted: RestorationSet, data: Path) -> str:
     return "\n".join([*lines, wanted.note] if wanted.note else lines)
 
 
-def take_in(wanted: RestorationSet, data: Path, split: str, sources: Sequence[str]) -> None:
-    """Unpack archives, files or addresses, as a split of the set.
+def take_in(wanted: RestorationSet, data: Path, sources: Mapping[str, Sequence[str]]) -> None:
+    """Unpack archives, files or addresses, as the splits of the set that they are given for.
 
     An address is downloaded to ``data/archives/NAME/SPLIT``. No hash of these files is published, so the first download
     is trusted: its hash is recorded in the manifest there, and every later one has to have it.
 
     Raises:
-        InputError: no such split; what :func:`download` and :func:`unpack` refuse.
+        InputError: no such split or file, and nothing is unpacked; what :func:`download` and :func:`unpack` refuse.
     """
-    if split not in wanted.parts:
-        raise InputError(f"{wanted.name} has no split {split!r}; wanted: {' or '.join(wanted.parts)}.")
+    for split, some in sources.items():
+        if split not in wanted.parts:
+            raise InputError(f"{wanted.name} has no split {split!r}; wanted: {' or '.join(wanted.parts)}.")
+        for source in some:
+            if "://" not in source:
+                check_archive(Path(source).expanduser())
+    for split, some in sources.items():
+        _take_in(wanted, data, split, some)
+
+
+def _take_in(wanted: RestorationSet, data: Path, split: str, sources: Sequence[str]) -> None:
     store = data / "archives" / wanted.name / split
     known = hashes(store) if (store / MANIFEST).exists() else {}
     files, fetched = [], []

@@ -348,25 +348,34 @@ def archive(tmp_path):
 def test_archives_are_unpacked_and_found(tmp_path, archive):
     wanted, content = archive
     (tmp_path / "download.zip").write_bytes(content)
-    take_in(wanted, tmp_path / "data", "train", [str(tmp_path / "download.zip")])
+    take_in(wanted, tmp_path / "data", {"train": [str(tmp_path / "download.zip")]})
     assert len(find(wanted, tmp_path / "data").pairs["train"]) == 18
     assert (tmp_path / "download.zip").exists(), "it is not ours to delete"
     with pytest.raises(InputError, match="has no split 'test'; wanted: train"):
-        take_in(wanted, tmp_path / "data", "test", [str(tmp_path / "download.zip")])
+        take_in(wanted, tmp_path / "data", {"test": [str(tmp_path / "download.zip")]})
+
+
+@pytest.mark.parametrize(("split", "name"), [("tset", "csd.zip"), ("test", "gone.zip")])
+def test_what_one_split_cannot_have_is_told_before_another_is_unpacked(tmp_path, split, name):
+    with zipfile.ZipFile(tmp_path / "csd.zip", "w") as file:
+        file.writestr("Snow/1.tif", b"an image")
+    with pytest.raises(InputError, match="no split 'tset'|gone.zip: no such file"):
+        take_in(SETS["csd"], tmp_path / "data", {"train": [str(tmp_path / "csd.zip")], split: [str(tmp_path / name)]})
+    assert not (tmp_path / "data").exists()
 
 
 def test_an_address_is_downloaded_and_its_hash_holds_for_every_later_time(tmp_path, archive, server):
     wanted, content = archive
     data = tmp_path / "data"
     server.files["NH.zip"] = content
-    take_in(wanted, data, "train", [f"{server.url}NH.zip"])
+    take_in(wanted, data, {"train": [f"{server.url}NH.zip"]})
     store = data / "archives" / "nh-haze" / "train"
     assert hashes(store) == {"NH.zip": hashlib.sha256(content).hexdigest()}
     assert [path.name for path in store.iterdir()] == [MANIFEST]
     (data / "nh-haze").rename(data / "aside")
     server.files["NH.zip"] = content + b"another"
     with pytest.raises(InputError, match="has the sha256 .*wanted: .*What had arrived is deleted"):
-        take_in(wanted, data, "train", [f"{server.url}NH.zip"])
+        take_in(wanted, data, {"train": [f"{server.url}NH.zip"]})
     assert not (data / "nh-haze").exists()
 
 
@@ -381,7 +390,7 @@ def test_a_downloaded_archive_that_leads_out_of_the_folder_is_refused_and_leaves
     server.files["NH.zip"] = file.getvalue()
     before = {*tmp_path.rglob("*")}
     with pytest.raises(InputError, match=r"evil\.png' in it, which leads out of the folder. Do not trust this archive"):
-        take_in(wanted, tmp_path / "data", "train", [f"{server.url}NH.zip"])
+        take_in(wanted, tmp_path / "data", {"train": [f"{server.url}NH.zip"]})
     kept = tmp_path / "data" / "archives" / "nh-haze" / "train" / "NH.zip"  # for whoever wants to look into it
     assert [path for path in {*tmp_path.rglob("*")} - before if path.is_file()] == [kept]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["archives"]
@@ -391,8 +400,8 @@ def test_a_damaged_download_is_not_kept_for_the_next_time(tmp_path, archive, ser
     wanted, content = archive
     server.files["NH.zip"] = content[: len(content) // 2]
     with pytest.raises(InputError, match="is neither a zip nor a tar|damaged"):
-        take_in(wanted, tmp_path / "data", "train", [f"{server.url}NH.zip"])
+        take_in(wanted, tmp_path / "data", {"train": [f"{server.url}NH.zip"]})
     assert not list((tmp_path / "data").rglob("*.zip*"))
     server.files["NH.zip"] = content
-    take_in(wanted, tmp_path / "data", "train", [f"{server.url}NH.zip"])
+    take_in(wanted, tmp_path / "data", {"train": [f"{server.url}NH.zip"]})
     assert len(find(wanted, tmp_path / "data").pairs["val"]) == 2
