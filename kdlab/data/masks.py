@@ -333,12 +333,12 @@ def _read_list(path: Path, source: str, call: str, data: Path) -> list[str]:
     try:
         return [line for line in path.read_text().splitlines() if line.strip()]
     except OSError:
-        name = call.split("(")[0]
+        name, folder = call.split("(")[0], data / path.relative_to(data).parts[0]
         raise InputError(
             f"{name} is not there: no file {printable(path)}. Get it by this script, or by torchvision itself:\n"
             f"  python data_scripts/get_segmentation.py {source} --data {printable(data)}\n"
             f'  python -c "from torchvision.datasets import {name}; {call.format(str(data))}"\n'
-            "If you have it, give the folder where torchvision has put it as `data`."
+            f"If you have it, link it to {printable(folder)}, or in Python give the folder that it is in as `data`."
         ) from None
 
 

@@ -252,11 +252,14 @@ def test_voc_where_torchvision_reads_it(tmp_path):
     assert splits.classes == VOC
 
 
-@pytest.mark.parametrize(("name", "call"), [("pets", "OxfordIIITPet"), ("voc", "VOCSegmentation")])
-def test_a_public_set_that_is_not_there(tmp_path, name, call):
+@pytest.mark.parametrize(
+    ("name", "call", "folder"), [("pets", "OxfordIIITPet", "oxford-iiit-pet"), ("voc", "VOCSegmentation", "VOCdevkit")]
+)
+def test_a_public_set_that_is_not_there(tmp_path, name, call, folder):
     said = rf"{call} is not there: no file .*\.txt(.|\n)*{call}\(.*download=True\)"
     with pytest.raises(InputError, match=said) as caught:
         load_segmentation(name, data=tmp_path / "nowhere")
+    assert f"If you have it, link it to {tmp_path / 'nowhere' / folder}, or in Python" in str(caught.value)
     command = next(line for line in str(caught.value).splitlines() if "python -c" in line).split('"')[1]
     compile(command, "sentence", "exec")
     assert not (tmp_path / "nowhere").exists()
