@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from kdlab.errors import GET_YOLO
 from kdlab.paths import cache_dir
 
 REINSTALL = "run `make setup` in kdlab's folder, or there: python -m pip install -c constraints.txt -e '.[lab]'"
@@ -230,10 +231,7 @@ def _yolo() -> Finding:
     required = _requirements("yolo")
     faults = _faults(required)
     found = "; ".join(faults) or ", ".join(f"{one.name} {metadata.version(one.name)}" for one in required)
-    mend = (
-        "only chapter 06 and `kdlab yolo` need it: in kdlab's folder python -m pip install -c constraints.txt -e "
-        "'.[lab,yolo]'; ultralytics is under the AGPL-3.0"
-    )
+    mend = f"only chapter 06 and `kdlab yolo` need it; {GET_YOLO}; ultralytics is under the AGPL-3.0"
     return Finding("YOLO", not faults, found, mend, required=False)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+GET_YOLO = "get it in kdlab's folder by: python -m pip install -c constraints.txt -e '.[lab,yolo]'"
+
 
 class InputError(ValueError):
     """Something given to kdlab cannot be used. The message says what was given, what was expected and what to do."""

@@ -59,7 +59,7 @@ from kdlab.detection import (
 )
 from kdlab.distill import weights_hash
 from kdlab.distill.schedules import check_weight
-from kdlab.errors import InputError, first_line
+from kdlab.errors import GET_YOLO, InputError, first_line
 from kdlab.files import write_whole
 from kdlab.frames import with_room_for_frames
 from kdlab.progress import progress
@@ -68,7 +68,7 @@ from kdlab.training.loop import seed_everything
 from kdlab.training.run_folder import alone_in
 
 TESTED = "8.4.190"
-GET_IT = f"{__name__} needs ultralytics {TESTED}; get it with: pip install kdlab[yolo]"
+GET_IT = f"{__name__} needs ultralytics {TESTED}; {GET_YOLO}"
 OFFLINE = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}  # no telemetry, no pip
 
 try:
@@ -457,7 +457,7 @@ def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
         import onnx  # noqa: F401, ultralytics would install it
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed, which an ONNX file takes: pip install kdlab[yolo]") from error
+        raise InputError(f"{error.name} is not installed, which an ONNX file takes; {GET_YOLO}") from error
     detector = load_model(model)
     with _silent(), TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's: what it fixes is the size of the image

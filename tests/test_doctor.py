@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kdlab import doctor
+from kdlab.errors import GET_YOLO
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +181,7 @@ def no_ultralytics(monkeypatch):
         (only_a_browser_that_the_tests_cannot_drive, "Browser", "install Chromium"),
         (gpu_that_pytorch_cannot_use, "Device", "update its driver"),
         (no_test_packages, "Test packages", "make test"),
-        (no_ultralytics, "YOLO", "only chapter 06"),
+        (no_ultralytics, "YOLO", GET_YOLO),
     ],
 )
 def test_what_the_course_can_do_without_is_a_note(fault, name, mend, monkeypatch, capsys):

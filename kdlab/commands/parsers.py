@@ -28,6 +28,7 @@ from kdlab.commands.options import (
 from kdlab.commands.restoration_options import add_pairs, add_restorer, add_steps, add_transfer, add_two_stages
 from kdlab.commands.segmentation_options import add_method, add_monitor
 from kdlab.commands.yolo_options import add_yolo_steps
+from kdlab.errors import GET_YOLO
 
 TILE = 512  # of an image of more than a megapixel
 Add = Callable[..., argparse.ArgumentParser]
@@ -394,9 +395,9 @@ def _add_yolo(add: Add) -> None:
         "STEP ...",
         "train, prune, distil and export YOLO detectors of ultralytics",
         description=(
-            """The steps from a detector to a smaller one: train it sparse, prune it, fine-tune what is left or distil
+            f"""The steps from a detector to a smaller one: train it sparse, prune it, fine-tune what is left or distil
             it from the detector that it was, compare, export. They take ultralytics, which is under the AGPL-3.0 and
-            an extra: pip install kdlab[yolo]. `kdlab yolo STEP --help` explains a step.""",
+            an extra; {GET_YOLO}. `kdlab yolo STEP --help` explains a step.""",
         ),
         examples=(
             "sparse-train scenes/ --model yolov8n.yaml --out runs/sparse",

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from ultralytics.nn.tasks import ClassificationModel, SegmentationModel
 
 from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
+from kdlab.errors import GET_YOLO
 from kdlab.yolo import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -434,10 +436,10 @@ def test_the_licence_is_named_and_a_missing_extra_too(monkeypatch, capsys):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(InputError, match=r"not installed.*pip install kdlab\[yolo\]"):
+    with pytest.raises(InputError, match=f"not installed.*{re.escape(GET_YOLO)}"):
         runpy.run_path(yolo.__file__)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "8.3.253")
-    with pytest.raises(InputError, match=r"8.3.253 is installed.*needs ultralytics 8.4.190.*pip install kdlab\[yolo\]"):
+    with pytest.raises(InputError, match=f"8.3.253 is installed.*needs ultralytics 8.4.190; {re.escape(GET_YOLO)}"):
         runpy.run_path(yolo.__file__)
     monkeypatch.undo()
     runpy.run_path(yolo.__file__, run_name="kdlab.yolo")
