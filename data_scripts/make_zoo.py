@@ -21,6 +21,7 @@ from torch import nn
 
 from kdlab.data import load_scenes
 from kdlab.data.weather_photos import load_haze, load_weather
+from kdlab.errors import unknown
 from kdlab.recipes import detection, few_masks, haze, perceptual, segmentation
 from kdlab.recipes import weather as weather_recipe
 from kdlab.recipes.dehazing import clean_alone
@@ -120,8 +121,12 @@ def make(name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*MAKERS, []], help="which; all where none is named")
-    for name in parser.parse_args().names or MAKERS:
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(MAKERS)} (default: all)")
+    names = parser.parse_args().names or MAKERS
+    for name in names:
+        if name not in MAKERS:
+            parser.error(unknown("checkpoint", name, MAKERS))
+    for name in names:
         os.environ["KDLAB_RETRAIN"] = name  # a student is taught by the teachers that come with the course
         torch.manual_seed(0)
         make(name)

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"PIL\b")  # of images that it has read; they name no file
     try:
         settle_task(args)
-        with _told_of_the_end():
+        with _told_of_the_end(), _warnings_as_messages():
             status = _run(args)
         sys.stdout.flush()  # a reader that has gone away is noticed here, and not while Python shuts down
         return status
@@ -86,6 +86,17 @@ def _told_of_the_end() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _warnings_as_messages() -> Iterator[None]:
+    """A warning is shown in here without the place in the source, which says nothing to a user."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"kdlab: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:

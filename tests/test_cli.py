@@ -33,7 +33,7 @@ from kdlab.commands import evaluate as evaluation
 from kdlab.commands.outputs import say_skipped
 from kdlab.commands.runs import check_out, say_data
 from kdlab.data import ImageSplits, Skipped, folders
-from kdlab.errors import InputError
+from kdlab.errors import GET_YOLO, InputError
 from kdlab.models import VGGReader, classification, densenet121
 from kdlab.recipes import response
 from kdlab.training import ModelCard, load_model, save_model
@@ -136,6 +136,10 @@ def test_imagenets_weights_are_fine_tuned_at_a_lower_rate(shapes, tmp_path, monk
     assert rates == [rate]
     said = " ".join(done("teach", "--help").split())
     assert "(default: 0.0001 from ImageNet's weights, 0.001 from random ones, for restoration 0.0002" in said
+
+
+def test_help_says_how_to_get_the_extra():
+    assert GET_YOLO in " ".join(done("yolo", "--help").split())
 
 
 def test_distill_makes_a_student_of_the_teachers_images(shapes, taught, tmp_path):
@@ -785,6 +789,19 @@ def test_too_little_memory_is_a_message(monkeypatch, error):
     assert result.status == 2
     assert result.err.startswith("kdlab: out of memory (")
     assert "a smaller --batch-size" in result.err
+
+
+def test_a_warning_is_a_message_without_a_place_in_the_source():
+    lines = [
+        "import warnings, kdlab.doctor",
+        "from kdlab.cli import main",
+        "kdlab.doctor.report = lambda: warnings.warn('the cache is full') or 0",
+        "main(['doctor'])",
+        "warnings.warn('in Python')",
+    ]
+    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    said, theirs = result.stderr.splitlines()[:2]
+    assert (said, theirs) == ("kdlab: the cache is full", "<string>:5: UserWarning: in Python")
 
 
 def test_a_loading_process_that_ends_at_an_interrupt_is_the_interrupt(monkeypatch):

@@ -109,6 +109,16 @@ def test_a_set_has_to_be_named_and_known(run, script):
     assert said.startswith(f"{script}: unknown set 'nh-hase'")
 
 
+def test_a_checkpoint_of_the_course_has_to_be_known(run):
+    status, said = run("make_zoo", "--help")
+    assert status == 0
+    assert "make_zoo.py [-h] [NAME ...]" in said
+    assert "weather_two_stages" in said
+    status, said = run("make_zoo", "scenes_vgg", "scenes_techer")
+    assert status == 2
+    assert "unknown checkpoint 'scenes_techer'. Did you mean 'scenes_teacher'" in said
+
+
 def test_scenes_are_made_and_checked(run, tmp_path):
     folder = tmp_path / "scenes"
     words = [folder, "--size", 32, "--train", 2, "--val", 1, "--test", 1]

@@ -297,4 +297,8 @@ def _remember(memory: Path, known: dict[str, list[int]]) -> None:
     try:
         write_whole(memory, json.dumps(known).encode())
     except InputError as error:  # nothing is lost but time
-        warnings.warn(f"the check of the images is not remembered and will be made again: {error}", stacklevel=4)
+        warnings.warn(
+            f"the check of the images is not remembered and will be made again: {error} The environment variable "
+            "KDLAB_CACHE names the place.",
+            stacklevel=4,
+        )
