@@ -141,14 +141,16 @@ def test_the_readme_has_the_same_lines_without_make():
         assert line in readme, f"README.md lacks: {line}"
 
 
-def test_the_library_example_of_the_readme_runs(capsys):
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    example = "\n".join(examples)  # the second goes on from the first
+def test_the_library_example_of_the_readme_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, *others = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     names = {}
-    exec(example, names)
+    exec(first, names)
     assert "torch.Size([8, 1024, 1, 1])" in capsys.readouterr().out
     assert all(parameter.grad is not None for parameter in names["student"].parameters())
     assert all(parameter.grad is None for parameter in names["teacher"].parameters())
+    exec("\n".join(others), names)  # they go on from it
+    assert (tmp_path / "runs" / "mine" / "best.safetensors").is_file()
 
 
 def test_the_readme_s_course_map_shows_what_there_is():
