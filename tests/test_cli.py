@@ -662,10 +662,14 @@ def test_top_k_in_every_format(shapes, student, tmp_path):
     assert records[0]["probability"] >= records[1]["probability"]
     assert sum(record["probability"] for record in records) == pytest.approx(1)
     out = tmp_path / "new" / "classes.csv"
-    assert f"1 images predicted, written to {out}" in done(*words, "--format", "csv", "--out", out)
+    assert f"1 images predicted, written to {out}" in done(*words, "--out", out)
     rows = pd.read_csv(out)
     assert rows["class"].tolist() == [record["class"] for record in records]
     assert rows["probability"].tolist() == pytest.approx([record["probability"] for record in records])
+    done(*words, "--out", out.with_suffix(".JSON"))
+    assert json.loads(out.with_suffix(".JSON").read_text()) == records
+    done(*words, "--format", "table", "--out", out)
+    assert out.read_text().startswith(" ")
     header, first, _ = done(*words).splitlines()
     assert header.split() == ["file", "rank", "class", "probability"]
     assert first.split()[:3] == [str(image), "1", "square"]

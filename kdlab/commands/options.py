@@ -161,9 +161,10 @@ def add_model(parser: argparse.ArgumentParser, also: str = "") -> None:
     )
 
 
-def add_format(parser: argparse.ArgumentParser) -> None:
+def add_format(parser: argparse.ArgumentParser, default: str | None = "table", said: str = "table") -> None:
+    """Of None, the command finds the format itself; ``said`` is how."""
     parser.add_argument(
-        "--format", choices=("table", "csv", "json"), default="table", help="of the result (default: %(default)s)"
+        "--format", choices=("table", "csv", "json"), default=default, help=f"of the result (default: {said})"
     )
 
 

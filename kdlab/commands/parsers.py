@@ -259,14 +259,14 @@ def _add_predict(add: Add) -> None:
             of each image each class has. Of several images called NAME, the second is NAME_2.""",
         ),
         examples=(
-            "photos/ more/rex.jpg --model runs/student --top-k 3 --format csv --out classes.csv",
+            "photos/ more/rex.jpg --model runs/student --top-k 3 --out classes.csv",
             "photos/ --model runs/small --out masks/",
             "photos/ --model student.pth --labels classes.txt --image-size 224 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5",
         ),
     )
     add_image_files(parser)
     add_plain_weights(parser, "")
-    add_format(parser)
+    add_format(parser, None, "csv or json, where the file for it ends in that, else table")
     parser.add_argument(
         "--top-k", type=whole(1), metavar="K", help="classes to name for each image (default: 1); only of a classifier"
     )

@@ -57,7 +57,8 @@ def predict(args: argparse.Namespace) -> int:
     say_skipped(skipped)
     if rows.empty:
         raise InputError(f"not one of the {len(skipped)} files could be used.")
-    text = _formatted(rows, args.format)
+    ending = "" if segmenter or args.out is None else args.out.suffix.lower()[1:]
+    text = _formatted(rows, args.format or ending)
     if segmenter or args.out is None:
         print(text)
     else:
