@@ -123,14 +123,15 @@ def load_segmentation(
             and val/, perhaps test/, in them or around them; where neither is, a fifth of the images is val, chosen by a
             hash of their names: the same at every run, whatever order the files come in.
         size: height and width, in pixels, of the largest central square; 64 for scenes, 224 for others.
-        classes: the names of a folder's classes, by number; where not given, the numbers up to the highest found.
+        classes: the names of a folder's classes, by number; where not given, the numbers up to the highest found, of
+            which a fifth has to be there: grey levels have larger gaps.
         mean, std: red, green, blue, for pixel values in 0 to 1; those of the training images where not given.
         data: the folder in which torchvision has put the public sets.
 
     Raises:
         InputError: the set is not there, the layout is wrong, a mask is missing, is none, differs from its image in
-            size or has a value beyond the classes, a split has no class at any pixel, or a setting is wrong. Images
-            that cannot be decoded are no error: they are in ``skipped``.
+            size or has a value beyond the classes, or grey levels for numbers, a split has no class at any pixel, or a
+            setting is wrong. Images that cannot be decoded are no error: they are in ``skipped``.
     """
     given_mean = None if mean is None else three_numbers("mean", mean)
     given_std = None if std is None else three_numbers("std", std)
@@ -293,11 +294,18 @@ def _match(images: Path, masks: Path) -> tuple[list[Pair], list[Skipped]]:
 def _names(seen: Mapping[Pair, _Seen], found: _Found) -> tuple[str, ...]:
     """Numbers for names, where a folder came without."""
     values = set().union(*(one.values for one in seen.values()))
-    highest = max(values - {IGNORE}, default=0)
+    numbers = sorted(values - {IGNORE})
+    highest = max(numbers, default=0)
     if highest < 1:
         raise InputError(
             f"the masks of {found.name!r} have no class but 0, and {IGNORE} means ignore; values found: "
             f"{sorted(values)}. If white is a class, write 1 instead of 255 into the masks."
+        )
+    if len(numbers) < (highest + 1) / 5:
+        raise InputError(
+            f"the masks of {found.name!r} have the values {few(list(map(str, numbers)))}: grey levels instead of class "
+            f"numbers? They would be {highest + 1} classes. Write {few(list(map(str, range(len(numbers)))))} into the "
+            "masks; or, if classes are only missing here, name all of them by load_segmentation's `classes`."
         )
     return tuple(map(str, range(highest + 1)))
 

@@ -358,6 +358,22 @@ def test_black_and_white_masks_have_no_class(root):
         load(root)
 
 
+@pytest.mark.parametrize("values", [(0, 128), (0, 80, 160, 240, IGNORE), (10, 20, 30)])
+def test_grey_levels_are_no_class_numbers(tmp_path, values):
+    root = grow(tmp_path / "own", values=values)
+    levels = [value for value in values if value != IGNORE]
+    said = f"values {', '.join(map(str, levels))}: grey levels .* Write {', '.join(map(str, range(len(levels))))} into"
+    with pytest.raises(InputError, match=said):
+        load(root)
+    assert len(load(root, classes=list(map(str, range(250)))).classes) == 250
+
+
+@pytest.mark.parametrize("values", [(0, 3, IGNORE), (0, 2, 9), (1,)])
+def test_classes_that_are_missing_leave_a_gap_that_is_none_of_grey_levels(tmp_path, values):
+    highest = max(value for value in values if value != IGNORE)
+    assert len(load(grow(tmp_path / "own", values=values)).classes) == highest + 1
+
+
 def test_five_bad_masks_are_named_and_the_rest_counted(tmp_path):
     root = grow(tmp_path / "own", values=(0, 9), count=4)
     with pytest.raises(InputError, match=r"12 masks in all cannot be used") as caught:
