@@ -367,6 +367,7 @@ def no_look(monkeypatch):
         (["--mean", "0.5"], "mean has 1 value, 3 wanted"),
         (["--std", "0.5,0.5,0.5,0.5"], "std has 4 values, 3 wanted"),
         (["--std", "0,0.5,0.5"], "wanted three values above 0"),
+        (["--mean", "127,127,127", "--std", "50,50,50"], "mean is (127.0, 127.0, 127.0), wanted for pixels in 0 to 1"),
         (["--classes", "3"], "the teacher has 3 classes by --classes; shapes has 2: circle, square"),
         (["--batch-size", "1"], "--batch-size is 1; wanted: at least 2"),
         (

@@ -72,8 +72,8 @@ def test_what_a_file_of_kdlabs_says_itself_is_not_said_again(files):
 @pytest.mark.parametrize(("option", "value", "said"), [
     ("--std", "0,1,1", "std is (0.0, 1.0, 1.0)"),
     ("--mean", "0.5", "mean has 1 value, 3 wanted"),
-    ("--mean", "123,116,103", "wanted: for pixels in 0 to 1. Divide what is for 0 to 255 by 255"),
-    ("--std", "58,57,57", "wanted: for pixels in 0 to 1"),
+    ("--mean", "123,116,103", "wanted for pixels in 0 to 1. Divide what is for 0 to 255 by 255"),
+    ("--std", "58,57,57", "wanted for pixels in 0 to 1"),
 ])  # fmt: skip
 def test_a_normalisation_that_makes_no_sense(files, option, value, said):
     words = ("evaluate", files / "shapes", "--model", files / "student.pth", *TOLD)

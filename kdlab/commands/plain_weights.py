@@ -65,11 +65,7 @@ def _plain(
             f"{_options(lacking)}, as it was trained."
         )
     mean, std = (three_numbers(name, list(chain.from_iterable(getattr(args, name)))) for name in ("mean", "std"))
-    ImageTransform(args.image_size, mean, std)  # refuses a std of 0
-    if not (0 <= min(mean) <= max(mean) <= 1 and max(std) <= 1):
-        raise InputError(
-            f"--mean is {mean} and --std {std}; wanted: for pixels in 0 to 1. Divide what is for 0 to 255 by 255."
-        )
+    ImageTransform(args.image_size, mean, std)  # refuses a std of 0, and what is for pixels in 0 to 255
     if architecture["name"] == "densenet121" and args.image_size < SMALLEST:
         raise InputError(f"--image-size is {args.image_size}; wanted for DenseNet121: {SMALLEST} at least.")
     classes = tuple(known()) if known and args.labels is None else read_labels(args.labels)

@@ -27,7 +27,8 @@ class ImageTransform:
         mean, std: red, green, blue, for pixel values in 0 to 1.
 
     Raises:
-        InputError: size below 1, not three numbers in mean or std, or a std that is not above 0.
+        InputError: size below 1, not three numbers in mean or std, a std that is not above 0, or values that pixels in
+            0 to 1 cannot have.
     """
 
     size: int
@@ -42,6 +43,11 @@ class ImageTransform:
             object.__setattr__(self, name, three_numbers(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}, wanted three values above 0: the pixels are divided by them.")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not 0 <= min(values) <= max(values) <= 1:
+                raise InputError(
+                    f"{name} is {values}, wanted for pixels in 0 to 1. Divide what is for 0 to 255 by 255."
+                )
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 s s"]:
         image = self._random_part(image) if self.augment else central_square(image, self.size)

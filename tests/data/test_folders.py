@@ -81,9 +81,9 @@ def test_it_is_resizing_the_short_side_then_cropping_the_centre():
 
 
 def test_the_values_are_normalised_per_channel():
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 1.0)
     tensor = ImageTransform(4, mean, std)(Image.new("RGB", (4, 4), (255, 51, 0)))
-    wanted = [(1.0 - 0.1) / 0.5, (0.2 - 0.2) / 0.25, (0.0 - 0.3) / 2.0]
+    wanted = [(1.0 - 0.1) / 0.5, (0.2 - 0.2) / 0.25, (0.0 - 0.3) / 1.0]
     assert torch.allclose(tensor[:, 0, 0], torch.tensor(wanted), atol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_still_images_repeat_and_augmented_ones_follow_the_seed():
 
 
 def test_a_transform_survives_pickle():
-    transform = ImageTransform(16, (0.1, 0.2, 0.3), (1, 2, 3), augment=True)
+    transform = ImageTransform(16, (0.1, 0.2, 0.3), (1, 0.2, 0.3), augment=True)
     transform(picture())
     assert pickle.loads(pickle.dumps(transform)) == transform
 
@@ -113,6 +113,8 @@ def test_a_transform_survives_pickle():
         ({"mean": (0.5, float("nan"), 0.5)}, "finite"),
         ({"std": (1.0, 0.0, 1.0)}, "above 0"),
         ({"std": (1.0, -1.0, 1.0)}, "above 0"),
+        ({"mean": (0.5, 0.5, 127.0)}, r"mean is \(0.5, 0.5, 127.0\), wanted for pixels in 0 to 1"),
+        ({"std": (50, 50, 50)}, "std is .* Divide what is for 0 to 255 by 255"),
     ],
 )
 def test_wrong_settings_of_a_transform_are_refused(settings, message):
@@ -183,8 +185,8 @@ def test_a_channel_without_contrast_is_left_unscaled(root):
 
 
 def test_given_mean_and_std_are_used(root):
-    splits = load(root, mean=[0.1, 0.2, 0.3], std=(1.0, 2.0, 3.0))
-    assert (splits.mean, splits.std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    splits = load(root, mean=[0.1, 0.2, 0.3], std=(1.0, 0.2, 0.3))
+    assert (splits.mean, splits.std) == ((0.1, 0.2, 0.3), (1.0, 0.2, 0.3))
     measured = load(root)
     assert load(root, mean=HALF).std == measured.std
     assert load(root, std=HALF).mean == measured.mean
