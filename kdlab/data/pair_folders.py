@@ -64,9 +64,10 @@ LAYOUTS = (
 
 WANTED = """Wanted
   {root}/
-    train/  haze/ ...  rain/ ...    for each weather a folder with its pairs
+    train/  haze/  hazy/ ...   clear/ ...     for each weather a folder, and in it those with its pairs
+            rain/  input/ ...  target/ ...
     val/    haze/ ...  rain/ ...
-    test/                           may be left out
+    test/                                     may be left out
 or lists of [clean, degraded] paths
   {root}/
     meta/   train/ haze.json rain.json    valid/ haze.json rain.json"""
@@ -106,10 +107,10 @@ def load_pairs(root: str | Path, crop: int = 224, *, only_judged: bool = False) 
         only_judged: whether only validation and test are read, one of which will do, and take the place of the others.
 
     Raises:
-        InputError: another layout; a weather that is not in every split, or has no pairs; a degraded image without its
-            clean one, or of another size; one with a side of less than 11 pixels in a split that is judged; a list that
-            is none, or names a file that is not there. Files that are no images are no error:
-            they are in ``skipped``.
+        InputError: another layout; pairs without a weather; a weather that is not in every split, or has no pairs; a
+            degraded image without its clean one, or of another size; one with a side of less than 11 pixels in a split
+            that is judged; a list that is none, or names a file that is not there. Files that are no images are no
+            error: they are in ``skipped``.
     """
     if crop < 16:
         raise InputError(f"crop is {crop}; wanted: at least 16 pixels.")
@@ -151,7 +152,7 @@ def list_weathers(root: str | Path) -> tuple[str, ...]:
     """The classes that :func:`load_pairs` will give, from the names of the folders or lists alone.
 
     Raises:
-        InputError: another layout; a weather that is not in every split.
+        InputError: another layout; pairs without a weather; a weather that is not in every split.
     """
     root = Path(root).expanduser().resolve()
     return tuple(next(iter(_places(root, _has_lists(root), only_judged=False).values())))
@@ -198,6 +199,13 @@ def _places(root: Path, listed: bool, only_judged: bool) -> dict[str, dict[str, 
             f"{printable(parent)} has no {' and no '.join(missing)} in it; folders found: "
             f"{few([f'{name}/' for name in _folders_in(parent)])}.\n{WANTED.format(root=printable(root.name))}"
         )
+    for folder in () if listed else folders.values():
+        for _, *two in _in_two_folders(folder):
+            names = " and ".join(f"{printable(path.name)}/" for path in two)
+            raise InputError(
+                f"{printable(folder)} holds pairs without a weather's folder: {names}. Move these into "
+                f"{folder.name}/haze/, or what else their weather is called."
+            )
     within = _lists_in if listed else _folders_in
     places = {split: within(folder) for split, folder in folders.items()}
     uneven = []
@@ -273,10 +281,8 @@ def _two_paths(entry: object) -> bool:
 
 def _in_folder(folder: Path) -> _Source:
     """The pairs of a weather's folder, by the layout that finds the clean images of most degraded ones."""
-    inside = {name.lower(): path for name, path in _folders_in(folder).items()}
-    two = [layout for layout in LAYOUTS if {layout.degraded.lower(), layout.clean.lower()} <= inside.keys()]
     one = [layout for layout in LAYOUTS if not layout.degraded]
-    found = [_by_layout(inside[layout.degraded.lower()], inside[layout.clean.lower()], layout) for layout in two]
+    found = [_by_layout(degraded, clean, layout) for layout, degraded, clean in _in_two_folders(folder)]
     found = found or [source for layout in one if (source := _by_layout(folder, folder, layout)).matches]
     if not found:
         known = "\n".join(f"  {layout}" for layout in LAYOUTS)
@@ -286,6 +292,13 @@ def _in_folder(folder: Path) -> _Source:
             f"{few(files)}. Wanted: images that are kept and called as in one of these sets, in any format.\n{known}"
         )
     return max(found, key=_fit)
+
+
+def _in_two_folders(folder: Path) -> list[tuple[Layout, Path, Path]]:
+    """The layouts whose folders, of degraded and of clean images, are both in it, with these."""
+    inside = {name.lower(): path for name, path in _folders_in(folder).items()}
+    both = [(layout, inside.get(layout.degraded.lower()), inside.get(layout.clean.lower())) for layout in LAYOUTS]
+    return [(layout, degraded, clean) for layout, degraded, clean in both if degraded and clean]
 
 
 def _fit(source: _Source) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch
 from PIL import ExifTags, Image, PngImagePlugin
 
 from kdlab import InputError
-from kdlab.data.pair_folders import LAYOUTS, load_pairs
+from kdlab.data.pair_folders import LAYOUTS, list_weathers, load_pairs
 
 SPLITS = ("train", "val", "test")
 
@@ -456,6 +456,19 @@ def test_splits_without_weathers_are_told(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
     refuses(tmp_path, f"no weather in {tmp_path / 'train'}")
+
+
+@pytest.mark.parametrize("two", ["hazy clear", "Input target"])
+def test_pairs_without_a_weather_are_told_where_to_go(tmp_path, two):
+    for split in ("train", "val"):
+        for folder in two.split():
+            draw(tmp_path / split / folder / "1.png", 0)
+    said = (
+        f"{tmp_path / 'train'} holds pairs without a weather's folder: {'/ and '.join(two.split())}/. Move these into"
+    )
+    refuses(tmp_path, said, "train/haze/")
+    with pytest.raises(InputError, match="without a weather"):
+        list_weathers(tmp_path)
 
 
 @pytest.mark.parametrize("files", [[], ["a.png"], ["before/1.png", "after/1.png"], ["input/1.png"]])
