@@ -44,6 +44,12 @@ class HintLoss(nn.Module):
 
     def forward(self, student: Float[Tensor, "n c *hw"], teacher: Float[Tensor, "n c *hw"]) -> Float[Tensor, ""]:
         is_tensor(student, "student")
+        if student.ndim not in (2, 4):
+            tokens = " Tokens (n, l, d) go as (n * l, d): end both connectors with nn.Flatten(0, 1)."
+            raise InputError(
+                f"the student's tensor is {tuple(student.shape)}; wanted: (n, c, h, w) or (n, d)."
+                + tokens * (student.ndim == 3)
+            )
         return F.mse_loss(*comparable(student, teacher, "n d" if student.ndim == 2 else "n c h w"))
 
 

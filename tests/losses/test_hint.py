@@ -74,7 +74,12 @@ def test_any_shape_dtype_and_size_gives_a_finite_value_not_below_zero(shape, dty
     ("student", "teacher", "sentence"),
     [
         (torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4), r"\(2, 3, 4, 4\).*\(2, 5, 4, 4\).*connector"),
-        (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), "wanted: 4 dimensions"),
+        (
+            torch.zeros(2, 3, 4),
+            torch.zeros(2, 3, 4),
+            r"wanted: \(n, c, h, w\) or \(n, d\)\. Tokens .* nn.Flatten\(0, 1\)",
+        ),
+        (torch.zeros(2), torch.zeros(2), r"wanted: \(n, c, h, w\) or \(n, d\)\.$"),
         (torch.zeros(2, 3), torch.zeros(2, 3, 4, 4), "wanted: 2 dimensions"),
         (torch.zeros(0, 3), torch.zeros(0, 3), "nothing in it to compare"),
         (torch.zeros(2, 3).int(), torch.zeros(2, 3).int(), "floating point numbers"),
@@ -83,6 +88,13 @@ def test_any_shape_dtype_and_size_gives_a_finite_value_not_below_zero(shape, dty
 def test_what_cannot_be_compared_is_refused_in_a_sentence(student, teacher, sentence, shapes_unchecked):
     with pytest.raises(InputError, match=sentence):
         HintLoss()(student, teacher)
+
+
+def test_tokens_meet_by_the_connectors_that_are_named():
+    student, teacher = randn(2, 5, 3, seed=1), randn(2, 5, 4, seed=2)
+    widen = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Flatten(0, 1)).double()
+    wanted = (widen[0](student) - teacher).square().mean()
+    torch.testing.assert_close(HintLoss()(widen(student), torch.nn.Flatten(0, 1)(teacher)), wanted)
 
 
 def test_integers_are_refused_where_shapes_are_checked():
