@@ -437,6 +437,21 @@ def test_words_that_are_no_settings(options, message):
     assert message in result.err
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("distill digits --teacher t --out s --temprature 4", "--temprature'. Did you mean '--temperature'"),
+        ("predict a.png --model m --topk=3", "--topk'. Did you mean '--top-k'?"),
+        ("yolo prune --model m --out o --keep 0.5 --image-sise 64", "--image-sise'. Did you mean '--image-size'?"),
+    ],
+)
+def test_an_option_that_is_misspelt_is_told_which_was_meant(words, meant):
+    result = run(*words.split())
+    assert result.status == 2
+    assert f"unknown option '{meant}" in result.err
+    assert result.err.startswith(f"usage: kdlab {words.split()[0]} ")
+
+
 @pytest.mark.usefixtures("no_work", "no_look")
 @pytest.mark.parametrize(
     ("classes", "wanted"),

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kdlab import __version__
 from kdlab.commands.classification_options import add_augment, add_plain_weights, add_student
@@ -28,14 +29,25 @@ from kdlab.commands.options import (
 from kdlab.commands.restoration_options import add_pairs, add_restorer, add_steps, add_transfer, add_two_stages
 from kdlab.commands.segmentation_options import add_method, add_monitor
 from kdlab.commands.yolo_options import add_yolo_steps
-from kdlab.errors import GET_YOLO
+from kdlab.errors import GET_YOLO, unknown
 
 TILE = 512  # of an image of more than a megapixel
 Add = Callable[..., argparse.ArgumentParser]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Of an option that it does not know, each command names the nearest of its own; those of its steps do so, too."""
+
+    def parse_known_args(self, *words: Any, **options: Any) -> Any:
+        args, rest = super().parse_known_args(*words, **options)
+        for word in rest:
+            if word.startswith("-"):
+                self.error(unknown("option", word.partition("=")[0], self._option_string_actions))
+        return args, rest
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="kdlab",
         description="Knowledge distillation: train a large network, and a small one that learns from it.",
         epilog=_examples(
