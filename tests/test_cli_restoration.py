@@ -224,6 +224,14 @@ def test_without_a_first_stage_no_teacher_is_wanted(outdoors, tmp_path, asked):
     text = done("distill", outdoors, "--out", tmp_path / "s", *words)
     assert asked[0].arguments[1] == {}
     assert "first stage: none," in text
+    assert "warning" not in text
+
+
+def test_a_first_stage_of_no_epoch_is_warned_of(outdoors, two, tmp_path, asked):
+    words = (*TASK, "--batch-size", 2, "--features", "none", "--epochs")
+    text = done("distill", outdoors, *two, "--out", tmp_path / "s", *words, 1)
+    assert "warning: the teachers teach nothing: of --epochs 1 the first stage, whose share is 0.5, gets none." in text
+    assert "warning" not in done("distill", outdoors, *two, "--out", tmp_path / "t", *words, 2)
 
 
 @pytest.mark.parametrize("weights", [("--collation", 0, "--hcr", 0), ("--collation", 1, "--scr", 0)])

@@ -72,6 +72,11 @@ def distill_restorer(args: argparse.Namespace) -> int:
     features = feature_slices(args.features) if contrasts else nn.Identity()
     _start(args, data, weathers, architecture, device)
     print(f"first stage: {_stage(1, switch)}, from the teachers' images and features")
+    if plan.collation and not switch:
+        print(
+            f"warning: the teachers teach nothing: of --epochs {settings.epochs} the first stage, whose share is "
+            f"{plan.collation:g}, gets none. Give more epochs, or a larger --collation."
+        )
     print(f"second stage: {_stage(switch + 1, settings.epochs)}, from the clean images")
     for name, path in paths.items():
         print(f"teacher of {printable(name)}: {printable(path)}, width {teachers[name].width}")
