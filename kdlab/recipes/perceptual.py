@@ -42,9 +42,15 @@ def feature_slices(weights: FeatureWeights = "auto", normalise: bool = True) -> 
                 return VGGSlices("none", normalise, WIDTH)
         case "imagenet":
             return VGGSlices("imagenet", normalise)
-        case "scenes" | "auto":
-            slices = VGGSlices("auto", normalise) if weights == "auto" else None
-            return slices if slices is not None and slices.weights_used == "imagenet" else _of_the_scenes(normalise)
+        case "scenes":
+            return _of_the_scenes(normalise)
+        case "auto":
+            slices = VGGSlices("auto", normalise)
+            if slices.weights_used == "imagenet":
+                return slices
+            scenes = _of_the_scenes(normalise)
+            scenes.weights_used += slices.weights_used.removeprefix("none: a random start")  # why: what has failed
+            return scenes
         case _:
             raise InputError(unknown("weights", str(weights), get_args(FeatureWeights)))
 
