@@ -114,7 +114,7 @@ def _train_by_hand(student: nn.Module, teacher: nn.Module, optimizer: Optimizer,
             task = F.cross_entropy(student_logits, labels)
             softened = teacher_logits / TEMPERATURE
             gap = F.log_softmax(softened, dim=1) - F.log_softmax(student_logits / TEMPERATURE, dim=1)
-            kd = torch.dot(F.softmax(softened, dim=1).flatten(), gap.flatten()) * (TEMPERATURE**2 / len(images))
+            kd = (F.softmax(softened, dim=1) * gap).sum() * (TEMPERATURE**2 / len(images))
             optimizer.zero_grad()
             ((1 - ALPHA) * task + ALPHA * kd).backward()
             optimizer.step()

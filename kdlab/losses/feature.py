@@ -159,7 +159,8 @@ class ABLoss(nn.Module):
         student, teacher = comparable(student, teacher, "n c h w")
         # The nearest features that cost nothing: to the gradient they are constants.
         free = student.detach()
-        free = torch.where(teacher > 0, free.clamp(min=self.margin), free.clamp(max=-self.margin))
+        least = teacher.clamp(-self.margin, -self.margin)  # what a NaN of the teacher comes through
+        free = torch.where(teacher > 0, free.clamp(min=self.margin), torch.minimum(free, least))
         return F.mse_loss(student, free, reduction="sum") / len(student) * (3 / 1000)
 
     def extra_repr(self) -> str:

@@ -465,3 +465,21 @@ def test_fsp_takes_layers_of_two_precisions():
     teacher = [torch.randn(2, 2, 3, 3), torch.randn(2, 4, 3, 3)]
     value = FSPLoss()([first, last.double()], teacher)
     torch.testing.assert_close(value, FSPLoss()([first, last], teacher))
+
+
+class Usual(Pick):
+    """The first of what may be chosen."""
+
+    def of(self, *good: Any, bad: tuple[Any, ...] = ()) -> Any:
+        return good[0]
+
+
+@pytest.mark.parametrize("side", [0, -1], ids=["student", "teacher"])
+@pytest.mark.parametrize("name", CASES)
+def test_one_nan_is_not_hidden(name, side):
+    case, pick, sizes = CASES[name], Usual(0), Sizes(3, 3, 3, 3, 3, 3, 3)
+    torch.manual_seed(0)
+    sides = tree_map(torch.randn, case.shapes(pick, sizes), is_leaf=lambda x: isinstance(x, tuple))
+    tree_leaves(sides[side])[0].flatten()[4] = math.nan
+    rest = [] if case.classes is None else [torch.zeros(case.targets(sizes), dtype=torch.int64)]
+    assert case.make(pick, sizes)(*sides, *rest).isnan()

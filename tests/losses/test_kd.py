@@ -44,6 +44,12 @@ def test_the_agreed_value_of_the_field():
     torch.testing.assert_close(loss / elementwise, torch.tensor(1600.0, dtype=torch.float64))
 
 
+def test_many_pixels_are_added_up_as_exactly_as_few():
+    student, teacher = (logits(2**18, 21, 10.0, seed, torch.float32) for seed in (1, 2))
+    exact = KDLoss()(student.double(), teacher.double())
+    torch.testing.assert_close(KDLoss()(student, teacher).double(), exact, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("T", TEMPERATURES)
 def test_zero_at_a_perfect_match_and_nowhere_below(T):
     teacher = logits()
