@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sampler
 
 from kdlab import processes
 from kdlab.errors import InputError
@@ -85,6 +85,26 @@ def check_divides(size: int, pieces: int) -> None:
         raise InputError(
             f"a batch of {size} samples cannot be divided into {parts} equal pieces, {pieces} for each of "
             f"{processes.count()} processes; wanted: a batch size that is a multiple of {parts}."
+        )
+
+
+def samplers_of(loader: DataLoader | None) -> list[Any]:
+    """What draws the loader's samples: its samplers, also the one inside its batch sampler."""
+    batches = getattr(loader, "batch_sampler", None)
+    return [getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
+
+
+def check_draws_all(loader: DataLoader) -> None:
+    """Refuse a loader that has only one process's share of the samples: its batches would be divided once more.
+
+    Raises:
+        InputError: a DistributedSampler.
+    """
+    if any(isinstance(sampler, DistributedSampler) for sampler in samplers_of(loader)):
+        raise InputError(
+            "the loader draws one process's share of the samples, by a DistributedSampler, and fit divides each batch "
+            "among the processes itself; wanted: a loader of the whole data set, the same in all processes: "
+            "DataLoader(dataset, batch_size, shuffle=True)."
         )
 
 

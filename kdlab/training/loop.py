@@ -22,7 +22,7 @@ from kdlab.errors import InputError
 from kdlab.frames import with_room_for_frames
 from kdlab.modes import evaluating
 from kdlab.progress import progress
-from kdlab.training.batches import Pieces, in_pieces
+from kdlab.training.batches import Pieces, check_draws_all, in_pieces, samplers_of
 from kdlab.training.checkpoints import RESUME, ModelCard
 from kdlab.training.epoch import Epoch
 from kdlab.training.run_folder import Row, alone_in, check_savable, load_saved, restore, save
@@ -111,9 +111,10 @@ def fit(
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
             optimiser lacks; a student that is frozen, or not the optimiser's; losses that are no scalars; an optimiser
-            that wants a closure; a scheduler that wants a metric; a loader without a length, or of other batches than
-            the objective takes; a metric that ``evaluate`` does not give, or that has no name or is no number; what
-            cannot be saved; a checkpoint of another recipe; a batch that cannot be divided equally; no compiler.
+            that wants a closure; a scheduler that wants a metric; a loader without a length, of other batches than
+            the objective takes, or with a DistributedSampler; a metric that ``evaluate`` does not give, or that has no
+            name or is no number; what cannot be saved; a checkpoint of another recipe; a batch that cannot be divided
+            equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -131,10 +132,11 @@ def fit(
     _check_steps(optimizer, scheduler)
     if _length(loader) == 0:
         raise InputError("the loader yields no batch: fewer samples than one batch, or none at all.")
+    check_draws_all(loader)
     if out is not None and card is None:
         raise InputError("out was given without a card: a saved model needs one to be used again.")
     if out is not None and card is not None:
-        check_savable(card, optimizer, scheduler)
+        check_savable(card, objective, optimizer, scheduler)
 
     out = Path(out) if out is not None else None
     divided = accumulate > 1 or processes.count() > 1
@@ -168,7 +170,7 @@ def fit(
                 row: Row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
                 objective.train()
                 if freeze_from is not None and epoch >= freeze_from:
-                    student.eval()
+                    getattr(objective, "students", student).eval()  # a MutualDistiller has several
                 row |= steps.run(epoch, epochs, bar)
                 processes.average_buffers(objective)
                 eager = torch.compiler.set_stance("force_eager") if compile else nullcontext()
@@ -264,13 +266,14 @@ def _compiled(student: Any) -> Iterator[None]:
 
 
 def seed_everything(seed: int, loader: DataLoader | None = None) -> None:
-    """Seed Python, NumPy, torch and, where it has a generator of its own, the loader."""
+    """Seed Python, NumPy, torch and, where they have generators of their own, the loader and its samplers."""
     seed %= 2**64  # of the largest seeds the later epochs' would be more than torch takes
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    for generator in {getattr(loader, "generator", None), getattr(getattr(loader, "sampler", None), "generator", None)}:
-        if generator is not None:
+    for draws in (loader, *samplers_of(loader)):
+        generator = getattr(draws, "generator", None)
+        if isinstance(generator, torch.Generator):
             generator.manual_seed(seed)
 
 

@@ -67,13 +67,10 @@ def save(
     """All files of an epoch. The history comes first, so that a model in the folder is seen to be of this run.
 
     ``resume`` comes last: a kill before it makes the epoch again, to the same bits.
+
+    Raises:
+        InputError: an optimiser has made something else than tensors and numbers in the meantime; no file is written.
     """
-    metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
-    card = replace(card, metrics=metrics | {"epoch": rows[-1]["epoch"]})
-    write_whole(out / HISTORY, pd.DataFrame(rows).to_csv(index=False).encode())
-    for name in [BEST, LAST] if is_best else [LAST]:
-        student: Any = objective.student
-        save_model(out / name, student, card)
     state = optimizer.state_dict()
     tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
@@ -83,6 +80,13 @@ def save(
                 tensors[f"optimizer.{index}.{name}"] = value
             else:
                 plain.setdefault(str(index), {})[name] = value
+    _check_plain(f"what {type(optimizer).__name__} remembers of its steps", plain)
+    metrics = {name.removeprefix("val_"): value for name, value in rows[-1].items() if name.startswith("val_")}
+    card = replace(card, metrics=metrics | {"epoch": rows[-1]["epoch"]})
+    write_whole(out / HISTORY, pd.DataFrame(rows).to_csv(index=False).encode())
+    for name in [BEST, LAST] if is_best else [LAST]:
+        student: Any = objective.student
+        save_model(out / name, student, card)
     meta = {
         "recipe": card.recipe,
         "rows": rows,
@@ -92,23 +96,35 @@ def save(
     save_tensors(out / RESUME, tensors, meta)
 
 
-def check_savable(card: ModelCard, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None) -> None:
+def check_savable(
+    card: ModelCard, objective: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None
+) -> None:
     """Refuse, before an epoch is trained, what could not be written after it.
 
     Raises:
-        InputError: something else than numbers, texts, lists and dictionaries of them.
+        InputError: something else than tensors in the objective's ``state_dict``; elsewhere, something else than
+            numbers, texts, lists and dictionaries of them.
     """
-    parts = {"the card": asdict(card), "the optimiser": optimizer.state_dict()["param_groups"]}
-    if scheduler is not None:
-        parts["the scheduler"] = scheduler.state_dict()
-    for what, part in parts.items():
-        try:
-            json.dumps(part)
-        except TypeError as error:
+    for name, value in objective.state_dict().items():
+        if not isinstance(value, Tensor):
             raise InputError(
-                f"{what} cannot be saved: {first_line(error)}. Wanted there: texts, Python's own numbers, lists and "
-                "dictionaries of them: str(path), int(number), a learning rate that is no tensor."
-            ) from error
+                f"the objective's {name} cannot be saved: in its state_dict it is a {type(value).__name__}; wanted: "
+                "tensors alone. Keep numbers in a buffer, and leave get_extra_state out."
+            )
+    _check_plain("the card", asdict(card))
+    _check_plain("the optimiser", optimizer.state_dict()["param_groups"])
+    if scheduler is not None:
+        _check_plain("the scheduler", scheduler.state_dict())
+
+
+def _check_plain(what: str, part: Any) -> None:
+    try:
+        json.dumps(part)
+    except TypeError as error:
+        raise InputError(
+            f"{what} cannot be saved: {first_line(error)}. Wanted there: texts, Python's own numbers, lists and "
+            "dictionaries of them: str(path), int(number), a learning rate that is no tensor."
+        ) from error
 
 
 def load_saved(out: Path, resume: bool) -> Saved | None:

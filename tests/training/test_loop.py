@@ -18,10 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
 from kdlab import InputError
-from kdlab.distill import Distiller, From, Term
+from kdlab.distill import Distiller, From, MutualDistiller, Term
 from kdlab.errors import NonFiniteLossError
 from kdlab.files import save_tensors
 from kdlab.losses import HintLoss, KDLoss
@@ -67,15 +75,17 @@ def one_cycle(optimizer, epochs=4):
 
 
 def build(
-    data=None, *, objective=Supervised, optimizer=torch.optim.Adam, scheduler=one_cycle, generator=None, sampler=None
-):
+    data=None, *, objective=Supervised, optimizer=torch.optim.Adam, scheduler=one_cycle, generator=None, sampler=None,
+    batch_sampler=None,
+):  # fmt: skip
     """Everything that a training moves: the same at every call."""
     torch.manual_seed(7)
     student = StudentCNN(3, (4, 4, 4, 4), drop_rate=0.3)
     whole = objective(student, nn.CrossEntropyLoss())
     steps = optimizer(whole.parameters(), lr=1e-2)
     data = data or TensorDataset(IMAGES, LABELS)
-    loader = DataLoader(data, 4, shuffle=sampler is None, sampler=sampler, generator=generator)
+    drawn = {"batch_size": 4, "shuffle": sampler is None, "sampler": sampler, "generator": generator}
+    loader = DataLoader(data, **({"batch_sampler": batch_sampler} if batch_sampler else drawn))
     return SimpleNamespace(objective=whole, loader=loader, optimizer=steps, scheduler=scheduler and scheduler(steps))
 
 
@@ -270,6 +280,14 @@ def test_from_an_epoch_on_the_student_trains_with_frozen_statistics(freeze_from)
         (mean, weight), (mean_before, weight_before) = statistics[epoch], statistics[epoch - 1]
         assert torch.equal(mean, mean_before) == (epoch in frozen)
         assert not torch.equal(weight, weight_before)  # what is learnt goes on
+
+
+def test_all_students_that_learn_together_are_frozen():
+    def mutual(student, task):
+        return MutualDistiller({"first": student, "second": StudentCNN(3, (4, 4, 4, 4))}, task)
+
+    run = train(build(objective=mutual), epochs=2, freeze_from=1)
+    assert not any(module.training for module in run.objective.students.modules())
 
 
 def test_the_files_of_a_run(tmp_path):
@@ -523,6 +541,9 @@ RUNS = {
     "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
     "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
     "a sampler with a generator of its own": lambda: {"sampler": RandomSampler(LABELS, generator=torch.Generator())},
+    "such a sampler inside a batch sampler": lambda: {
+        "batch_sampler": BatchSampler(RandomSampler(LABELS, generator=torch.Generator()), 4, drop_last=False)
+    },
     "augmented images": lambda: {"data": Noisy()},
 }
 
@@ -1076,6 +1097,17 @@ def test_a_stream_that_ends_before_its_length_is_refused(batches):
         train(run)
 
 
+SHARE = DistributedSampler(LABELS, num_replicas=2, rank=0)
+
+
+@pytest.mark.parametrize("drawn", [{"sampler": SHARE}, {"batch_sampler": BatchSampler(SHARE, 4, drop_last=False)}])
+def test_a_loader_of_one_processs_share_is_refused(drawn):
+    run = build(scheduler=None, **drawn)
+    run.objective.forward = never
+    with pytest.raises(InputError, match="one process's share.*by a DistributedSampler.*wanted: a loader of the whole"):
+        train(run)
+
+
 def test_a_stream_with_a_length_is_trained_on_but_not_in_pieces():
     run = build(scheduler=None)
     run.loader = DataLoader(Stream(5), 4)
@@ -1112,6 +1144,39 @@ def test_a_learning_rate_that_cannot_be_saved_is_refused_too(tmp_path):
     run.objective.forward = never
     with pytest.raises(InputError, match="the optimiser cannot be saved.*a learning rate that is no tensor"):
         train(run, out=tmp_path, card=card())
+
+
+class WithExtraState(StudentCNN):
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_student_that_cannot_be_saved_is_refused_before_the_first_epoch(tmp_path):
+    run = build(objective=lambda student, task: Supervised(WithExtraState(3, (4, 4, 4, 4)), task))
+    run.objective.forward = never
+    with pytest.raises(
+        InputError, match="student._extra_state cannot be saved: in its state_dict it is a dict; wanted"
+    ):
+        train(run, out=tmp_path, card=card())
+    assert not list(tmp_path.iterdir())
+
+
+class Listing(Slowing):
+    """Its state is a list of tensors."""
+
+    def step(self):
+        super().step()
+        for state in self.state.values():
+            state["history"] = [torch.zeros(())]
+
+
+def test_an_optimisers_state_that_cannot_be_saved_is_named_before_a_file_is_written(tmp_path):
+    with pytest.raises(InputError, match="what Listing remembers of its steps cannot be saved: Object of type Tensor"):
+        train(build(optimizer=Listing, scheduler=None), out=tmp_path, card=card())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_what_image_processors_give_is_moved_too():
