@@ -224,9 +224,12 @@ def _files(dataset: Dataset) -> list[Path]:
 def _fingerprint(teacher: nn.Module, taps: Sequence[str | Tap], dataset: Dataset) -> str:
     """A hash of the layers, the weights, the tap names, and the images: all files and a spread of them, or each."""
     samples = _length(dataset)
-    layers = re.sub(" at 0x[0-9a-f]+", "", repr(teacher))  # an address is another one in each process
+    built = [getattr(module, "architecture", None) for module in teacher.modules()]  # not all of it is in the repr
+    layers = re.sub(" at 0x[0-9a-f]+", "", repr((teacher, built)))  # an address is another one in each process
     digest = hashlib.sha256(repr((list(map(str, taps)), samples, layers)).encode())
     digest.update(weights_hash(teacher).encode())
+    for name, buffer in teacher.named_buffers():  # also those that no state_dict has
+        digest.update(name.encode() + _bytes(buffer))
     paths = _files(dataset)
     for path in paths:
         status = path.stat()

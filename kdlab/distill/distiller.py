@@ -188,8 +188,8 @@ class Distiller(nn.Module):
         Raises:
             InputError: a schedule without :meth:`set_epoch`, or of a negative or infinite weight; a loss that wants an
                 index and gets none; shapes that do not meet; a connector that overwrites its input; networks on two
-                devices; a batch of one where a BatchNorm trains; a task loss that works in place; a term whose layer of
-                the student has no gradient.
+                devices; a batch of one where a BatchNorm trains; a task loss that works in place, or returns no tensor;
+                a term whose layer of the student has no gradient.
         """
         if observed is not None and not isinstance(observed, Mapping):
             raise InputError(
@@ -238,10 +238,13 @@ class Distiller(nn.Module):
         who = f"the task loss {type(self.task).__name__}"
         with _left_alone(read.values(), who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."):
             try:
-                return self.task(output, labels)
+                loss = self.task(output, labels)
             except Exception as error:
                 error.add_note(f"This was in the task loss ({_described(self.task, output, labels)}).")
                 raise
+        if not isinstance(loss, Tensor):
+            raise InputError(f"{who} returns a {type(loss).__name__}; wanted: one number, a tensor without dimensions.")
+        return loss
 
     def _check_gradient(self, term: Term, read: Mapping[str, Any]) -> None:
         """Refuse a term from which the student cannot learn, though a connector may; a frozen one is only looked at."""
@@ -282,16 +285,17 @@ class Distiller(nn.Module):
         with _told(term, student_side, teacher_side), enough_samples(), left_alone:
             student = on_side(term.student, student_side)
             teacher = raw = on_side(term.teacher, teacher_side)
+            # Not the term's own modules: what is registered may have been replaced, as convert_sync_batchnorm does.
             if term.student_connector is not None:
-                student = term.student_connector(student)
+                student = self.student_connectors[term.name](student)
             if term.teacher_connector is not None:
-                teacher = term.teacher_connector(teacher)
-            losses = {term.name: term.loss(student=student, teacher=teacher, **extra)}
+                teacher = self.teacher_connectors[term.name](teacher)
+            losses = {term.name: self.losses[term.name](student=student, teacher=teacher, **extra)}
             if losses[term.name].ndim:
                 shape = tuple(losses[term.name].shape)
                 raise InputError(f"the loss is of shape {shape}; wanted: one number, such as its mean().")
             if term.reconstruction is not None:
-                losses[f"{term.name}_reconstruction"] = F.l1_loss(term.reconstruction(teacher), raw)
+                losses[f"{term.name}_reconstruction"] = F.l1_loss(self.reconstructions[term.name](teacher), raw)
         return losses
 
     def _rows(self, names: Sequence[str], images: Any, labels: Any) -> Tensor | None:
@@ -305,9 +309,10 @@ class Distiller(nn.Module):
         self, terms: Sequence[Term], images: Any, labels: Any, observed: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """The tapped outputs of the teachers that these terms need: those known already, the rest computed."""
-        known = dict(observed)
         if len(self.teachers) > 1:
-            self._check_owners(known)
+            self._check_owners(observed)
+        # What was observed in inference mode could not be saved for a backward pass.
+        known = {key: _outside_inference(value) for key, value in observed.items()}
         missing = [term for term in terms if not all(key in known for key in chain(*self._keys[term.name].known))]
         for name in dict.fromkeys(name for term in missing for name in self._keys[term.name].teachers):
             known |= self._observe(name, images, labels)
@@ -474,6 +479,10 @@ def _by_term(terms: Sequence[Term], part: str) -> nn.ModuleDict:
     return nn.ModuleDict({term.name: getattr(term, part) for term in terms if getattr(term, part) is not None})
 
 
+def _outside_inference(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
 @contextmanager
 def _left_alone(read: Iterable[Any], who: str, instead: str) -> Iterator[None]:
     """Refuse who works in place on what was read."""
@@ -491,6 +500,8 @@ def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterato
     """Say of an error in a connector or a loss in which term, between which layers, on which shapes it happened."""
     try:
         yield
+    except torch.OutOfMemoryError:  # no matter of shapes
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         sides = []
         for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
@@ -498,5 +509,7 @@ def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterato
             sides.append(" and ".join(f"{str(tap)!r} {shape}" for tap, shape in zip(taps, shapes, strict=True)))
         said = str(error)
         if not isinstance(error, InputError):
-            said = f"{said.rstrip('. ')}. Give the term a connector made for these shapes, or tap other layers."
+            said = f"{said.rstrip('. ')}."
+            if isinstance(error, RuntimeError | ValueError):
+                said += " Give the term a connector made for these shapes, or tap other layers."
         raise InputError(f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {said}") from error

@@ -96,6 +96,8 @@ class SelfDistiller(nn.Module):
               \,\|\, p^e) + \beta \sum_{e\ \mathrm{inner}} \|f^e - f^{end}\|^2_{f^e > 0\ \mathrm{or}\ f^{end} > 0}
 
     The end is detached where it teaches. The exits are there in training only: the student is delivered without them.
+    The last part is a sum over the batch: of a batch in pieces, by ``accumulate`` of :func:`kdlab.training.fit` or in
+    several processes, it is the mean of the pieces' sums, smaller by their number; raise beta as much.
 
     >>> SelfDistiller(student, {"features.1": Exit(16, 64, 10), "features.2": Exit(32, 64, 10)}, features="features.3",
     ...               task=nn.CrossEntropyLoss())

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import SupportsFloat
+from numbers import Real
 
 from kdlab.errors import InputError
 
@@ -107,10 +107,10 @@ def weight_at(name: str, weight: float | Schedule, epoch: float, epochs: int) ->
 
 
 def check_weight(name: str, weight: float) -> None:
-    """Refuse a weight that is negative or not finite.
+    """Refuse a weight that is negative or not finite, or a tensor, such as a parameter, which nothing would train.
 
     Raises:
         InputError: naming it.
     """
-    if not isinstance(weight, SupportsFloat) or not (math.isfinite(weight) and weight >= 0):
-        raise InputError(f"{name} is {weight!r}; wanted: a finite number, 0 or above.")
+    if not isinstance(weight, Real) or not (math.isfinite(weight) and weight >= 0):
+        raise InputError(f"{name} is {weight!r}; wanted: a finite number, 0 or above, and no tensor.")

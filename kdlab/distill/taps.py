@@ -237,6 +237,9 @@ def _find(model: nn.Module, tap: Tap) -> nn.Module | nn.Parameter:
         return model.get_submodule(tap.layer)
     except AttributeError:
         names = [known for known, _ in model.named_modules() if known]
+        if not names:
+            what = f"{type(model).__name__} has no layers inside, and so none that is called {tap.layer!r}"
+            raise InputError(f'{what}; wanted: "", the network itself.') from None
         if not get_close_matches(tap.layer, names):  # all of them would fill a page, and the end of it is what is read
             names = [known for known, _ in model.named_children()]
         raise InputError(unknown(f"layer of {type(model).__name__}", tap.layer, names)) from None

@@ -13,7 +13,7 @@ from kdlab.distill.schedules import Schedule, check_weight, weight_at
 from kdlab.distill.taps import Tap, as_tap
 from kdlab.errors import InputError, unknown
 
-RESERVED = ("task", "total")
+RESERVED = ("task", "total", "epoch", "lr", "seconds")  # the others are columns of a history beside the losses
 SAMPLE_ARGUMENTS = ("target", "index")  # what a loss may ask for beside student and teacher
 Side = str | Tap | Sequence[str | Tap]
 
@@ -26,8 +26,8 @@ class Term:
     ...      student_connector=ConvConnector(32, 1024))
 
     Args:
-        name: how the loss appears in the losses of a step; any identifier but "task" and "total", and those that
-            PyTorch's modules have for themselves, such as "type".
+        name: how the loss appears in the losses of a step; any identifier but "task", "total", "epoch", "lr" and
+            "seconds", and those that PyTorch's modules have for themselves, such as "type".
         loss: a module whose forward takes ``student`` and ``teacher`` and, where it needs them, ``target`` (the labels)
             and ``index`` (the samples' places in the data set).
         student, teacher: a layer's dotted name, a :class:`Tap`, or a sequence of these, for a loss on lists of tensors.
@@ -60,8 +60,8 @@ class Term:
     def __post_init__(self) -> None:
         if self.name in RESERVED or not self.name.isidentifier() or hasattr(nn.ModuleDict(), self.name):
             raise InputError(
-                f"a term is called {self.name!r}; wanted: an identifier other than 'task', 'total', and what PyTorch's "
-                "modules have for themselves, such as 'type' and 'half'."
+                f"a term is called {self.name!r}; wanted: an identifier other than {', '.join(map(repr, RESERVED))}, "
+                "and what PyTorch's modules have for themselves, such as 'type' and 'half'."
             )
         for part in ("student_connector", "teacher_connector", "reconstruction"):
             if not isinstance(module := getattr(self, part), nn.Module | None):

@@ -186,7 +186,7 @@ class OFDLoss(nn.Module):
     t'. The teacher is detached. Half precision is compared in float32.
 
     Raises:
-        InputError: a margin above 0, not finite, or not one for each channel; shapes that differ.
+        InputError: a margin above 0, not finite, not one for each channel, or no tensor; shapes that differ.
 
     Source: Heo et al.: A Comprehensive Overhaul of Feature Distillation, 2019, arXiv:1904.01866.
     """
@@ -195,10 +195,11 @@ class OFDLoss(nn.Module):
 
     def __init__(self, margin: Float[Tensor, " c"]) -> None:
         super().__init__()
-        if margin.ndim != 1 or not (margin.isfinite() & (margin <= 0)).all():
+        if not isinstance(margin, Tensor) or margin.ndim != 1 or not (margin.isfinite() & (margin <= 0)).all():
+            shape = tuple(margin.shape) if isinstance(margin, Tensor) else f"a {type(margin).__name__}"
             raise InputError(
-                f"margin is {tuple(margin.shape)}: {margin}; wanted: (c), for each channel a finite number, 0 or "
-                "below, as ofd_margin(batch norm) gives."
+                f"margin is {shape}: {margin}; wanted: a tensor (c), for each channel a finite number, 0 or below, as "
+                "ofd_margin(batch norm) gives."
             )
         self.register_buffer("margin", margin.detach().clone())
 

@@ -73,7 +73,7 @@ class CKTLoss(nn.Module):
 
 
 class _Contrast(nn.Module):
-    """What SCR and HCR share. The frozen features move along with the loss, and are no part of its state."""
+    """What SCR and HCR share. The features are frozen, move along with the loss, and are no part of its state."""
 
     features: nn.Module
 
@@ -82,7 +82,7 @@ class _Contrast(nn.Module):
         inputs.positive(eps=eps)
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise InputError(f"weights is {tuple(weights)}; wanted: one for each map, finite, at least 0, not all 0.")
-        self.__dict__["features"] = features
+        self.__dict__["features"] = features.requires_grad_(False).eval()
         self.weights, self.eps = tuple(weights), eps
 
     def _apply(self, fn: Any, recurse: bool = True) -> "_Contrast":
@@ -118,7 +118,8 @@ class SCRLoss(_Contrast):
     positive and n the degraded input. Only the student's image gets a gradient.
 
     Args:
-        features: a frozen module from images to a sequence of maps, one for each weight. Several losses may share it.
+        features: a module from images to a sequence of maps, one for each weight; it is frozen, in eval mode. Several
+            losses may share it.
         weights: of the maps; those of VGG19's relu1_1 to relu5_1 by default.
         negatives: "paired" compares each image with its own input; "same_weather" with all inputs of the batch, which
             for a term of one teacher are those of its weather, as the paper draws it.

@@ -60,6 +60,9 @@ class VGGSlices(nn.Module):
         """Stays in eval mode, whatever is asked for."""
         return super().train(False)
 
+    def extra_repr(self) -> str:
+        return f"normalise={self.normalise}"
+
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         if min(images.shape[2:]) < 16:
             height, width = images.shape[2:]

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from kdlab import processes
+from kdlab.errors import InputError
 from kdlab.losses import PixelCrossEntropy
 from kdlab.modes import evaluating
 from kdlab.training.device import to_device
@@ -23,12 +24,17 @@ def predict_logits(model: nn.Module, loader: Iterable) -> tuple[Float[Tensor, "n
     """Logits (n, k) and labels (n) of everything that the loader yields, on the CPU.
 
     The model computes in eval mode, in float32, on its own device, and is left in the modes that it was in.
+
+    Raises:
+        InputError: the loader yields nothing.
     """
     logits, labels = [], []
     with evaluating(model) as device:
         for images, targets, *_ in loader:
             logits.append(model(to_device(images, device)).float().cpu())
             labels.append(torch.as_tensor(targets).long())
+    if not logits:
+        raise InputError("the loader yields no batch to predict; wanted: at least one, of (images, labels).")
     return torch.cat(logits), torch.cat(labels)
 
 

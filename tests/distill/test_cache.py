@@ -67,6 +67,28 @@ def test_the_second_time_the_teacher_does_not_run(teacher, dataset, path):
     assert torch.equal(first.outputs["classifier"], second.outputs["classifier"])
 
 
+class Hidden(nn.Module):
+    """Its settings are neither in its repr nor in its state."""
+
+    def __init__(self, mean=0.0, **architecture):
+        super().__init__()
+        self.architecture = architecture
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+
+    def forward(self, images):
+        return images.mean((2, 3)) - self.mean
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Hidden(1.0), Hidden(normalise=True), nn.Sequential(Hidden(normalise=True))],
+    ids=["buffer", "own", "inside"],
+)
+def test_settings_that_no_state_shows_make_another_teacher(other, dataset):
+    plain = nn.Sequential(Hidden()) if isinstance(other, nn.Sequential) else Hidden()
+    assert len({TeacherCache.build(net, [""], dataset).fingerprint for net in (plain, other)}) == 2
+
+
 def test_by_default_it_finds_its_own_place(teacher, dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLAB_CACHE", str(tmp_path / "own"))
     TeacherCache.build(teacher, TAPS, dataset)

@@ -219,6 +219,10 @@ REFUSED = {
     "no terms": (lambda: distiller(terms=[]), "at least one Term"),
     "two of one name": (lambda: distiller(terms=[kd(), kd()]), "kd, kd.*a name of its own"),
     "reserved name": (lambda: Term("total", KDLoss(), "a", "b"), "called 'total'"),
+    "name of a history's column": (
+        lambda: Term("lr", KDLoss(), "a", "b"),
+        "called 'lr'; wanted: .*'total', 'epoch', 'lr'",
+    ),
     "name of a module's own": (lambda: Term("keys", KDLoss(), "a", "b"), "called 'keys'; wanted: .*such as 'type'"),
     "name of a reconstruction": (lambda: reported_twice(), "hint, hint_reconstruction, hint_reconstruction; every"),
     "name with a dot": (lambda: Term("k.d", KDLoss(), "a", "b"), "identifier"),
@@ -227,6 +231,11 @@ REFUSED = {
         lambda: hint(reconstruction_weight=-1.0),
         "reconstruction_weight of term 'hint' is -1.0",
     ),
+    "weight that could learn": (
+        lambda: kd(nn.Parameter(torch.tensor(0.5))),
+        r"(?s)weight of term 'kd' is Parameter .*wanted: a finite number, 0 or above, and no tensor",
+    ),
+    "weights in a tensor": (lambda: kd(torch.ones(2)), r"weight of term 'kd' is tensor.*and no tensor"),
     "weight not a number": (lambda: kd(float("nan")), "weight of term 'kd' is nan"),
     "negative task weight": (lambda: distiller(task_weight=-0.1), "task_weight is -0.1"),
     "all weights zero": (lambda: distiller(terms=[kd(0.0)], task_weight=0.0), "nothing to learn from"),
@@ -362,6 +371,44 @@ def test_connectors_stand_between_and_are_trained_and_saved():
     half = stages([hint(teacher_connector=Resize(4), student_connector=Resize(4))])
     expected = (Resize(4)(half.student.first(IMAGES)) - Resize(4)(half.teacher.first(IMAGES))).abs().mean()
     torch.testing.assert_close(half.eval()(IMAGES, LABELS)["hint"], expected)
+
+
+def test_what_takes_a_registered_modules_place_is_used():
+    class Doubled(nn.Module):
+        def forward(self, student, teacher):
+            return 2 * Gap()(student, teacher)
+
+    parts = {
+        "student_connector": nn.Identity(),
+        "teacher_connector": nn.Conv2d(4, 4, 1),
+        "reconstruction": nn.Identity(),
+    }
+    d = stages([hint(**parts)]).eval()
+    for registered in (d.student_connectors, d.teacher_connectors, d.reconstructions):
+        registered["hint"] = nn.Hardtanh(3.0, 4.0)  # of what is about 0 it makes 3
+    d.losses["hint"] = Doubled()
+    losses = d(IMAGES, LABELS)
+    assert losses["hint"] < 1
+    assert losses["hint_reconstruction"] > 2
+    d.student_connectors["hint"] = nn.Hardtanh(5.0, 6.0)
+    assert d(IMAGES, LABELS)["hint"] > 3
+
+
+def test_what_was_observed_in_inference_mode_teaches():
+    d = stages([Term("hint", HintLoss(), "first", "first")])
+    with torch.inference_mode():
+        observed = d.observe_teacher(IMAGES)
+    d(IMAGES, LABELS, observed)["total"].backward()
+    assert d.student.first.weight.grad.abs().sum() > 0
+
+
+def test_a_full_memory_is_no_matter_of_shapes():
+    class Full(nn.Module):
+        def forward(self, student, teacher):
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        stages([Term("full", Full(), "first", "first")])(IMAGES, LABELS)
 
 
 def test_a_learning_connector_of_the_teacher_needs_a_reconstruction_which_is_in_the_total():
@@ -613,6 +660,16 @@ class Surplus(nn.Module):
         return (student - teacher).mean()
 
 
+class Misspelt(nn.Module):
+    def forward(self, student, teacher):
+        return (student - teacher).men()
+
+
+class SeveralLosses(nn.Module):
+    def forward(self, output, labels):
+        return {"ce": output.sum()}
+
+
 def teachers_by_name():
     return {"rain": Stages(), "haze": Stages()}
 
@@ -625,6 +682,14 @@ AT_THE_CALL = {
     "connector": (
         lambda run: run(stages, [hint(student_connector=nn.Conv2d(9, 4, 1))]),
         r"'hint'.*to have 9 channels.*[^.]\. Give the term a connector made for these shapes, or tap other layers\.$",
+    ),
+    "an error in the loss itself": (
+        lambda run: run(stages, [Term("mine", Misspelt(), "first", "first")]),
+        r"'mine' .student 'first' \(4, 4, 16, 16\) against.*no attribute 'men'[^.]*\.$",
+    ),
+    "a task loss of several": (
+        lambda run: run(distiller, task=SeveralLosses()),
+        "the task loss SeveralLosses returns a dict; wanted: one number",
     ),
     "student's connector in place": (
         lambda run: run(stages, [hint(student_connector=nn.ReLU(inplace=True))]),

@@ -72,6 +72,11 @@ def test_without_a_near_name_the_networks_own_parts_are_named():
         Taps(model, ["xyz"])
 
 
+def test_of_a_network_without_layers_its_own_name_is_said():
+    with pytest.raises(InputError, match="Linear has no layers inside.*'clasifier'; wanted: \"\", the network itself"):
+        Taps(nn.Linear(2, 2), ["clasifier"])
+
+
 def test_a_text_for_the_list_of_names_is_refused(model):
     with pytest.raises(InputError, match=r"taps is '0'; wanted: a list of names, \['0'\]"):
         Taps(model, "0")

@@ -147,3 +147,9 @@ def test_a_layer_that_is_no_batch_norm_is_refused(layer):
 def test_integers_are_refused(shapes_unchecked):
     with pytest.raises(InputError, match="floating point numbers"):
         OFDLoss(MARGIN)(torch.zeros(SHAPE).int(), torch.zeros(SHAPE))
+
+
+@pytest.mark.parametrize("margin", [[0.0, -1.0], -1.0])
+def test_a_margin_that_is_no_tensor_is_refused(margin, shapes_unchecked):
+    with pytest.raises(InputError, match=f"margin is a {type(margin).__name__}: .*wanted: a tensor"):
+        OFDLoss(margin)

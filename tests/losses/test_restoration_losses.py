@@ -67,6 +67,22 @@ def contrast(request):
     return make(), all_pairs
 
 
+@pytest.mark.parametrize("loss", [SCRLoss, HCRLoss])
+def test_the_features_are_frozen_and_keep_their_statistics(loss):
+    features = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)).double()
+    before = features[0].running_mean.clone()
+    restored, degraded, clean = images()
+    made = loss(Lists(features), (1.0,)).train()
+    made((restored, degraded), clean).backward()
+    assert torch.equal(features[0].running_mean, before)
+    assert all(parameter.grad is None for parameter in features.parameters())
+
+
+class Lists(nn.Sequential):
+    def forward(self, images):
+        return [super().forward(images)]
+
+
 def test_value_and_gradient_are_those_of_the_formula(contrast):
     loss, all_pairs = contrast
     restored, degraded, clean = images()

@@ -1146,6 +1146,15 @@ def test_a_learning_rate_that_cannot_be_saved_is_refused_too(tmp_path):
         train(run, out=tmp_path, card=card())
 
 
+def test_a_last_batch_of_one_says_what_to_do():
+    def flat(student, task):
+        return Supervised(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3)), task)
+
+    run = build(TensorDataset(IMAGES[:5, :, 0, 0], LABELS[:5]), objective=flat, scheduler=None)
+    with pytest.raises(InputError, match="BatchNorm cannot train on a batch of one sample.*drop_last"):
+        train(run)
+
+
 class WithExtraState(StudentCNN):
     def get_extra_state(self):
         return {"seen": 3}

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from kdlab import InputError
 from kdlab.training import classification_metrics, half_interval, predict_logits, segmentation_metrics
 
 
@@ -104,3 +105,8 @@ def test_the_interval_is_students_t():
     values = np.array([0.8, 0.9, 0.85, 0.95, 0.75])
     assert half_interval(values) == pytest.approx(2.776445 * values.std(ddof=1) / 5**0.5, rel=1e-6)
     assert np.isnan(half_interval(values[:1]))
+
+
+def test_a_loader_that_yields_nothing_is_named():
+    with pytest.raises(InputError, match="the loader yields no batch to predict; wanted: at least one"):
+        predict_logits(nn.Linear(2, 2), [])
