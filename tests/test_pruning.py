@@ -398,6 +398,55 @@ def test_the_model_s_outputs_stay_whole_unless_told_otherwise():
     torch.testing.assert_close(pruned(EXAMPLE)["out"], masked(model, plan)(EXAMPLE)["out"])
 
 
+def tied_layers():
+    """Two convolutions with one weight, and a chain beside them that can be pruned."""
+    model = nn.Sequential(ConvNorm(3, 16), ConvNorm(16, 16), ConvNorm(16, 16), ConvNorm(16, 16), nn.Conv2d(16, 4, 1))
+    model[2][0].weight = model[1][0].weight
+    return model
+
+
+class TiedToEmbedding(nn.Module):
+    """A linear layer behind a BatchNorm, whose weight is an embedding's."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.pool = nn.Sequential(ConvNorm(3, 20), ConvNorm(20, 16)), nn.AdaptiveAvgPool2d(1)
+        self.words, self.head = nn.Embedding(10, 16), nn.Linear(16, 10)
+        self.head.weight = self.words.weight
+
+    def forward(self, images):
+        return self.head(self.pool(self.body(images)).flatten(1)) + self.words.weight.mean()
+
+
+@pytest.mark.parametrize(("build", "tied"), [(tied_layers, ["1.0", "2.0"]), (TiedToEmbedding, ["head", "words"])])
+def test_layers_with_one_weight_keep_it_whole_and_in_common(build, tied):
+    model = lived_in(build())
+    plan = plan_pruning(model, EXAMPLE, keep=0.7, at_least=2)
+    pruned = prune(model, EXAMPLE, plan)
+    assert numel(pruned) == plan.parameters.after < numel(model)
+    weights = [pruned.get_submodule(name).weight for name in tied]
+    assert weights[0] is weights[1]
+    assert weights[0].shape == model.get_submodule(tied[0]).weight.shape
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.attend = nn.Sequential(ConvNorm(3, 20), ConvNorm(20, 16)), nn.MultiheadAttention(16, 2)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, images):
+        rows = self.body(images).flatten(2).permute(2, 0, 1)
+        return self.head(self.attend(rows, rows, rows)[0].mean(0))
+
+
+def test_what_attention_reads_stays_whole():
+    model = lived_in(Attentive())
+    plan = plan_pruning(model, EXAMPLE, keep=0.6, at_least=2)
+    assert plan.prunable == ["body.0.0", "body.0.1"]
+    assert numel(prune(model, EXAMPLE, plan)) == plan.parameters.after < numel(model)
+
+
 # The smaller network
 
 

@@ -8,6 +8,7 @@ have been pruned and is not.
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -100,7 +102,8 @@ def run(replica: nn.Module, example: Tensor, outputs: Outputs) -> Any:
 def is_layer(module: nn.Module) -> bool:
     """Whether its channels can be cut: a plain convolution, linear layer or BatchNorm."""
     plain = isinstance(module._parameters.get("weight"), nn.Parameter)  # not computed by a parametrization
-    return isinstance(module, BatchNorm) or (isinstance(module, LAYERS) and plain)
+    held = isinstance(module, NonDynamicallyQuantizableLinear)  # by nn.MultiheadAttention, which never calls it
+    return isinstance(module, BatchNorm) or (isinstance(module, LAYERS) and plain and not held)
 
 
 def width(layer: Any) -> int:
@@ -148,6 +151,8 @@ class _Follower(TorchDispatchMode):
         super().__init__()
         self.model = model
         self.layers = {name: module for name, module in model.named_modules() if is_layer(module)}
+        owned = Counter(p for module in model.modules() for p in module.parameters(recurse=False))
+        self.tied = {parameter for parameter, owners in owned.items() if owners > 1}
         self.groups = Groups()
         self.whole: set[int] = set()  # never pruned
         self.scaled: set[int] = set()  # under a gamma
@@ -246,8 +251,9 @@ class _Follower(TorchDispatchMode):
             self.inputs[name] = read
             self.raw[_place(output)] = name
             self.uses[name] = self.uses.get(name, 0) + output.numel() // output.shape[dim]
-        if name in self.outputs:  # one layer in two places: what fits the one need not fit the other
-            self.whole.update(read.tolist(), written.tolist(), self.outputs[name].tolist())
+        # One layer, or one weight, in two places: what fits the one need not fit the other.
+        if name in self.outputs or not self.tied.isdisjoint(layer.parameters(recurse=False)):
+            self.whole.update(read.tolist(), written.tolist(), self.outputs.get(name, written).tolist())
         self.outputs[name] = written
         self._learn(output, dim, written)
 

@@ -193,7 +193,7 @@ def _cut(layer: Any, outputs: Any, inputs: Any) -> None:
 
 def _keep_rows(layer: nn.Module, name: str, rows: Tensor, dim: int = 0) -> None:
     values = getattr(layer, name)
-    if values is None:
+    if values is None or len(rows) == values.shape[dim]:  # what stays whole may be another layer's, too
         return
     left = values.index_select(dim, rows.to(values.device))
     setattr(layer, name, nn.Parameter(left, values.requires_grad) if isinstance(values, nn.Parameter) else left)

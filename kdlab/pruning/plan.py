@@ -88,8 +88,8 @@ def plan_pruning(
     one choice, judged by the mean of their ``|gamma|``, so that a long chain of shortcuts is judged on the same scale
     as a single layer. Of the pieces of a ``chunk``, which must stay equally many, the weakest channel of one goes with
     the weakest of the other. Whole stay: the model's outputs, what has no BatchNorm, a layer that is called several
-    times, and what passes through an operation whose effect on channels is not known. Squeeze-and-excitation has no
-    BatchNorm, so that the layers whose channels it scales stay whole, too.
+    times or has a weight in common with another one, and what passes through an operation whose effect on channels is
+    not known. Squeeze-and-excitation has no BatchNorm, so that the layers whose channels it scales stay whole, too.
 
     Args:
         example: inputs as the model takes them; the first is used. A small one, as 64x64 pixels, is as good and quick;
