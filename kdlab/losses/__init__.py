@@ -1,4 +1,8 @@
-"""Distillation losses: ``Loss(hyper-parameters)(student, teacher[, target]) -> scalar``, pure tensor mathematics."""
+"""Distillation losses: ``Loss(hyper-parameters)(student, teacher[, target]) -> scalar``, pure tensor mathematics.
+
+What compares in float32 under autocast does so in its gradient, too, if ``backward()`` is called outside of autocast,
+as PyTorch recommends and :func:`kdlab.training.fit` does; inside, PyTorch's own products go back to half precision.
+"""
 
 from kdlab.losses.contrastive import CRDLoss
 from kdlab.losses.dehazing import KTLoss, LabLoss, LaplacianLoss, srgb_to_lab

@@ -100,12 +100,11 @@ class _Contrast(nn.Module):
                 f"the features are {len(maps)} maps and there are {len(self.weights)} weights; wanted: one for each."
             )
         total = restored.new_zeros((), dtype=torch.float32)
-        with torch.autocast(restored.device.type, enabled=False):
-            for weight, mine, others in zip(self.weights, maps, fixed, strict=True):
-                anchor = at_least_float32(mine)
-                positives, negatives = others.to(anchor.dtype).chunk(2)
-                away = mean_distance_of_all_pairs(anchor, negatives) if all_pairs else F.l1_loss(anchor, negatives)
-                total = total + weight * F.l1_loss(anchor, positives) / (away + self.eps)
+        for weight, mine, others in zip(self.weights, maps, fixed, strict=True):
+            anchor = at_least_float32(mine)
+            positives, negatives = others.to(anchor.dtype).chunk(2)
+            away = mean_distance_of_all_pairs(anchor, negatives) if all_pairs else F.l1_loss(anchor, negatives)
+            total = total + weight * F.l1_loss(anchor, positives) / (away + self.eps)
         return total
 
 
