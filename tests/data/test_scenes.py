@@ -207,10 +207,10 @@ def test_the_backgrounds_of_the_splits_come_from_different_tiles(monkeypatch):
 
 def test_all_three_splits(monkeypatch):
     monkeypatch.setattr(scenes, "SAMPLES", {"train": 12, "val": 3, "test": 5})
-    splits = load_scenes(size=32, seed=3, mean=(0.1, 0.2, 0.3), std=[0.5, 1, 2])
+    splits = load_scenes(size=32, seed=3, mean=(0.1, 0.2, 0.3), std=[0.5, 1, 0.25])
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [12, 3, 5]
     assert (splits.name, splits.size, splits.classes, splits.deterministic) == ("scenes", 32, CLASSES, True)
-    assert (splits.mean, splits.std) == ((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    assert (splits.mean, splits.std) == ((0.1, 0.2, 0.3), (0.5, 1.0, 0.25))
     assert same(splits.val, Scenes("val", 3, size=32, seed=3))
 
 
