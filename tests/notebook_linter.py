@@ -35,6 +35,7 @@ NETWORK = re.compile(
     r"https?://|download\s*=\s*True|\bimport\s+(urllib|requests)\b|\bfrom\s+(urllib|requests)\b|\b(urllib|requests)\."
     r"|\bpip\s+install\b"
 )
+MACHINE = re.compile(r"(?<![\w.~])/(tmp|home|root|Users|work|var)/\S*")  # the course's own are relative, or begin at ~
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 
 
@@ -124,6 +125,8 @@ def _outputs(notebook: NotebookNode) -> Iterator[str]:
                 yield f"{place} ends in an error: {output.ename}"
             elif output.get("name") == "stderr":
                 yield f"{place} writes to stderr: {output.text.strip()[:80]!r}"
+            elif found := MACHINE.search(output.get("text", "")):
+                yield f"{place} prints a path of the machine that it was executed on: {found[0]!r}"
 
 
 def _images(notebook: NotebookNode) -> Iterator[str]:

@@ -133,6 +133,10 @@ BAD_CELLS = {
     "pip": (code("%pip install torch"), "goes to the network: 'pip install'"),
     "error": (code("1 / 0", new_output("error", ename="ZeroDivisionError", evalue="")), "ends in an error: ZeroDiv"),
     "stderr": (code("warn()", new_output("stream", name="stderr", text="careful\n")), "writes to stderr: 'careful'"),
+    "a path": (
+        code("doctor()", new_output("stream", name="stdout", text="Cache /home/me/cache: 1 GB\n")),
+        "prints a path of the machine that it was executed on: '/home/me/cache:'",
+    ),
     "long": (code("a = 1\n" * 26), "has 26 lines of code; at most 25"),
     "long without a reason": (code("# long:\n" + "a = 1\n" * 26), "has 26 lines of code; at most 25"),
 }
