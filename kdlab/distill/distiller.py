@@ -1,8 +1,7 @@
 """Teachers, student and the terms that compare them, as one module that returns its losses."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlab.distill.reader import Reader, enough_samples
+from kdlab.distill.reader import Reader, refuse_too_few_samples
 from kdlab.distill.schedules import Schedule, check_weight, weight_at
 from kdlab.distill.taps import Tap, Taps, tensors_in, version
 from kdlab.distill.term import Term, on_side
@@ -202,9 +201,9 @@ class Distiller(nn.Module):
         active = [term for term in self.terms if weights[term.name] or not callable(term.weight) or self._dry]
         known = self._observed_for(active, images, labels, observed or {})
         try:
-            with enough_samples():
-                output, read = self._student_reader(self.student, images)
+            output, read = self._student_reader(self.student, images)
         except Exception as error:
+            refuse_too_few_samples(error)
             error.add_note(f"This was in the student's forward pass ({_described(self.student, images)}).")
             raise
         losses = {"task": self._task_loss(output, labels, read)}
@@ -236,12 +235,14 @@ class Distiller(nn.Module):
 
     def _task_loss(self, output: Any, labels: Any, read: Mapping[str, Any]) -> Tensor:
         who = f"the task loss {type(self.task).__name__}"
-        with _left_alone(read.values(), who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_()."):
-            try:
-                loss = self.task(output, labels)
-            except Exception as error:
-                error.add_note(f"This was in the task loss ({_described(self.task, output, labels)}).")
-                raise
+        before = _versions(read.values())
+        try:
+            loss = self.task(output, labels)
+        except Exception as error:
+            error.add_note(f"This was in the task loss ({_described(self.task, output, labels)}).")
+            raise
+        if _versions(read.values()) != before:
+            raise _overwritten(who, "Let it work on a tensor of its own: sigmoid() in place of sigmoid_().")
         if not isinstance(loss, Tensor):
             raise InputError(f"{who} returns a {type(loss).__name__}; wanted: one number, a tensor without dimensions.")
         return loss
@@ -280,22 +281,36 @@ class Distiller(nn.Module):
                     f"term {term.name!r}: {type(term.loss).__name__} wants the {argument} of each sample and got "
                     "none. Wrap the training set in kdlab.distill.Indexed, or pass index= yourself."
                 )
-        read_here = [*student_side, *teacher_side]
-        left_alone = _left_alone(read_here, "a connector or the loss", "Give its activations inplace=False.")
-        with _told(term, student_side, teacher_side), enough_samples(), left_alone:
-            student = on_side(term.student, student_side)
-            teacher = raw = on_side(term.teacher, teacher_side)
-            # Not the term's own modules: what is registered may have been replaced, as convert_sync_batchnorm does.
+        try:
+            return self._losses_of(term, student_side, teacher_side, extra)
+        except torch.OutOfMemoryError:  # no matter of shapes
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise _told(error, term, student_side, teacher_side) from error
+
+    def _losses_of(
+        self, term: Term, student_side: list[Any], teacher_side: list[Any], extra: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        before = _versions([*student_side, *teacher_side])
+        student = on_side(term.student, student_side)
+        teacher = raw = on_side(term.teacher, teacher_side)
+        # Not the term's own modules: what is registered may have been replaced, as convert_sync_batchnorm does.
+        try:
             if term.student_connector is not None:
                 student = self.student_connectors[term.name](student)
             if term.teacher_connector is not None:
                 teacher = self.teacher_connectors[term.name](teacher)
             losses = {term.name: self.losses[term.name](student=student, teacher=teacher, **extra)}
-            if losses[term.name].ndim:
-                shape = tuple(losses[term.name].shape)
-                raise InputError(f"the loss is of shape {shape}; wanted: one number, such as its mean().")
             if term.reconstruction is not None:
                 losses[f"{term.name}_reconstruction"] = F.l1_loss(self.reconstructions[term.name](teacher), raw)
+        except ValueError as error:
+            refuse_too_few_samples(error)
+            raise
+        if losses[term.name].ndim:
+            shape = tuple(losses[term.name].shape)
+            raise InputError(f"the loss is of shape {shape}; wanted: one number, such as its mean().")
+        if _versions([*student_side, *teacher_side]) != before:
+            raise _overwritten("a connector or the loss", "Give its activations inplace=False.")
         return losses
 
     def _rows(self, names: Sequence[str], images: Any, labels: Any) -> Tensor | None:
@@ -483,33 +498,26 @@ def _outside_inference(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-@contextmanager
-def _left_alone(read: Iterable[Any], who: str, instead: str) -> Iterator[None]:
-    """Refuse who works in place on what was read."""
-    tensors = tensors_in(read)
-    versions = list(map(version, tensors))
-    yield
-    if versions != list(map(version, tensors)):
-        raise InputError(
-            f"{who} works in place and has overwritten what a layer put out, which other terms read, too. {instead}"
-        )
+def _versions(read: Iterable[Any]) -> list[int | None]:
+    """How often each tensor was changed in place: whoever works in place on what was read raises its number."""
+    return list(map(version, tensors_in(read)))
 
 
-@contextmanager
-def _told(term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> Iterator[None]:
+def _overwritten(who: str, instead: str) -> InputError:
+    return InputError(
+        f"{who} works in place and has overwritten what a layer put out, which other terms read, too. {instead}"
+    )
+
+
+def _told(error: Exception, term: Term, student: Sequence[Any], teacher: Sequence[Any]) -> InputError:
     """Say of an error in a connector or a loss in which term, between which layers, on which shapes it happened."""
-    try:
-        yield
-    except torch.OutOfMemoryError:  # no matter of shapes
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        sides = []
-        for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
-            shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
-            sides.append(" and ".join(f"{str(tap)!r} {shape}" for tap, shape in zip(taps, shapes, strict=True)))
-        said = str(error)
-        if not isinstance(error, InputError):
-            said = f"{said.rstrip('. ')}."
-            if isinstance(error, RuntimeError | ValueError):
-                said += " Give the term a connector made for these shapes, or tap other layers."
-        raise InputError(f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {said}") from error
+    sides = []
+    for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
+        shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
+        sides.append(" and ".join(f"{str(tap)!r} {shape}" for tap, shape in zip(taps, shapes, strict=True)))
+    said = str(error)
+    if not isinstance(error, InputError):
+        said = f"{said.rstrip('. ')}."
+        if isinstance(error, RuntimeError | ValueError):
+            said += " Give the term a connector made for these shapes, or tap other layers."
+    return InputError(f"term {term.name!r} (student {sides[0]} against teacher {sides[1]}): {said}")

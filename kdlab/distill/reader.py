@@ -77,8 +77,17 @@ def enough_samples() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
+        refuse_too_few_samples(error)
+        raise
+
+
+def refuse_too_few_samples(error: Exception) -> None:
+    """What :func:`enough_samples` says, for an error that is caught already.
+
+    Raises:
+        InputError: it was a BatchNorm that cannot train.
+    """
+    if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
         raise InputError(
             "BatchNorm cannot train on a batch of one sample. Raise the batch size, accumulate fewer pieces of a batch "
             "(--accumulate), or give the data loader drop_last=True."

@@ -19,7 +19,7 @@ from kdlab.training.device import to_device
 LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
 
 
-@dataclass(frozen=True)
+@dataclass
 class Epoch:
     """How the optimiser's steps of an epoch are taken; the arguments are those of :func:`kdlab.training.fit`.
 
@@ -37,6 +37,12 @@ class Epoch:
     max_norm: float | None
     accumulate: int
 
+    def __post_init__(self) -> None:
+        # Of the buffers those that are finite: a mask may hold -inf for good.
+        student: Any = self.objective.student
+        buffers = [name for name, tensor in student.named_buffers() if tensor.isfinite().all()]
+        self._finite = [name for name, _ in student.named_parameters()] + buffers
+
     def run(self, epoch: int, epochs: int, bar: tqdm) -> dict[str, float]:
         """The mean of each loss over the steps of all processes.
 
@@ -53,7 +59,6 @@ class Epoch:
         # A Distiller has schedules.
         set_epoch: Callable[[float, int], None] | None = getattr(self.objective, "set_epoch", None)
         student: Any = self.objective.student
-        finite = _finite_numbers(student)
         steps = len(self.loader) // self.accumulate
         names: list[str] = []
         seen: list[Tensor] = []
@@ -70,7 +75,9 @@ class Epoch:
                 names = _checked(losses, names)
                 # One tensor for all: small ones of many steps would lie scattered where the next step's large ones go.
                 recent = torch.empty(LOOK_EVERY, self.accumulate, len(names), device=device)
-            torch.stack([loss.detach().float() for loss in losses.values()], out=recent[before - looked, piece])
+                cells = recent.flatten().unbind()
+            place = (number - 1 - looked * self.accumulate) * len(names)
+            torch._foreach_copy_(cells[place : place + len(names)], [loss.detach() for loss in losses.values()])
             if not last_piece:
                 continue
             self._step()
@@ -89,7 +96,7 @@ class Epoch:
                 f"the loader says that it has {len(self.loader)} batches and yields another number of them; wanted: a "
                 "data set whose __len__ is what an epoch goes through."
             )
-        _refuse_non_finite_weights(student, finite, last_step=(epoch + 1) * steps)
+        _refuse_non_finite_weights(student, self._finite, last_step=(epoch + 1) * steps)
         return dict(zip(names, processes.mean(torch.cat(seen).mean(dim=0)).tolist(), strict=True))
 
     def _backward(self, batch: Any, device: torch.device, last_piece: bool) -> dict[str, Any]:
@@ -168,17 +175,11 @@ def _refuse_non_finite(losses: Tensor, names: Sequence[str], first_step: int, ta
         )
 
 
-def _finite_numbers(student: nn.Module) -> list[str]:
-    """The names of its weights, and of its buffers that are finite: a mask may hold -inf for good."""
-    buffers = [name for name, tensor in student.named_buffers() if tensor.isfinite().all()]
-    return [name for name, _ in student.named_parameters()] + buffers
-
-
 def _refuse_non_finite_weights(student: nn.Module, finite: Sequence[str], last_step: int) -> None:
     """A finite loss can have a gradient that is not; without a further step only the weights show it.
 
     Args:
-        finite: what :func:`_finite_numbers` said before.
+        finite: the names of what was finite before.
     """
     now = {**dict(student.named_parameters()), **dict(student.named_buffers())}
     state = {name: now[name].detach() for name in finite if name in now and now[name].is_floating_point()}
