@@ -326,9 +326,7 @@ def _fit(
     sgd = optimizer(objective.parameters(), settings.lr)
     how: dict[str, Any]
     if is_first:  # at a constant rate, and no classifier learns
-        how = {
-            "evaluate": lambda _: _own_loss(objective, data.test, settings), "monitor": "loss", "desc": "first phase",
-        }  # fmt: skip
+        how = {"evaluate": lambda _: _own_loss(objective, data.test, settings), "monitor": "loss"}
     else:
         how = {
             "evaluate": lambda model: evaluate(model, data.test, workers=settings.workers),

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from layout import is_channels_last
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import (
@@ -772,6 +773,25 @@ def test_bf16_computes_the_forward_pass_in_half_precision_and_agrees_roughly():
     losses = (run.done.history[["total", "val_loss"]] for run in (full, half))
     pd.testing.assert_frame_equal(*losses, rtol=0.05)
     assert not same(half.student.state_dict(), full.student.state_dict())
+
+
+# --- the order in memory ---------------------------------------------------------------------------------------------
+
+
+def test_channels_last_lays_all_convolutions_so_and_agrees():
+    def with_a_teacher(student, task):
+        kd = Term("kd", KDLoss(), "classifier", "classifier")
+        return Distiller(student, StudentCNN(3, (4, 4, 4, 4)), [kd], task=task)
+
+    def after(channels_last):
+        run = build(objective=with_a_teacher, optimizer=torch.optim.SGD)  # Adam makes steps of rounding errors
+        return train(run, epochs=2, channels_last=channels_last)
+
+    plain, last = after(False), after(True)
+    for run, laid in ((plain, False), (last, True)):
+        assert is_channels_last(run.student) == is_channels_last(run.objective.teacher) == laid
+    for name, tensor in plain.student.state_dict().items():
+        torch.testing.assert_close(last.student.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 # --- a compiled student ----------------------------------------------------------------------------------------------
