@@ -114,6 +114,32 @@ def test_teach_says_what_it_did_and_leaves_a_segmenter_with_a_card(taught):
     assert model(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 3, SIZE, SIZE)
 
 
+def test_a_folders_classes_get_the_names_that_are_given_and_keep_them(roads, tmp_path):
+    names = ("ground", "road", "car", "tree")  # of which no mask has the last
+    words = ("--epochs", 1, "--image-size", SIZE, *TINY)
+    said = done("teach", roads, "--out", tmp_path / "t", *words, "--class-names", *names)
+    assert f"classes: {', '.join(names)}" in said
+    done("distill", roads, "--teacher", tmp_path / "t", "--out", tmp_path / "s", *words[:2], *TINY)
+    for who in "ts":
+        assert load_model(tmp_path / who)[1].classes == names
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("data", "names", "said"),
+    [
+        ("roads", ["ground", "road"], "--class-names gives 2 classes: ground, road"),
+        ("roads", ["ground", "ground", "car"], "wanted 2 or more different names"),
+        ("scenes", ["ground", "road"], "--class-names was given, and scenes has names: background, "),
+    ],
+)
+def test_names_that_do_not_fit(data, names, said, roads, tmp_path):
+    data = roads if data == "roads" else data
+    words = ("teach", data, "--out", tmp_path / "t", *SEGMENTATION)
+    assert said in refused(*words, "--class-names", *names)
+    assert not (tmp_path / "t").exists()
+
+
 def test_distill_makes_a_student_of_the_teachers_images(student, taught):
     assert "distillation: cwd on logits, weight 3, temperature 4\n" in student.text
     assert "teacher: validation mIoU 0." in student.text

@@ -115,7 +115,8 @@ def load_masks(
     """The splits of DATA with masks: a word of `MASKED`, or a folder. What is None is the data's own.
 
     Args:
-        who: "teacher" or "model", whichever knows these ``classes``: a folder's masks have numbers and no names.
+        who: "teacher" or "model", whichever knows these ``classes``, or "" where --class-names gives them: a folder's
+            masks have numbers and no names.
 
     Raises:
         InputError: whatever :func:`kdlab.data.load_segmentation` refuses; digits; pairs; other classes than those.
@@ -126,7 +127,8 @@ def load_masks(
     try:
         return load_segmentation(source, size=size, mean=mean, std=std, classes=classes)
     except InputError as error:
-        raise InputError(f"{error}\nThe {who} knows {len(classes)} classes: {names(classes)}.") from error
+        told = f"The {who} knows" if who else "--class-names gives"
+        raise InputError(f"{error}\n{told} {len(classes)} classes: {names(classes)}.") from error
 
 
 def _check_masked(source: str, who: str, classes: Sequence[str] | None) -> None:
@@ -136,6 +138,11 @@ def _check_masked(source: str, who: str, classes: Sequence[str] | None) -> None:
         raise InputError(
             f"{source} has {what} for each image and no masks, which is for {task}; wanted for segmentation: "
             f"{', '.join(MASKED)}, or a folder with images/ and masks/ (./{source} is a folder of that name)."
+        )
+    if source in MASKED and classes is not None and not who:
+        raise InputError(
+            f"--class-names was given, and {source} has names: {names(MASKED[source])}. Leave it out (./{source} is a "
+            "folder of that name)."
         )
     if source in MASKED and classes is not None:
         check_classes(who, classes, Listed(source, MASKED[source]))

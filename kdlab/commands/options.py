@@ -21,6 +21,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "segmentation": {
             "epochs": 60, "lr": None, "one_cycle": True, "batch_size": 16, "patience": None, "image_size": None,
             "mean": None, "std": None, "weights": "auto", "narrow": False, "monitor": "miou",
+            "class_names": None,
         },
         "restoration": {
             "epochs": 250, "lr": 2e-4, "one_cycle": False, "batch_size": 33, "patience": None, "narrow": False,

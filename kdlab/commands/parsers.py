@@ -27,7 +27,7 @@ from kdlab.commands.options import (
     whole,
 )
 from kdlab.commands.restoration_options import add_pairs, add_restorer, add_steps, add_transfer, add_two_stages
-from kdlab.commands.segmentation_options import add_method, add_monitor
+from kdlab.commands.segmentation_options import add_class_names, add_method, add_monitor
 from kdlab.commands.yolo_options import add_yolo_steps
 from kdlab.errors import GET_YOLO, unknown
 
@@ -107,7 +107,7 @@ def _add_teach(add: Add) -> None:
         ),
         examples=(
             "pets/ --out runs/teacher --epochs 10 --batch-size 16 --augment",
-            "roads/ --task segmentation --out runs/segmenter --batch-size 8",
+            "roads/ --task segmentation --out runs/segmenter --batch-size 8 --class-names ground road car",
             "scenes --task segmentation --narrow --out runs/narrow --lr 3e-3 --batch-size 32",
             "outdoors/ --task restoration --weather haze --out runs/haze --batch-size 32",
             "weather --task restoration --weather haze --narrow --out runs/haze --epochs 40 --lr 4e-3 --batch-size 4",
@@ -127,7 +127,9 @@ def _add_teach(add: Add) -> None:
     add_training(parser, "teach", rate)
     add_images(parser, size="224, or 32 for digits and 64 for scenes", moment="the training images'")
     add_augment(parser.add_argument_group("for --task classification"))
-    add_monitor(parser.add_argument_group("for --task segmentation"))
+    of_segmentation = parser.add_argument_group("for --task segmentation")
+    add_class_names(of_segmentation)
+    add_monitor(of_segmentation)
     add_pairs(
         parser.add_argument_group("for --task restoration and dehazing"),
         "train a teacher of this weather alone (default: one network for all that DATA has)",

@@ -44,6 +44,18 @@ def add_method(parser: argparse._ActionsContainer) -> None:
     add_monitor(parser)
 
 
+def add_class_names(parser: argparse._ActionsContainer) -> None:
+    """What teach can be told of a folder, whose masks have numbers and no names."""
+    parser.add_argument(
+        "--class-names",
+        nargs="+",
+        default=UNSET,
+        metavar="NAME",
+        help="of a folder's classes, in the order of their numbers in the masks, all of them (default: the numbers, up "
+        "to the highest that is found)",
+    )
+
+
 def add_monitor(parser: argparse._ActionsContainer) -> None:
     """The best epoch of both commands."""
     parser.add_argument(

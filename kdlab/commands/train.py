@@ -59,9 +59,9 @@ def teach(args: argparse.Namespace) -> int:
     run: dict[str, Any] = {"out": args.out, "weights": args.weights, "resume": args.resume, "device": device}
     if args.task == "segmentation":
         architecture = architecture_of(args, segmentation.NARROW_TEACHER)
-        check_masks(args.data)
+        check_masks(args.data, classes=args.class_names)
         check_weights(args, lambda: UPerNet(SOME, **architecture or {}, weights=args.weights))
-        data = load_masks(args.data, size, mean, std)
+        data = load_masks(args.data, size, mean, std, classes=args.class_names)
         _start(args, data, device)
         used = say_weights(args, lambda: UPerNet(len(data.classes), **architecture or {}, weights=args.weights))
         settings = _teachers_settings(args, used)

@@ -305,7 +305,7 @@ def _names(seen: Mapping[Pair, _Seen], found: _Found) -> tuple[str, ...]:
         raise InputError(
             f"the masks of {found.name!r} have the values {few(list(map(str, numbers)))}: grey levels instead of class "
             f"numbers? They would be {highest + 1} classes. Write {few(list(map(str, range(len(numbers)))))} into the "
-            "masks; or, if classes are only missing here, name all of them by load_segmentation's `classes`."
+            "masks; or, if classes are only missing here, name them all: --class-names, load_segmentation's `classes`."
         )
     return tuple(map(str, range(highest + 1)))
 
