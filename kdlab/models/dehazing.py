@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
 from kdlab.errors import InputError
-from kdlab.models.resnet import RESNET18, basic_stage, initialised
+from kdlab.models.resnet import RESNET18, ResNetEncoder
 from kdlab.models.restoration import Restorer
 from kdlab.models.vgg import MEAN, STD
 from kdlab.models.weights import Weights, backbone, trained
@@ -237,7 +237,8 @@ class Res2NetEncoder(nn.Module):
         return maps
 
     def load_imagenet(self, weights: dict[str, Any]) -> None:
-        self.load_state_dict(_without_the_end(weights))
+        end = ("fc.", "layer4.")
+        self.load_state_dict({name: value for name, value in weights.items() if not name.startswith(end)})
 
 
 def _res2net101() -> dict[str, Any]:
@@ -250,34 +251,6 @@ def _res2net101() -> dict[str, Any]:
         return load_file(file)
     except SafetensorError as error:
         raise OSError(f"{file} is damaged: delete it ({error})") from error
-
-
-class ResNetEncoder(nn.Module):
-    """torchvision's ResNet of basic blocks, without its last stage; its trained weights fit by name."""
-
-    def __init__(self, width: int, blocks: Sequence[int]) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = basic_stage(width, width, blocks[0])
-        self.layer2 = basic_stage(width, 2 * width, blocks[1], stride=2)
-        self.layer3 = basic_stage(2 * width, 4 * width, blocks[2], stride=2)
-        initialised(self)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
-        maps = [self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))]
-        for layer in (self.layer2, self.layer3):
-            maps.append(layer(maps[-1]))
-        return maps
-
-    def load_imagenet(self, weights: dict[str, Any]) -> None:
-        self.load_state_dict(_without_the_end(weights))
-
-
-def _without_the_end(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in weights.items() if not name.startswith(("fc.", "layer4."))}
 
 
 def _check(widths: Sequence[int], blocks: Sequence[int], channels: int, middle: int | None = None) -> None:

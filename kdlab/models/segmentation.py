@@ -11,7 +11,7 @@ from torchvision.models import ConvNeXt, ConvNeXt_Tiny_Weights, ResNet18_Weights
 from torchvision.models.convnext import CNBlockConfig, LayerNorm2d
 
 from kdlab.errors import InputError
-from kdlab.models.resnet import RESNET18, basic_stage, initialised
+from kdlab.models.resnet import RESNET18, ResNetEncoder, initialised
 from kdlab.models.weights import Weights, backbone, trained
 
 POOL_SCALES = (1, 2, 3, 6)
@@ -223,7 +223,7 @@ class ConvNeXtStages(nn.Module):
         self.features.load_state_dict({name.removeprefix("features."): value for name, value in ours.items()})
 
 
-class DilatedResNet(nn.Module):
+class DilatedResNet(ResNetEncoder):
     """A ResNet of torchvision's basic blocks as four maps at 1/4, 1/8, 1/8 and 1/8 of the size.
 
     Stages 3 and 4 have dilations 2 and 4 where a ResNet has stride 2. The first convolution of a stage still sees the
@@ -233,32 +233,15 @@ class DilatedResNet(nn.Module):
     """
 
     def __init__(self, width: int, blocks: Sequence[int]) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = basic_stage(width, width, blocks[0])
-        self.layer2 = basic_stage(width, 2 * width, blocks[1], stride=2)
-        self.layer3 = _dilate(basic_stage(2 * width, 4 * width, blocks[2]), 2, first=1)
-        self.layer4 = _dilate(basic_stage(4 * width, 8 * width, blocks[3]), 4, first=2)
-        initialised(self)
-
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
-        maps = [self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))]
-        for layer in (self.layer2, self.layer3, self.layer4):
-            maps.append(layer(maps[-1]))
-        return maps
-
-    def load_imagenet(self, weights: dict[str, Tensor]) -> None:
-        self.load_state_dict({name: value for name, value in weights.items() if not name.startswith("fc.")})
+        super().__init__(width, blocks, strides=(1, 2, 1, 1))
+        _dilate(self.get_submodule("layer3"), 2, first=1)
+        _dilate(self.get_submodule("layer4"), 4, first=2)
 
 
-def _dilate(stage: nn.Sequential, dilation: int, first: int) -> nn.Sequential:
+def _dilate(stage: nn.Module, dilation: int, first: int) -> None:
     convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     for convolution, cells in zip(convolutions, [first] + [dilation] * len(convolutions), strict=False):
         convolution.dilation = convolution.padding = (cells, cells)
-    return stage
 
 
 # --- heads -----------------------------------------------------------------------------------------------------------
