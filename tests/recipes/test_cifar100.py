@@ -246,7 +246,7 @@ def test_both_phases_are_given_to_the_loop_each_with_an_optimiser_of_its_own(met
     run(data, PAIR, method, asked, cifar_network("resnet56", 2), out=tmp_path, tell=told.append)
     (first, _, before), (objective, _, after) = given
     assert told == ["first phase, 3 epochs", "second phase, 24 epochs"]
-    assert (before["epochs"], before["desc"], before.get("scheduler")) == (3, "first phase", None)
+    assert (before["epochs"], before.get("scheduler")) == (3, None)
     assert (after["epochs"], after["scheduler"].base_lrs) == (24, [0.05])
     assert before["out"].parent == after["out"]
     for one, how, lr in ((first, before, rate), (objective, after, 0.05)):
