@@ -139,13 +139,14 @@ def _check_masked(source: str, who: str, classes: Sequence[str] | None) -> None:
             f"{source} has {what} for each image and no masks, which is for {task}; wanted for segmentation: "
             f"{', '.join(MASKED)}, or a folder with images/ and masks/ (./{source} is a folder of that name)."
         )
-    if source in MASKED and classes is not None and not who:
+    if source not in MASKED or classes is None:
+        return
+    if not who:
         raise InputError(
             f"--class-names was given, and {source} has names: {names(MASKED[source])}. Leave it out (./{source} is a "
             "folder of that name)."
         )
-    if source in MASKED and classes is not None:
-        check_classes(who, classes, Listed(source, MASKED[source]))
+    check_classes(who, classes, Listed(source, MASKED[source]))
 
 
 def list_restoration(source: str) -> Listed:

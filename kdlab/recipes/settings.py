@@ -37,8 +37,8 @@ class Settings:
         batch_size: what one step of the optimiser learns from, however many processes share it.
         patience: epochs without a better value of the monitored metric before the run ends; None never ends early.
         precision: "bf16" computes the forward pass under autocast.
-        channels_last: whether the weights of convolutions lie in memory channel by channel at each place, which is a
-            third faster on a CPU.
+        channels_last: whether the weights of convolutions lie in memory channel by channel at each place, which is
+            mostly faster, on a CPU too.
         compile: the student, with ``torch.compile``.
         accumulate: compute a batch in so many pieces, one after the other, which takes less memory.
     """

@@ -104,7 +104,7 @@ def fit(
         accumulate: compute a batch in so many pieces, one after the other, and add up their gradients: less memory for
             the same step, as with several processes.
         channels_last: lay the weights of the objective's convolutions, a teacher's too, in memory channel by channel at
-            each place, where they stay; False leaves them as they are. It is a third faster on a CPU.
+            each place, where they stay; False leaves them as they are. Mostly faster, on a CPU too.
         compile: the student, with ``torch.compile``, for training; it is evaluated as it is. Not while shapes are
             checked (:func:`kdlab.check_shapes`), which cannot be compiled.
         after_epoch: sees each epoch's row; returning True stops.
