@@ -38,6 +38,7 @@ class Epoch:
     accumulate: int
 
     def __post_init__(self) -> None:
+        self._alone = processes.count() == 1
         # Of the buffers those that are finite: a mask may hold -inf for good.
         student: Any = self.objective.student
         buffers = [name for name, tensor in student.named_buffers() if tensor.isfinite().all()]
@@ -63,7 +64,7 @@ class Epoch:
         names: list[str] = []
         seen: list[Tensor] = []
         number = looked = 0
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         for number, batch in enumerate(self.loader, start=1):
             before, piece = divmod(number - 1, self.accumulate)
             if set_epoch is not None:
@@ -102,8 +103,7 @@ class Epoch:
     def _backward(self, batch: Any, device: torch.device, last_piece: bool) -> dict[str, Any]:
         """Add the gradient of a piece; the processes compare theirs after the last one alone."""
         _check_batch(batch)
-        alone = processes.count() == 1 or last_piece
-        with nullcontext() if alone else self.parallel.no_sync():
+        with nullcontext() if self._alone or last_piece else self.parallel.no_sync():
             with torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
                 losses = self.parallel(*batch)
             total = _total(losses)
@@ -115,9 +115,15 @@ class Epoch:
         if self.max_norm is not None:
             nn.utils.clip_grad_norm_(self.objective.parameters(), self.max_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         if self.scheduler is not None:
             self.scheduler.step()
+
+    def _forget_gradients(self) -> None:
+        """What the optimiser's zero_grad does, without the profiler's mark that it sets at each call."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 def _check_batch(batch: Any) -> None:
