@@ -1,6 +1,7 @@
 """Time variants of the same work side by side, and write what came out as markdown."""
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -71,6 +72,19 @@ def interleave(
         for name, prepare in reversed(turns) if number % 2 else turns:
             times[name].append(seconds(prepare(), (calls or {}).get(name, 1)))
     return {name: np.array(taken[1:]) for name, taken in times.items()}
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep, from here on, what this process frees.
+
+    It would give large pieces back to the system and take them again, page by page. Whether it does hangs on where they
+    happen to lie, and costs a step on large maps up to a tenth: now in one variant, now in the other.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_max = -1, -4  # as malloc.h numbers them
+        library = ctypes.CDLL(None)
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(mmap_max, 0)
 
 
 def take_turns(runs: Mapping[str, Run], repeats: int, calls: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
