@@ -93,7 +93,8 @@ class Taps:
         if isinstance(taps, str):
             raise InputError(f"taps is {taps!r}; wanted: a list of names, [{taps!r}].")
         # torch.compile(model) wraps; its layers keep the names that they have in the model.
-        model = getattr(model, "_orig_mod", model)
+        compiled = model._modules.get("_orig_mod")
+        model = model if compiled is None else compiled
         self._taps = {str(tap): tap for tap in map(as_tap, taps)}
         self._found: dict[str, Any] = {name: _find(model, tap) for name, tap in self._taps.items()}
         self._copied = copied
@@ -104,11 +105,12 @@ class Taps:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Taps":
-        self._records = {name: [] for name in self._hooked}
+        hooked = {name: tap for name, tap in self._taps.items() if tap.what != "parameter"}
+        self._records = {name: [] for name in hooked}
         self._own, self._originals = {}, []
-        for name in self._hooked:
+        for name, tap in hooked.items():
             module = self._found[name]
-            if self._taps[name].what == "input":
+            if tap.what == "input":
                 handle = module.register_forward_pre_hook(partial(self._record_input, name), with_kwargs=True)
             else:
                 handle = module.register_forward_hook(partial(self._record_output, name))
@@ -169,10 +171,6 @@ class Taps:
         for name in self._own.keys() - self.overwritten:
             self._records[name] = self._own[name]
 
-    @property
-    def _hooked(self) -> list[str]:
-        return [name for name, tap in self._taps.items() if tap.what != "parameter"]
-
     def _record_output(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         self._record(name, output)
 
@@ -197,8 +195,10 @@ class _Stopped(BaseException):
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     """All tensors, those inside tuples, lists, dictionaries and dataclasses too."""
-    # Most values are tensors, and to look for leaves in these would take longer than all else at each step.
-    leaves = chain.from_iterable([value] if isinstance(value, Tensor) else tree_leaves(value) for value in values)
+    values = list(values)
+    if all(isinstance(value, Tensor) for value in values):  # mostly, and at each step
+        return values
+    leaves = chain.from_iterable(map(tree_leaves, values))
     inside = ([leaf] if isinstance(leaf, Tensor) else tensors_in(_fields(leaf).values()) for leaf in leaves)
     return list(chain.from_iterable(inside))
 
