@@ -79,7 +79,7 @@ def add_snow(
     Args:
         image: 0 to 1.
         density: how many flakes, at least 0; 1 is a flurry.
-        size: of the flakes, above 0, as a factor.
+        size: of the flakes, as a factor, 0.1 to 10.
         veil: how much the air brightens in a flurry, 0 to 1; up to twice as much in denser snow, at most to its grey.
 
     Raises:

@@ -45,9 +45,9 @@ class MSBDN(Restorer):
     """Multi-scale boosted dehazing network with dense feature fusion (MSBDN-RDFF): 28,712,861 parameters.
 
     Five sizes down and up again. At each, half of the channels are corrected by what the finer (on the way up: the
-    coarser) sizes hold, which is its memory, and the other half pass a dense block; on the way up each size starts from
-    the difference between what comes from below and what the encoder had: the boosting. Half the width has 7,183,497
-    parameters.
+    coarser) sizes hold, which is its memory, and the other half pass a dense block; on the way up each size refines the
+    sum of what comes from below and what the encoder had, and takes the former away once: the boosting. Half the width
+    has 7,183,497 parameters.
 
     Taps (:attr:`TAPS`): for an image of 224x224 and the width 16, "encoder_dense.2" is 64x56x56, "encoder_dense.3"
     128x28x28, "encoder_fuse.3" 256x14x14 and "bottleneck" 256x14x14; :attr:`tap_channels` says how many channels each
@@ -199,7 +199,7 @@ class Correct(nn.Module):
     """Back-projection: bring the map to an earlier size, and add what it lacks there, brought back.
 
     A map of c channels meets finer ones of c/2, c/4, ... channels, or coarser ones of 2c, 4c, ...; the memory starts
-    with the farthest. The last step of a path to one memory is the first of the path to the next.
+    with the farthest. The path to a nearer one is that to a farther one without its outermost steps.
     """
 
     def __init__(self, channels: int, memories: int, finer: bool) -> None:

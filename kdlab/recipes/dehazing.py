@@ -69,7 +69,7 @@ class DehazingSettings(RestorerSettings):
         return base * self.decay ** ((epoch - 1) // self.every)
 
     def over(self, epochs: int) -> "DehazingSettings":
-        """The same schedule drawn out or pressed together: the rate ends at the same share of its start."""
+        """The same schedule drawn out or pressed together: after its last epoch the rate has fallen by as much."""
         every = max(1, min(self.every, round(self.every * epochs / self.epochs)))
         decay = self.decay ** (self.epochs * every / (epochs * self.every))
         freeze_from = self.freeze_from and max(1, round(self.freeze_from / self.epochs * epochs))

@@ -28,7 +28,7 @@ TEACHER_EPOCHS = 36  # of the one that teaches all runs
 
 
 def budget(epochs: int, lr: float = FAST.lr, seed: int = 0) -> DehazingSettings:
-    """The fast profile's settings, drawn out or pressed together: the rate ends at the same share of its start."""
+    """The fast profile's settings, drawn out or pressed together, as :meth:`DehazingSettings.over` does it."""
     return replace(FAST.over(epochs), lr=lr, seed=seed)
 
 

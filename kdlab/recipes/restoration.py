@@ -53,7 +53,7 @@ class RestorationSettings(RestorerSettings):
         lr: Adam's, for a batch of 16; it grows in proportion to the batch, rises over the first epochs and falls along
             half a cosine (:func:`learning_rate`).
         batch_size: a multiple of the number of weathers; the published 32 is none.
-        warm_up: epochs that the rise takes.
+        warm_up: epochs of the rise, the last of which has the whole rate: 1 is none.
         max_norm: as :class:`kdlab.recipes.restorer.RestorerSettings` has it.
     """
 

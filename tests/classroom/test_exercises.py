@@ -227,7 +227,9 @@ def test_a_number_that_people_write_rounded_may_be(capsys):
     assert check.times_smaller(16, large, small)
     assert not check.times_smaller(17, large, small)
     assert check.densest_haze(2.32)
+    assert check.densest_haze(2.3)
     assert not check.densest_haze(2.2)
+    assert not check.densest_haze(math.log(10))
 
 
 def test_four_of_the_eight_positions_are_not_enough(capsys):

@@ -76,6 +76,9 @@ def densest_haze(answer: Any) -> bool:
         -math.log(OFF): "an error of 0.02 is allowed: t is at least 0.5 / 255 / 0.02.",
     }
     want = -math.log(least)
+    found = number(answer)
+    if found is not None and abs(found + math.log(LEAST)) < 1e-3:  # as near as a rounded answer, and another thing
+        return say("0.1 was the floor of exercise 2: t is at least 0.5 / 255 / 0.02.")
     return say(compare(unrounded(answer, want), want, known))
 
 
