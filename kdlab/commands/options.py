@@ -217,8 +217,8 @@ def add_training(parser: argparse.ArgumentParser, command: str, rate: str) -> No
     add(
         "--resume",
         action="store_true",
-        help="go on with the run in --out that was interrupted, or ended early and now has more --patience; all else "
-        "must be as it was (default: off)",
+        help="go on with the run in --out that was interrupted, or ended early and now has more --patience; all "
+        "else that is learnt from must be as it was (default: off)",
     )
     add_loading(parser, batch_size, UNSET)
 

@@ -1,5 +1,6 @@
 """Images that show a clean and a rainy picture side by side: which is which, measured, and both written apart."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +22,18 @@ def split_halves(source: Path, folder: Path) -> None:
     the rainy half is the one whose grey values change more from column to column.
 
     Raises:
-        InputError: no images; a file that is none, or of an odd width; fewer than four in five images say the
-            same; ``folder`` exists or cannot be written.
+        InputError: no images, or two of one name; a file that is none, or of an odd width; fewer than four in five
+            images say the same; ``folder`` exists or cannot be written.
     """
     paths = [path for path in files_under(source)[0] if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     if not paths:
         raise InputError(f"there is no image in {printable(source)}; wanted: images with two halves side by side.")
+    stems = Counter(path.stem for path in paths)
+    if twice := [path for path in paths if stems[path.stem] > 1]:
+        raise InputError(
+            f"{printable(twice[0])} is called as another image in {printable(source)} is; wanted: names of their own, "
+            "as the halves of all go into one folder."
+        )
     rainy = rainy_side(paths)
     if rainy is None:
         raise InputError(

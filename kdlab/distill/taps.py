@@ -93,8 +93,8 @@ class Taps:
         if isinstance(taps, str):
             raise InputError(f"taps is {taps!r}; wanted: a list of names, [{taps!r}].")
         # torch.compile(model) wraps; its layers keep the names that they have in the model.
-        compiled = model._modules.get("_orig_mod")
-        model = model if compiled is None else compiled
+        if "_orig_mod" in model._modules:  # getattr with a default would look, and fail, in many places at each step
+            model = model.get_submodule("_orig_mod")
         self._taps = {str(tap): tap for tap in map(as_tap, taps)}
         self._found: dict[str, Any] = {name: _find(model, tap) for name, tap in self._taps.items()}
         self._copied = copied

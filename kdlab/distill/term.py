@@ -27,7 +27,7 @@ class Term:
 
     Args:
         name: how the loss appears in the losses of a step; any identifier but "task", "total", "epoch", "lr" and
-            "seconds", and those that PyTorch's modules have for themselves, such as "type".
+            "seconds", what begins with ``val_``, and those that PyTorch's modules have for themselves, such as "type".
         loss: a module whose forward takes ``student`` and ``teacher`` and, where it needs them, ``target`` (the labels)
             and ``index`` (the samples' places in the data set).
         student, teacher: a layer's dotted name, a :class:`Tap`, or a sequence of these, for a loss on lists of tensors.
@@ -58,10 +58,11 @@ class Term:
     of: str | Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.name in RESERVED or not self.name.isidentifier() or hasattr(nn.ModuleDict(), self.name):
+        taken = self.name in RESERVED or self.name.startswith("val_") or hasattr(nn.ModuleDict(), self.name)
+        if taken or not self.name.isidentifier():
             raise InputError(
                 f"a term is called {self.name!r}; wanted: an identifier other than {', '.join(map(repr, RESERVED))}, "
-                "and what PyTorch's modules have for themselves, such as 'type' and 'half'."
+                "what begins with 'val_', and what PyTorch's modules have for themselves, such as 'type' and 'half'."
             )
         for part in ("student_connector", "teacher_connector", "reconstruction"):
             if not isinstance(module := getattr(self, part), nn.Module | None):

@@ -6,6 +6,7 @@ What needs the optional extra imports :mod:`kdlab.yolo` itself, so that this fil
 import json
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -90,7 +91,7 @@ class FewBoxes:
         """A data set whose training scenes are the few, each so often that there are as many as before."""
         scenes = sorted((data / "images" / "train").iterdir())
         drawn = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(self.seed))[: self.boxes]
-        listed = [str(scenes[index]) for index in drawn] * (len(scenes) // self.boxes)
+        listed = islice(cycle([str(scenes[index]) for index in drawn]), len(scenes))
         (folder / "few.txt").write_text("\n".join(listed))
         places = {"path": str(data), "train": str(folder / "few.txt")}
         said = [f"{name}: {json.dumps(place)}\n" for name, place in places.items()]

@@ -94,7 +94,8 @@ def learnt(settings: Settings) -> dict[str, Any]:
 def recipe_of(data: ImageSplits, settings: Settings, **what: Any) -> dict[str, Any]:
     """All that the result depends on, for the model card, for a resume and for the name in the cache.
 
-    How it is computed changes no more than its last digits, and may change when a run is gone on with.
+    How it is computed may change when a run is gone on with. ``channels_last`` and ``compile`` change no more than its
+    last digits; ``accumulate`` also what BatchNorm, and a loss over a whole batch, see at a time.
     """
     recipe = {**what, **images_of(data), "augment": not data.deterministic, **learnt(settings)}
     if data.deterministic:

@@ -16,6 +16,7 @@ from kdlab.errors import InputError, NonFiniteLossError
 from kdlab.shapes import unchecked
 from kdlab.training.device import to_device
 
+COLUMNS = ("epoch", "lr", "seconds")  # of a history, beside losses and metrics
 LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
 
 
@@ -112,8 +113,8 @@ class Epoch:
         return losses
 
     def _step(self) -> None:
-        if self.max_norm is not None:
-            nn.utils.clip_grad_norm_(self.objective.parameters(), self.max_norm)
+        if self.max_norm is not None:  # not of what the optimiser leaves as it is, whose gradients add up
+            nn.utils.clip_grad_norm_(self._moved(), self.max_norm)
         self.optimizer.step()
         self._forget_gradients()
         if self.scheduler is not None:
@@ -121,9 +122,11 @@ class Epoch:
 
     def _forget_gradients(self) -> None:
         """What the optimiser's zero_grad does, without the profiler's mark that it sets at each call."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in self._moved():
+            parameter.grad = None
+
+    def _moved(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 def _check_batch(batch: Any) -> None:
@@ -145,6 +148,8 @@ def _checked(losses: Mapping[str, Any], before: Sequence[str]) -> list[str]:
             "before; wanted: the same in the same order at each step, 0 for one that is not computed."
         )
     for name, loss in losses.items():
+        if name in COLUMNS or name.startswith("val_"):
+            raise InputError(f"the objective returns a loss called {name!r}, which is another column of the history.")
         _check_scalar(name, loss)
     return list(losses)
 

@@ -76,8 +76,9 @@ def fit(
 
     Where torchrun has started several processes (:mod:`kdlab.processes`), each computes its part of every
     batch, and all take the same steps as one would with whole batches: exactly so where the objective is a mean over
-    samples, and there is neither BatchNorm nor augmentation, of which each process has statistics and random numbers
-    of its own. The first one saves and shows; a run may be resumed by another number of them.
+    samples, all of which count (not only those with a label), and there is neither BatchNorm nor augmentation, of which
+    each process has statistics and random numbers of its own. The first one saves and shows; a run may be resumed by
+    another number of them.
 
     Args:
         objective: a :class:`kdlab.distill.Distiller`, a :class:`Supervised`, or any module that returns named losses.
@@ -95,27 +96,28 @@ def fit(
         out: folder for ``best``, ``last`` (models with their ``card``), ``resume`` (everything else, too) and
             ``history.csv``. Without it nothing is saved.
         card: what to save with the model; wanted with ``out``.
-        resume: go on from ``out`` where a run of the same recipe was interrupted; from the start if there is none.
-            ``patience`` may be another one: a run that has run out of it goes on with more. The schedule may not.
+        resume: go on from ``out`` where a run of the same recipe was interrupted; from the start if there is none. The
+            recipe is ``card.recipe``: what is not in it is not compared, and the optimiser is what it was. ``patience``
+            may be another one: a run that has run out of it goes on with more. The schedule may not.
         precision: "bf16" computes the forward pass under autocast.
         max_norm: scale a gradient down to this norm where it is larger; None leaves it as it is.
         freeze_from: the first epoch, counted from 0, in which the student trains in eval mode: BatchNorm computes with
             the statistics that it has and leaves them as they are. None never does.
         accumulate: compute a batch in so many pieces, one after the other, and add up their gradients: less memory for
             the same step, as with several processes.
-        channels_last: lay the weights of the objective's convolutions, a teacher's too, in memory channel by channel at
-            each place, where they stay; False leaves them as they are. Mostly faster, on a CPU too.
+        channels_last: lay the weights of the objective's 2D convolutions, a teacher's too, in memory channel by channel
+            at each place, where they stay; False leaves them as they are. Mostly faster, on a CPU too.
         compile: the student, with ``torch.compile``, for training; it is evaluated as it is. Not while shapes are
             checked (:func:`kdlab.check_shapes`), which cannot be compiled.
         after_epoch: sees each epoch's row; returning True stops.
 
     Raises:
         InputError: impossible settings; an objective without a student or a total, or with parameters that the
-            optimiser lacks; a student that is frozen, or not the optimiser's; losses that are no scalars; an optimiser
-            that wants a closure; a scheduler that wants a metric; a loader without a length, of other batches than
-            the objective takes, or with a DistributedSampler; a metric that ``evaluate`` does not give, or that has no
-            name or is no number; what cannot be saved; a checkpoint of another recipe; a batch that cannot be divided
-            equally; no compiler.
+            optimiser lacks; a student that is frozen, or not the optimiser's; losses that are no scalars, or called as
+            other columns of a history; an optimiser that wants a closure; a scheduler that wants a metric, or of
+            another optimiser; a loader without a length, of other batches than the objective takes, or with a
+            DistributedSampler; a metric that ``evaluate`` does not give, or that has no name or is no number; what
+            cannot be saved; a checkpoint of another recipe; a batch that cannot be divided equally; no compiler.
         NonFiniteLossError: a loss became NaN or infinite.
     """
     if epochs < 1 or (patience is not None and patience < 1):
@@ -140,7 +142,7 @@ def fit(
         check_savable(card, objective, optimizer, scheduler)
 
     if channels_last:
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+        objective._apply(lambda one: one.contiguous(memory_format=torch.channels_last) if one.ndim == 4 else one)
     out = Path(out) if out is not None else None
     divided = accumulate > 1 or processes.count() > 1
     pieces = in_pieces(loader, accumulate) if divided else loader
@@ -239,6 +241,11 @@ def _check_steps(optimizer: torch.optim.Optimizer, scheduler: LRScheduler | None
         raise InputError(
             "the scheduler is ReduceLROnPlateau, which waits for a metric, and is stepped after every optimiser step, "
             "where there is none; wanted: one that goes by the steps, such as OneCycleLR or MultiStepLR."
+        )
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise InputError(
+            "the scheduler is of another optimiser, so that the learning rate of this one would stay as it is. Make it "
+            "of the optimiser that is given."
         )
 
 

@@ -291,7 +291,7 @@ SLIPS = {
     "one over tau": (gradient(lambda T, n, c: 1 / (T * n * c)), "one factor τ is left"),
     "gradient over channels": (gradient(lambda T, n, c: T / (n * c), dim=1), "over the positions"),
     "absent is 0": (iou(absent=0.0), "counts as 0"),
-    "absent is 1": (iou(absent=1.0), "counts as 1"),
+    "absent is 1": (iou(absent=1.0), "a 1 too many is in your mean"),
     "absent is NaN": (iou(absent=float("nan")), "no IoU. Leave it out"),
     "false alarm left out": (iou(false_alarms=False), "class 3"),
     "unknown counted": (iou(clean=False, false_alarms=True), "pixels with 255"),

@@ -236,6 +236,14 @@ def raw(student, teacher):
     return F.mse_loss(student.square().mean(1), teacher.square().mean(1))
 
 
+def exact(points):
+    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def mean_above_0(distances):
+    return distances[distances > 0].mean()
+
+
 SLIPS = {
     "AT not normalised": (check.attention_loss, raw, "not normalised yet"),
     "AT of |F|": (check.attention_loss, lambda s, t: at(s, t, 1), "mean of |F|"),
@@ -282,6 +290,11 @@ SLIPS = {
     "CWD flat": (check.channel_distribution, lambda m, T: (m.flatten(2) / T).softmax(2), "shape"),
     "RKD plain": (check.relative_distances, lambda x: torch.cdist(x, x), "not divided by their mean"),
     "RKD with zeros": (check.relative_distances, lambda x: torch.cdist(x, x) / torch.cdist(x, x).mean(), "diagonal"),
+    "RKD of rounded zeros": (
+        check.relative_distances,
+        lambda x: torch.cdist(x, x) / mean_above_0(torch.cdist(x, x)),
+        "40 points",
+    ),
     "RKD squared": (check.relative_distances, lambda x: torch.cdist(x, x) ** 2, "squared distances, and not"),
     "RKD squared over the mean": (
         check.relative_distances,
@@ -323,7 +336,7 @@ RIGHT = {
     "AT": (check.attention_loss, at),
     "SP": (check.similarity_loss, sp),
     "CWD": (check.channel_distribution, lambda m, T: (m.flatten(2) / T).softmax(2).view_as(m)),
-    "RKD": (check.relative_distances, lambda x: torch.cdist(x, x) / torch.cdist(x, x)[torch.cdist(x, x) > 0].mean()),
+    "RKD": (check.relative_distances, lambda x: exact(x) / mean_above_0(exact(x))),
     "weight": (check.carried_weight, 100 / 2048),
     "weight to two digits": (check.carried_weight, 0.049),
 }

@@ -224,6 +224,7 @@ SLIPS = {
     "count of weights": (COUNT, lambda a, b: 9 * b * b, "weights of one convolution"),
     "one convolution": (COUNT, lambda a, b: count(a, b, convolutions=1), "two convolutions"),
     "no alignment": (COUNT, lambda a, b: count(a, b, align=False), "aligns the channels"),
+    "alignment upwards alone": (COUNT, lambda a, b: count(a, b, align=a < b), "aligns the channels"),
     "no biases": (COUNT, lambda a, b: count(a, b, bias=False), "generator's convolutions have biases"),
     "alignment without bias": (COUNT, lambda a, b: count(a, b) - b, "alignment has a bias"),
     "no bias at all": (COUNT, lambda a, b: a * b + 18 * b * b, "each convolution has a bias"),

@@ -124,6 +124,12 @@ def constant(answer):
     return lambda: check.folded_constant(answer)
 
 
+def one_clamped(a, b, side):
+    sides = torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2])
+    sides[..., side].clamp_(min=0)
+    return sides.prod(dim=2) / (sum(areas(a, b)) - sides.prod(dim=2))
+
+
 def iou(answer):
     return lambda: check.box_iou(answer)
 
@@ -221,6 +227,8 @@ SLIPS = {
     "twice": (iou(lambda a, b: corners(a, b) / sum(areas(a, b))), "counted twice"),
     "dice": (iou(lambda a, b: 2 * corners(a, b) / sum(areas(a, b))), "Dice"),
     "not clamped": (iou(lambda a, b: over(a, b, clamp=False)), "neither fall below 0"),
+    "width alone clamped": (iou(lambda a, b: one_clamped(a, b, 0)), "from top to bottom"),
+    "height alone clamped": (iou(lambda a, b: one_clamped(a, b, 1)), "from left to right"),
     "smaller": (iou(lambda a, b: corners(a, b) / torch.minimum(*areas(a, b))), "smaller box"),
     "with 1": (iou(lambda a, b: over(a, b, more=1.0)), "without the 1"),
     "saw": (ap(lambda h, n: curve(h, n, envelope=False)), "running maximum"),

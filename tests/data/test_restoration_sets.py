@@ -303,6 +303,9 @@ def test_what_cannot_be_halved_is_told(tmp_path):
     draw(tmp_path / "both" / "a.png", 0, (21, 18))
     with pytest.raises(InputError, match=r"a\.png is 21 pixels wide; wanted: an even number"):
         split_halves(tmp_path / "both", tmp_path / "halves")
+    draw(tmp_path / "both" / "more" / "a.jpg", 0, (20, 18))
+    with pytest.raises(InputError, match="is called as another image in .*both is"):
+        split_halves(tmp_path / "both", tmp_path / "halves")
 
 
 # --- what to download, and taking it in -------------------------------------------------------------------------------

@@ -42,6 +42,17 @@ def gradients(module):
     return [p.grad.clone() for p in module.parameters()]
 
 
+def test_a_traced_teacher_teaches_as_the_network_does():
+    torch.manual_seed(0)
+    student, teacher = Net(), Net().eval()
+    kd = Term("kd", KDLoss(2.0), "classifier", "")
+    eager, traced = (
+        Distiller(student, one, [kd], nn.CrossEntropyLoss())(IMAGES, LABELS)["kd"]
+        for one in (teacher, torch.jit.trace(teacher, IMAGES))
+    )
+    torch.testing.assert_close(traced, eager)
+
+
 @pytest.mark.parametrize("how", ["in place", "wrapped"])
 def test_a_compiled_student_computes_the_same_and_is_read_at_each_step(how):
     torch._dynamo.reset()

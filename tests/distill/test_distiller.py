@@ -225,6 +225,7 @@ REFUSED = {
     ),
     "name of a module's own": (lambda: Term("keys", KDLoss(), "a", "b"), "called 'keys'; wanted: .*such as 'type'"),
     "name of a reconstruction": (lambda: reported_twice(), "hint, hint_reconstruction, hint_reconstruction; every"),
+    "name of a metric": (lambda: Term("val_loss", KDLoss(), "a", "b"), "what begins with 'val_'"),
     "name with a dot": (lambda: Term("k.d", KDLoss(), "a", "b"), "identifier"),
     "negative weight": (lambda: kd(-1.0), "weight of term 'kd' is -1.0"),
     "negative weight of a reconstruction": (

@@ -258,6 +258,21 @@ def test_a_gradient_above_the_norm_is_scaled_down_to_it_and_no_other(max_norm):
         torch.testing.assert_close(value, hand.objective.state_dict()[name], rtol=1e-4, atol=1e-6)
 
 
+def test_a_part_that_the_optimiser_leaves_alone_does_not_count_in_the_norm():
+    """Its gradients are nobody's, and add up from step to step."""
+
+    def heads(learns):
+        run = build(scheduler=None)
+        student = run.objective.student
+        rest = [one for one in student.parameters() if all(one is not own for own in student.classifier.parameters())]
+        for parameter in rest:
+            parameter.requires_grad_(learns)
+        run.optimizer = torch.optim.SGD(student.classifier.parameters(), lr=1e-2)
+        return train(run, epochs=2, max_norm=1.0).student.classifier.state_dict()
+
+    assert same(heads(learns=True), heads(learns=False))
+
+
 @pytest.mark.parametrize("freeze_from", [0, 2, None])
 def test_from_an_epoch_on_the_student_trains_with_frozen_statistics(freeze_from):
     seen = []
@@ -794,6 +809,22 @@ def test_channels_last_lays_all_convolutions_so_and_agrees():
         torch.testing.assert_close(last.student.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
 
 
+def test_channels_last_leaves_3d_convolutions_as_they_are():
+    class Volume(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(3, 3, 1)
+            self.flat = nn.Conv2d(3, 3, 3)
+
+        def forward(self, images):
+            return self.flat(self.conv(images[:, :, None])[:, :, 0]).mean(dim=(2, 3))
+
+    run = build(objective=lambda _, task: Supervised(Volume(), task))
+    train(run, epochs=1, channels_last=True)
+    assert is_channels_last(run.objective.student.flat)
+    assert run.objective.student.conv.weight.is_contiguous()
+
+
 # --- a compiled student ----------------------------------------------------------------------------------------------
 
 
@@ -941,6 +972,16 @@ def test_a_sum_that_overflows_though_its_terms_do_not_is_named_as_the_total():
         train(build(objective=Overflowing))
 
 
+@pytest.mark.parametrize("name", ["epoch", "lr", "seconds", "val_accuracy"])
+def test_a_loss_called_like_another_column_is_refused(name):
+    class Named(Supervised):
+        def forward(self, images, labels):
+            return {name: torch.tensor(1.0), **super().forward(images, labels)}
+
+    with pytest.raises(InputError, match=f"a loss called '{name}', which is another column of the history"):
+        train(build(objective=Named))
+
+
 def test_weights_that_broke_in_the_last_step_of_an_epoch_are_not_saved(tmp_path):
     """The loss is finite, its gradient is not: only the weights show it, and the epoch has no further step."""
 
@@ -999,9 +1040,10 @@ def test_what_is_wrong_is_refused_before_any_work(options, said, tmp_path, shape
     [
         ({"optimizer": torch.optim.LBFGS, "scheduler": None}, "the optimiser is LBFGS.*such as SGD or AdamW"),
         ({"scheduler": lr_scheduler.ReduceLROnPlateau}, "the scheduler is ReduceLROnPlateau.*such as OneCycleLR"),
+        ({"scheduler": lambda _: one_cycle(build().optimizer)}, "the scheduler is of another optimiser"),
     ],
 )
-def test_what_cannot_step_without_an_argument_is_refused(settings, said):
+def test_what_cannot_step_with_the_optimiser_is_refused(settings, said):
     run = build(**settings)
     run.objective.forward = never
     with pytest.raises(InputError, match=said):

@@ -87,7 +87,11 @@ def relative_distances(answer: Answer) -> bool:
     problem = ask(answer, (points,), apart / mean, known)
     twice = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]])
     also = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    return say(ask_also(problem, answer, (twice,), also, "for three points, two of them in the same place"))
+    problem = ask_also(problem, answer, (twice,), also, "for three points, two of them in the same place")
+    many = normal(40, 64, seed=1).relu()
+    far = torch.cdist(many, many, compute_mode="donot_use_mm_for_euclid_dist")
+    where = "for 40 points, where torch.cdist leaves rounding on the diagonal without the compute_mode of hint 1"
+    return say(ask_also(problem, answer, (many,), far / far[far > 0].mean(), where))
 
 
 def carried_weight(answer: Any) -> bool:

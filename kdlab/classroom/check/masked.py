@@ -105,7 +105,7 @@ def carried_alpha(answer: Any) -> bool:
 
 def generator_parameters(answer: Answer) -> bool:
     """05, exercise 4: ``answer(student_channels, teacher_channels)`` gives how much MGD has to learn by itself."""
-    for a, b in ((3, 5), (4, 4)):  # small, so that a bias is more than the tolerance
+    for a, b in ((3, 5), (4, 4), (5, 3)):  # small, so that a bias is more than the tolerance
         align, one = (a * b + b if a != b else 0), 9 * b * b + b
         known: dict[Any, str] = {
             float(9 * b * b): "these are the weights of one convolution: there are two, with biases, and an alignment.",

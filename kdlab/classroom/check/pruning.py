@@ -122,12 +122,15 @@ def folded_constant(answer: Answer) -> bool:
 
 def box_iou(answer: Answer) -> bool:
     """06, exercise 5: ``answer(a (n, 4), b (m, 4))`` gives the IoU of each pair, (n, m)."""
-    a = torch.tensor([[0.0, 0.0, 4.0, 4.0], [2.0, 1.0, 6.0, 3.0], [8.0, 8.0, 9.0, 11.0]])
-    b = torch.tensor([[1.0, 1.0, 3.0, 5.0], [2.0, 1.0, 6.0, 3.0]])
+    # Some pairs are apart in one direction alone, some in both.
+    a = torch.tensor([[0.0, 0.0, 4.0, 4.0], [2.0, 1.0, 6.0, 3.0], [8.0, 8.0, 9.0, 11.0], [1.0, 6.0, 3.0, 7.0]])
+    b = torch.tensor([[1.0, 1.0, 3.0, 5.0], [2.0, 1.0, 6.0, 3.0], [7.0, 2.0, 9.0, 4.0]])
     want = torchvision_iou(a, b)
     low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
     sides = high - low
     both, unclamped = sides.clamp(min=0).prod(dim=2), sides.prod(dim=2)
+    width, height = sides.unbind(dim=2)
+    wide, high_enough = width.clamp(min=0) * height, width * height.clamp(min=0)
     areas = _area(a)[:, None] + _area(b)
     more = (sides + 1).clamp(min=0).prod(dim=2)
     larger = (a[:, 2:] - a[:, :2] + 1).prod(dim=1)[:, None] + (b[:, 2:] - b[:, :2] + 1).prod(dim=1)
@@ -139,6 +142,10 @@ def box_iou(answer: Answer) -> bool:
         unclamped / (areas - unclamped): (
             "boxes that are apart in both directions get a width and a height below 0, whose product is above it; "
             "let neither fall below 0."
+        ),
+        wide / (areas - wide): "boxes that are apart from top to bottom get a height below 0; let it not fall below.",
+        high_enough / (areas - high_enough): (
+            "boxes that are apart from left to right get a width below 0; let it not fall below."
         ),
         both / torch.minimum(_area(a)[:, None], _area(b)): "below is the smaller box; wanted: the union.",
         more / (larger - more): "right and bottom are where a box ends, so a width is right minus left, without the 1.",

@@ -104,7 +104,7 @@ def best_epoch(answer: Answer) -> bool:
     )
     index = "this is the row's place in the table, its index; wanted: its epoch."
     known = {
-        3.0: "epochs 3 and 4 are equally accurate: the lower loss decides.",
+        3.0: "of the equally accurate epochs 3 and 4 the lower loss decides. (Or is it a position, counted from 0?)",
         5.0: "this is the last epoch, which has the lowest loss; wanted: the most accurate.",
         12.0: index,
         13.0: index,
