@@ -115,10 +115,10 @@ def mean_iou(answer: Answer) -> bool:
     want = iou[:4].mean()
     *counted, unknown = _counted(said, mask)
     with_unknown = counted[0] / (counted[1] + unknown - counted[0])
+    one_more = (iou[:4].sum() + 1) / 5
     known = {
         iou[:4].sum() / 5: "a class that is in neither counts as 0 in yours; it has no IoU: leave it out.",
-        (iou[:4].sum() + 1)
-        / 5: "a 1 too many is in your mean: of a class that is in neither, or of 255 taken for a class. Leave it out.",
+        one_more: "a 1 too many is in your mean: of a class that is in neither, or of 255 taken for one. Leave it out.",
         iou[:3].mean(): "class 3 is answered where it is not: its IoU is 0, and counts.",
         with_unknown[:4].mean(): "pixels with 255 count in yours: leave them out before you count anything.",
         (2 * both / (truth + guess))[:4].mean(): "this is Dice; wanted: intersection over union.",

@@ -130,7 +130,7 @@ def box_iou(answer: Answer) -> bool:
     sides = high - low
     both, unclamped = sides.clamp(min=0).prod(dim=2), sides.prod(dim=2)
     width, height = sides.unbind(dim=2)
-    wide, high_enough = width.clamp(min=0) * height, width * height.clamp(min=0)
+    width_clamped, height_clamped = width.clamp(min=0) * height, width * height.clamp(min=0)
     areas = _area(a)[:, None] + _area(b)
     more = (sides + 1).clamp(min=0).prod(dim=2)
     larger = (a[:, 2:] - a[:, :2] + 1).prod(dim=1)[:, None] + (b[:, 2:] - b[:, :2] + 1).prod(dim=1)
@@ -143,9 +143,11 @@ def box_iou(answer: Answer) -> bool:
             "boxes that are apart in both directions get a width and a height below 0, whose product is above it; "
             "let neither fall below 0."
         ),
-        wide / (areas - wide): "boxes that are apart from top to bottom get a height below 0; let it not fall below.",
-        high_enough / (areas - high_enough): (
-            "boxes that are apart from left to right get a width below 0; let it not fall below."
+        width_clamped / (areas - width_clamped): (
+            "boxes that are apart from top to bottom get a height below 0; let neither fall below 0."
+        ),
+        height_clamped / (areas - height_clamped): (
+            "boxes that are apart from left to right get a width below 0; let neither fall below 0."
         ),
         both / torch.minimum(_area(a)[:, None], _area(b)): "below is the smaller box; wanted: the union.",
         more / (larger - more): "right and bottom are where a box ends, so a width is right minus left, without the 1.",
