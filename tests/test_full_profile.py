@@ -76,7 +76,7 @@ TABLES = {  # by hand: a file, a column of numbers in it, and the number of rows
 }
 YOLO = "06_prune_and_distil_yolov8"
 JUDGE = ("evaluate", "yolo compare")
-NUMBERS = r"^ *(accuracy|mIoU|mean|\S+best\.pt) +\d+\.\d"
+NUMBERS = r"^ *(accuracy|mIoU|mean|\S+last\.pt) +\d+\.\d"
 without_yolo = pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra [yolo]")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
