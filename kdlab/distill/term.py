@@ -13,7 +13,8 @@ from kdlab.distill.schedules import Schedule, check_weight, weight_at
 from kdlab.distill.taps import Tap, as_tap
 from kdlab.errors import InputError, unknown
 
-RESERVED = ("task", "total", "epoch", "lr", "seconds")  # the others are columns of a history beside the losses
+COLUMNS = ("epoch", "lr", "seconds")  # of a history, beside losses and metrics
+RESERVED = ("task", "total", *COLUMNS)
 SAMPLE_ARGUMENTS = ("target", "index")  # what a loss may ask for beside student and teacher
 Side = str | Tap | Sequence[str | Tap]
 
@@ -58,7 +59,7 @@ class Term:
     of: str | Sequence[str] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        taken = self.name in RESERVED or self.name.startswith("val_") or hasattr(nn.ModuleDict(), self.name)
+        taken = self.name in RESERVED or is_column(self.name) or hasattr(nn.ModuleDict(), self.name)
         if taken or not self.name.isidentifier():
             raise InputError(
                 f"a term is called {self.name!r}; wanted: an identifier other than {', '.join(map(repr, RESERVED))}, "
@@ -153,6 +154,11 @@ class Term:
             InputError: the schedule gives a weight that is negative or not finite.
         """
         return weight_at(f"the weight of term {self.name!r}", self.weight, epoch, epochs)
+
+
+def is_column(name: str) -> bool:
+    """Whether a history has a column of that name, or may have, that is no loss."""
+    return name in COLUMNS or name.startswith("val_")
 
 
 def _taps(side: Side) -> tuple[Tap, ...]:

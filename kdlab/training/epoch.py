@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from kdlab import processes
+from kdlab.distill.term import is_column
 from kdlab.errors import InputError, NonFiniteLossError
 from kdlab.shapes import unchecked
 from kdlab.training.device import to_device
 
-COLUMNS = ("epoch", "lr", "seconds")  # of a history, beside losses and metrics
 LOOK_EVERY = 10  # steps between two looks at the losses: each look makes the processor wait for the accelerator
 
 
@@ -148,7 +148,7 @@ def _checked(losses: Mapping[str, Any], before: Sequence[str]) -> list[str]:
             "before; wanted: the same in the same order at each step, 0 for one that is not computed."
         )
     for name, loss in losses.items():
-        if name in COLUMNS or name.startswith("val_"):
+        if is_column(name):
             raise InputError(f"the objective returns a loss called {name!r}, which is another column of the history.")
         _check_scalar(name, loss)
     return list(losses)
