@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdlab.distill import fold_batchnorm
 from kdlab.models import PSPNet, UPerNet
 from kdlab.recipes.segmentation import (
     NARROW_STUDENT,
@@ -113,7 +114,8 @@ def _batch(device: str) -> tuple[Tensor, Tensor]:
 
 
 def _ours(method: DenseDistillation, device: str) -> Run:
-    distiller = method.distiller(_network("student", device), _network("teacher", device), SIZE)
+    teacher = fold_batchnorm(_network("teacher", device), torch.zeros(1, 3, SIZE, SIZE))  # as the recipe does
+    distiller = method.distiller(_network("student", device), teacher, SIZE)
     place(distiller, torch.device(device))
     return _stepper(lambda images, masks: distiller(images, masks)["total"], distiller, device)
 

@@ -14,6 +14,7 @@ from kdlab.distill.connectors import (
     Translator,
 )
 from kdlab.distill.distiller import Distiller, Teacher
+from kdlab.distill.folding import fold_batchnorm
 from kdlab.distill.online import MutualDistiller, SelfDistiller
 from kdlab.distill.schedules import Cosine, From, Until, WarmUp
 from kdlab.distill.taps import Tap, Taps
@@ -43,5 +44,6 @@ __all__ = [
     "Translator",
     "Until",
     "WarmUp",
+    "fold_batchnorm",
     "weights_hash",
 ]

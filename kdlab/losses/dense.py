@@ -46,15 +46,23 @@ class PixelCrossEntropy(nn.Module):
         if mask.is_floating_point() or mask.is_complex() or mask.dtype == torch.bool:
             raise InputError(f"the masks have dtype {mask.dtype}; wanted: integers, such as torch.int64.")
         mask = mask.long()  # in int8, 255 would be -1
+        known = self._known(mask, k)
+        total = F.cross_entropy(at_least_float32(logits), mask, ignore_index=self.IGNORE, reduction="sum")
+        return total / max(known, 1)
+
+    def _known(self, mask: Tensor, classes: int) -> int:
+        """How many pixels have a class. A number that is neither a class nor 255 is an error."""
+        least, most = torch.stack(mask.aminmax()).tolist() if mask.numel() else (0, 0)
+        if least >= 0 and most < classes:  # nearly always, and two numbers have told
+            return mask.numel()
         known = mask != self.IGNORE
-        beyond = mask[known & ((mask < 0) | (mask >= k))]
+        beyond = mask[known & ((mask < 0) | (mask >= classes))]
         if beyond.numel():
             raise InputError(
-                f"a mask has the number {beyond[0].item()}; all must be of 0 to {k - 1}, or {self.IGNORE} for a pixel "
-                "without a class."
+                f"a mask has the number {beyond[0].item()}; all must be of 0 to {classes - 1}, or {self.IGNORE} for a "
+                "pixel without a class."
             )
-        total = F.cross_entropy(at_least_float32(logits), mask, ignore_index=self.IGNORE, reduction="sum")
-        return total / known.sum().clamp(min=1)
+        return int(known.sum())
 
 
 class CWDLoss(nn.Module):

@@ -65,10 +65,8 @@ def follow_channels(model: nn.Module, example: Tensor, outputs: Outputs) -> Chan
     Raises:
         InputError: the model does not take the example; layers that eval mode does not reach.
     """
-    follower = _Follower(replica(model))
-    with FlopCounterMode(display=False) as counter, follower.following(example):
-        given = run(follower.model, example, outputs)
-    follower.give(tree_leaves(given))
+    with FlopCounterMode(display=False) as counter:
+        follower = _followed(model, example, outputs)
     unreached = [name for name in follower.layers if name not in follower.outputs]
     if unreached:
         raise InputError(
@@ -76,6 +74,29 @@ def follow_channels(model: nn.Module, example: Tensor, outputs: Outputs) -> Chan
             "mode, so what these need cannot be known. Remove them, or put nn.Identity in their place."
         )
     return follower.result(counter.get_total_flops() // 2)
+
+
+def sole_norms(model: nn.Module, example: Tensor) -> dict[str, str]:
+    """Of each layer the BatchNorm that alone reads its output, channel by channel, and reads nothing else.
+
+    Raises:
+        InputError: the model does not take the example.
+    """
+    follower = _followed(model, example, lambda given: given)
+    outputs, readers = follower.outputs, Counter(follower.norms.values())
+    return {
+        name: norm
+        for name, norm in follower.sole_norms().items()
+        if norm not in follower.shared and readers[norm] == 1 and np.array_equal(outputs[name], outputs[norm])
+    }
+
+
+def _followed(model: nn.Module, example: Tensor, outputs: Outputs) -> "_Follower":
+    follower = _Follower(replica(model))
+    with follower.following(example):
+        given = run(follower.model, example, outputs)
+    follower.give(tree_leaves(given))
+    return follower
 
 
 def replica(model: nn.Module) -> nn.Module:
@@ -161,6 +182,7 @@ class _Follower(TorchDispatchMode):
         self.chunks: list[list[np.ndarray]] = []
         self.norms: dict[str, str] = {}
         self.bare: set[str] = set()  # layers whose output is read without BatchNorm, too
+        self.shared: set[str] = set()  # BatchNorms that read something else than what a layer puts out for them
         self.uses: dict[str, int] = {}
         self.known: dict[tuple, tuple[int, np.ndarray]] = {}
         self.raw: dict[tuple, str] = {}  # outputs of layers, which only a BatchNorm may read
@@ -190,10 +212,13 @@ class _Follower(TorchDispatchMode):
             {name: groups[ids] for name, ids in self.outputs.items()},
             prunable,
             [[groups[ids] for ids in pieces] for pieces in self.chunks],
-            {name: norm for name, norm in self.norms.items() if name not in self.bare},
+            self.sole_norms(),
             self.uses,
             macs,
         )
+
+    def sole_norms(self) -> dict[str, str]:
+        return {name: norm for name, norm in self.norms.items() if name not in self.bare}
 
     def give(self, outputs: list[Any]) -> None:
         """The model's outputs: what is behind reads all their channels."""
@@ -259,11 +284,12 @@ class _Follower(TorchDispatchMode):
 
     def _scale(self, name: str, norm: Any, source: Tensor, ids: np.ndarray) -> None:
         layer = self.raw.get(_place(source))
-        if not norm.affine or layer in self.norms:
-            self._read_bare([source])
-        elif layer is not None:
+        if layer is not None and layer not in self.norms and norm.affine:
             self.norms[layer] = name
             self.scaled.update(ids.tolist())
+        else:
+            self._read_bare([source])
+            self.shared.add(name)
 
     # Operations between layers
 

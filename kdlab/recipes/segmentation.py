@@ -21,7 +21,17 @@ from torch.utils.data import DataLoader, Dataset
 from kdlab import processes
 from kdlab.data.splits import ImageSplits
 from kdlab.data.unlabelled import all_images, half_labelled
-from kdlab.distill import ConvConnector, Distiller, Pixels, Resize, Taps, TeacherCache, Term, weights_hash
+from kdlab.distill import (
+    ConvConnector,
+    Distiller,
+    Pixels,
+    Resize,
+    Taps,
+    TeacherCache,
+    Term,
+    fold_batchnorm,
+    weights_hash,
+)
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
 from kdlab.loading import loaded_by
@@ -224,10 +234,12 @@ def distill(
     earlier = earlier_start(out, resume)
     student = PSPNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
     used = earlier or student.weights_used
+    known = weights_hash(teacher)[:16]
+    teacher = fold_batchnorm(teacher, torch.zeros(1, 3, data.size, data.size))
     objective = place(distillation.distiller(student, teacher, data.size), device, settings.channels_last)
     recipe = recipe_of(
-        data, settings, task="distill", teacher=weights_hash(teacher)[:16], **asdict(distillation), weights=weights,
-        monitor=monitor, architecture=student.architecture,
+        data, settings, task="distill", teacher=known, **asdict(distillation), weights=weights, monitor=monitor,
+        architecture=student.architecture,
     )  # fmt: skip
     if resume:
         check_recipe(out, recipe)  # before the teacher runs over all images
