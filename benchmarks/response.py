@@ -260,7 +260,7 @@ def _linear_student() -> nn.Module:
 
 
 def _distiller(student: nn.Module, teacher: nn.Module) -> Distiller:
-    kd = Term("kd", KDLoss(TEMPERATURE), student=LOGITS, teacher=LOGITS, weight=ALPHA)
+    kd = Term("kd", KDLoss(TEMPERATURE), student="", teacher=LOGITS, weight=ALPHA)
     return Distiller(student, teacher, [kd], task=nn.CrossEntropyLoss(), task_weight=1 - ALPHA)
 
 

@@ -514,7 +514,8 @@ def _told(error: Exception, term: Term, student: Sequence[Any], teacher: Sequenc
     sides = []
     for taps, tensors in ((term.student_taps, student), (term.teacher_taps, teacher)):
         shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in tensors]
-        sides.append(" and ".join(f"{str(tap)!r} {shape}" for tap, shape in zip(taps, shapes, strict=True)))
+        names = [repr(str(tap)) if str(tap) else "output" for tap in taps]
+        sides.append(" and ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True)))
     said = str(error)
     if not isinstance(error, InputError):
         said = f"{said.rstrip('. ')}."

@@ -178,8 +178,7 @@ class Taps:
         self._record(name, {**dict(enumerate(inputs)), **keywords})
 
     def _record(self, name: str, value: Any) -> None:
-        if not isinstance(value, Tensor):  # the network may go on writing into the layer's own list
-            value = _with_tensors(lambda tensor: tensor, value)
+        value = in_own_containers(value)  # the network may go on writing into the layer's own list
         self._originals += [(name, leaf, version(leaf)) for leaf in tensors_in([value])]
         if self._copied is None or name in self._copied:
             self._own.setdefault(name, []).append(value)
@@ -201,6 +200,11 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     leaves = chain.from_iterable(map(tree_leaves, values))
     inside = ([leaf] if isinstance(leaf, Tensor) else tensors_in(_fields(leaf).values()) for leaf in leaves)
     return list(chain.from_iterable(inside))
+
+
+def in_own_containers(value: Any) -> Any:
+    """The same tensors in tuples, lists, dictionaries and dataclasses that nobody else has."""
+    return value if isinstance(value, Tensor) else _with_tensors(lambda tensor: tensor, value)
 
 
 def _with_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -41,7 +41,7 @@ class Distillation:
 
     def distiller(self, student: nn.Module, teacher: nn.Module) -> Distiller:
         """The student and the teacher, joined."""
-        kd = Term("kd", KDLoss(self.temperature), student=LOGITS, teacher=LOGITS, weight=self.alpha)
+        kd = Term("kd", KDLoss(self.temperature), student="", teacher=LOGITS, weight=self.alpha)
         return Distiller(student, teacher, [kd], task=LabelledCrossEntropy(), task_weight=1 - self.alpha)
 
 
