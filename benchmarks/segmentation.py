@@ -114,7 +114,7 @@ def _batch(device: str) -> tuple[Tensor, Tensor]:
 
 
 def _ours(method: DenseDistillation, device: str) -> Run:
-    teacher = fold_batchnorm(_network("teacher", device), torch.zeros(1, 3, SIZE, SIZE))  # as the recipe does
+    teacher = fold_batchnorm(_network("teacher", device), torch.randn(1, 3, SIZE, SIZE))  # as the recipe does
     distiller = method.distiller(_network("student", device), teacher, SIZE)
     place(distiller, torch.device(device))
     return _stepper(lambda images, masks: distiller(images, masks)["total"], distiller, device)

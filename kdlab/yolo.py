@@ -889,15 +889,18 @@ class DistillTrainer(Trainer):
         checkpoint = super().setup_model()
         check_classes("teacher", self.teacher, self.data["names"])
         self.channels = tapped_channels(self.model, self.teacher, self.distillation.layers)
-        _make_faster(self.teacher)
+        self.teacher.fuse(verbose=False)  # nobody trains it, and BatchNorm in eval mode is part of a convolution
         return checkpoint
 
     def build_optimizer(self, *args: Any, **options: Any) -> Optimizer:
         optimizer = super().build_optimizer(*args, **options)
         teacher = self.teacher.to(self.device)
+        if self.device.type == "cpu":  # where it is faster; elsewhere ultralytics decides, for what is trained
+            teacher = teacher.to(memory_format=torch.channels_last)
         self.distiller = DetectionDistiller(self.model, teacher, self.distillation, self.channels, self.device)
         if self.distiller.learnt:
             like = next(group for group in optimizer.param_groups if group["param_group"] == "weight")
+            # Fused: there may be several times the student's parameters. An optimiser without that pays no heed.
             optimizer.add_param_group({**like, "params": self.distiller.learnt, "fused": True})
         optimizer.register_state_dict_post_hook(self._add_to_checkpoint)
         return optimizer
@@ -1085,13 +1088,6 @@ class _SharedValidator(DetectionValidator):
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _make_faster(model: DetectionModel) -> None:
-    """What it puts out, which nobody learns from backwards, sooner and but for the last digits the same."""
-    model.fuse(verbose=False)
-    if _device(model).type != "mps":  # where channels_last is numerically wrong, says ultralytics
-        model.to(memory_format=torch.channels_last)
 
 
 def _renew_classes(model: DetectionModel, classes: int) -> None:

@@ -18,7 +18,7 @@ class Reader:
 
     A tapped tensor is copied only where the network overwrites it in place, or where that cannot be seen: in a network
     that is compiled as a whole or in part, and under ``torch.inference_mode()``, where nothing is learnt for later
-    passes. Where ``stops``, the forward pass ends after its last tap.
+    passes. The output alone is never copied. Where ``stops``, the forward pass ends after its last tap.
 
     Args:
         taps: what to read.
@@ -44,10 +44,11 @@ class Reader:
                 a layer whose tensor is overwritten in a later pass and was not in the first.
         """
         first = network.training not in self._learnt
-        if self.taps == OUTPUT:  # nothing comes after it that could overwrite it, so it takes no hook
+        if self.taps == OUTPUT:  # nothing in the network comes after it, so it takes neither hook nor copy
             output = network(images)
             if first:
                 _refuse_non_finite(network, "", output)
+            if first and not torch.is_inference_mode_enabled():
                 self._learnt[network.training] = (None, None)
             return output, {"": in_own_containers(output)}
         compiled = first and _is_compiled(network)
@@ -110,16 +111,17 @@ def _is_compiled(network: nn.Module) -> bool:
 
 
 def _refuse_non_finite(network: nn.Module, name: str, value: Any) -> None:
+    what = f"layer {name!r} of {type(network).__name__}" if name else f"the output of {type(network).__name__}"
     for leaf in tensors_in([value]):
         if leaf.is_nested:
             raise InputError(
-                f"layer {name!r} of {type(network).__name__} puts out a nested tensor, as PyTorch's transformer does "
-                "in eval mode for a padded batch. Build its nn.TransformerEncoder with enable_nested_tensor=False."
+                f"{what} holds a nested tensor, as PyTorch's transformer makes them in eval mode for a padded batch. "
+                "Build its nn.TransformerEncoder with enable_nested_tensor=False."
             )
         if not leaf.is_meta and not _is_finite(leaf):
             raise InputError(
-                f"layer {name!r} of {type(network).__name__} holds numbers that are not finite. Check its weights, and "
-                "that the images are normalised as it was trained with; in half precision, try float32."
+                f"{what} holds numbers that are not finite. Check its weights, and that the images are "
+                "normalised as it was trained with; in half precision, try float32."
             )
 
 

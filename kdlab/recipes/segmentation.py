@@ -235,7 +235,8 @@ def distill(
     student = PSPNet(len(data.classes), **architecture or {}, weights="none" if earlier else weights)
     used = earlier or student.weights_used
     known = weights_hash(teacher)[:16]
-    teacher = fold_batchnorm(teacher, torch.zeros(1, 3, data.size, data.size))
+    if isinstance(teacher, UPerNet):
+        teacher = fold_batchnorm(teacher, torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64))
     objective = place(distillation.distiller(student, teacher, data.size), device, settings.channels_last)
     recipe = recipe_of(
         data, settings, task="distill", teacher=known, **asdict(distillation), weights=weights, monitor=monitor,

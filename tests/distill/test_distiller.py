@@ -185,6 +185,9 @@ def test_the_documented_weights_are_the_defaults():
 def test_the_dry_run_finds_shapes_that_do_not_meet_and_changes_nothing(shapes_unchecked):
     with pytest.raises(InputError, match="'kd' .student 'classifier' .4, 3. against teacher 'classifier' .4, 5..:"):
         Distiller(student(3), student(5), [kd()], nn.CrossEntropyLoss(), example=(IMAGES, LABELS))
+    output = Term("kd", KDLoss(), "", "classifier")
+    with pytest.raises(InputError, match="'kd' .student output .4, 3. against teacher 'classifier' .4, 5..:"):
+        Distiller(student(3), student(5), [output], nn.CrossEntropyLoss(), example=(IMAGES, LABELS))
     mine = student()
     before = copy.deepcopy(mine.state_dict())
     d = Distiller(mine, student(), [kd()], nn.CrossEntropyLoss(), example=(IMAGES, LABELS))

@@ -1,10 +1,14 @@
 """fold_batchnorm: the same outputs from a copy with fewer layers."""
 
 import copy
+import subprocess
+import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torchvision.models import densenet121, mobilenet_v3_small, resnet18
 
 from kdlab import InputError
@@ -127,6 +131,76 @@ def test_a_norm_stays_where_folding_it_would_change_something(kind):
     check_alike(trained(kind()), 2, 3, 8, 8, left=2)
 
 
+class Activating(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, (weight - weight.mean()) / weight.std(), bias)
+
+
+def hooked(network, layer, hook):
+    getattr(network[layer], f"register_forward_{hook}")(lambda _, inputs, *output: (*inputs, *output)[-1].relu())
+    return network
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(3, 4, 3), Activating(4)),
+        nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+        hooked(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), 0, "hook"),
+        hooked(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), 1, "hook"),
+        hooked(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), 1, "pre_hook"),
+        nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.ConvTranspose2d(3, 4, 3), nn.BatchNorm2d(4)),
+    ],
+)
+def test_what_does_more_than_pytorchs_own_layers_stays(network):
+    check_alike(trained(network), 2, 3, 8, 8, left=1)
+
+
+class FromAList(Sole):
+    def __init__(self):
+        super().__init__()
+        self.steps = [self.first, self.norm]
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class ByItsWeight(Sole):
+    def forward(self, x):
+        return self.norm(self.first(x)) + nn.functional.conv2d(x.flip(3), self.first.weight)
+
+
+class ByItsGamma(Sole):
+    def forward(self, x):
+        return self.norm(self.first(x)) * self.norm.weight.sum()
+
+
+@dataclass
+class Out:
+    logits: torch.Tensor
+    raw: torch.Tensor
+
+
+class PutOutInADataclass(Sole):
+    def forward(self, x):
+        x = self.first(x)
+        return Out(self.norm(x), x)
+
+
+@pytest.mark.parametrize("kind", [FromAList, ByItsWeight, ByItsGamma, PutOutInADataclass])
+def test_a_use_that_cannot_be_seen_is_refused(kind):
+    with pytest.raises(InputError, match=f"^{kind.__name__} cannot do without the BatchNorms .* Take it as it is.$"):
+        fold_batchnorm(trained(kind()), torch.randn(1, 3, 8, 8))
+
+
 class UnderAnotherName(Sole):
     def __init__(self):
         super().__init__()
@@ -194,3 +268,8 @@ def test_a_folded_teacher_teaches_the_same():
 def test_an_example_that_the_network_does_not_take_is_refused():
     with pytest.raises(InputError, match=r"ResNet cannot be run on an example of shape \(1, 5, 64, 64\)"):
         fold_batchnorm(resnet18(), torch.randn(1, 5, 64, 64))
+
+
+def test_who_does_not_fold_does_not_wait_for_pandas():
+    code = "import sys, kdlab.distill; assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

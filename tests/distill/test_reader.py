@@ -43,10 +43,12 @@ def test_what_a_loss_does_with_an_outputs_dictionary_is_not_seen_by_others():
 def test_an_output_that_is_not_finite_is_refused_at_the_first_pass():
     network, reader = Watched(), Reader([Tap("")])
     nan = torch.full((4, 3), torch.nan)
-    with pytest.raises(InputError, match=r"layer '' of Watched holds numbers that are not finite"):
+    with pytest.raises(InputError, match="^the output of Watched holds numbers that are not finite"):
         reader(network, nan)
     reader(network, torch.randn(4, 3))
     assert reader(network, nan)[0].isnan().all()  # no look at every step
+    with torch.inference_mode(), pytest.raises(InputError, match="not finite"):
+        Reader([Tap("")])(network, nan)
     reader.forget()
     with pytest.raises(InputError, match="not finite"):
         reader(network, nan)

@@ -26,6 +26,12 @@ def test_it_is_the_mean_over_the_pixels_that_have_a_class():
     torch.testing.assert_close(LOSS(logits, mask), F.cross_entropy(logits[1:, :, :, 2:], mask[1:, :, 2:]))
 
 
+def test_of_more_than_255_classes_the_one_of_that_number_is_none():
+    logits, mask = drawn(k=300)
+    mask[0] = 255
+    torch.testing.assert_close(LOSS(logits, mask), F.cross_entropy(logits, mask, ignore_index=255))
+
+
 def test_small_integers_and_half_precision_give_what_wide_ones_do():
     logits, mask = drawn()
     mask[0] = 255

@@ -323,6 +323,8 @@ def test_a_pruned_student_is_distilled_and_delivered_alone(method, pruned, teach
     with torch.no_grad():
         torch.testing.assert_close(used(image)[0], deepcopy(known).eval()(image)[0], rtol=1e-4, atol=1e-3)
     assert not [module for module in used.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert used.model[1].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert [group.get("fused") for group in trainer.optimizer.param_groups][3:] == [True]
 
     for path in (run.best, run.last):
         assert pruning.structure(load_model(path)) == pruning.structure(load_model(pruned))
