@@ -52,7 +52,7 @@ class PixelCrossEntropy(nn.Module):
 
     def _known(self, mask: Tensor, classes: int) -> int:
         """How many pixels have a class. A number that is neither a class nor 255 is an error."""
-        least, most = torch.stack(mask.aminmax()).tolist() if mask.numel() else (0, 0)
+        least, most = torch.stack(mask.aminmax()).tolist()
         if least >= 0 and most < min(classes, self.IGNORE):  # nearly always, and two numbers have told
             return mask.numel()
         known = mask != self.IGNORE

@@ -83,11 +83,12 @@ def sole_norms(model: nn.Module, example: Tensor) -> dict[str, str]:
         InputError: the model does not take the example.
     """
     follower = _followed(model, example, lambda given: given)
-    outputs, readers = follower.outputs, Counter(follower.norms.values())
+    layers, shared, outputs = Counter(follower.norms.values()), follower.shared, follower.outputs
+    alone = {name: norm for name, norm in follower.norms.items() if layers[norm] == 1 and norm not in shared}
     return {
         name: norm
-        for name, norm in follower.sole_norms().items()
-        if norm not in follower.shared and readers[norm] == 1 and np.array_equal(outputs[name], outputs[norm])
+        for name, norm in alone.items()
+        if name not in follower.bare and np.array_equal(outputs[name], outputs[norm])
     }
 
 
@@ -212,13 +213,10 @@ class _Follower(TorchDispatchMode):
             {name: groups[ids] for name, ids in self.outputs.items()},
             prunable,
             [[groups[ids] for ids in pieces] for pieces in self.chunks],
-            self.sole_norms(),
+            {name: norm for name, norm in self.norms.items() if name not in self.bare},
             self.uses,
             macs,
         )
-
-    def sole_norms(self) -> dict[str, str]:
-        return {name: norm for name, norm in self.norms.items() if name not in self.bare}
 
     def give(self, outputs: list[Any]) -> None:
         """The model's outputs: what is behind reads all their channels."""

@@ -45,7 +45,6 @@ def check_alike(network, *shape, left):
     torch.testing.assert_close(folded(given), wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
     assert norms(folded) == left
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
-    return folded
 
 
 @pytest.mark.parametrize(
@@ -123,8 +122,8 @@ class PutOutToo(Sole):
 @pytest.mark.parametrize(
     "kind",
     [
-        ReadTwice, NormedTwice, OverwrittenBefore, SharedWithAnInput, SharedWithOneReadTwice, SharedWithAnothersLayer,
-        CalledTwice, PutOutToo,
+        ReadTwice, NormedTwice, OverwrittenBefore, SharedByTwo, SharedWithAnInput, SharedWithOneReadTwice,
+        SharedWithAnothersLayer, CalledTwice, PutOutToo,
     ],
 )  # fmt: skip
 def test_a_norm_stays_where_folding_it_would_change_something(kind):
