@@ -32,6 +32,10 @@ def joined_by_torchrun() -> Iterator[None]:
     a_gpu_each = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
     if a_gpu_each:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Its functions take the group at their import as a default. DistributedDataParallel imports them: after the group,
+    # they would keep it, and gloo's threads, which now and then abort a process that has done all and ends.
+    from torch.distributed.nn import functional  # noqa: F401
+
     dist.init_process_group("cpu:gloo,cuda:nccl" if a_gpu_each else "gloo")
     with ExitStack() as stack:
         if not is_first():

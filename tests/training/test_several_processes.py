@@ -223,12 +223,12 @@ def test_a_dehazer_and_its_teacher_on_two_processes(tmp_path):
 def test_the_metrics_of_a_command_on_two_processes_are_of_all_images(task, grow, narrow, tmp_path):
     """Of an odd number, of which one process looks at one more than the other."""
     data = grow(tmp_path / "data", train=8, val=3)
-    kdlab = ["--no-python", Path(sys.executable).with_name("kdlab")]
     words = [data, "--task", task, "--device", "cpu", "--batch-size", 4, "--epochs", 1, *narrow]
     start = [] if task == "segmentation" else ["--weights", "none"]
-    said = on_two(*kdlab, "teach", *words, *start, "--image-size", 32, "--out", tmp_path / "teacher")
+    kdlab = HERE / "parallel_command.py"
+    said = on_two(kdlab, "teach", *words, *start, "--image-size", 32, "--out", tmp_path / "teacher")
     assert said.returncode == 0, said.stderr
-    said = on_two(*kdlab, "distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student")
+    said = on_two(kdlab, "distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student")
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("best epoch") == 1
     for who in ("teacher", "student"):
