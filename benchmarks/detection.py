@@ -16,12 +16,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from timing import Parts, Row, command_line, compare, forward, seconds, spread, take_turns, time_chapters
-from torch import nn
+from timing import Parts, Row, command_line, compare, forward, seconds, spread, take_turns, time_chapters, wait_for
+from torch import Tensor, nn
 
 from kdlab import yolo
 from kdlab.data.yolo_scenes import NAMES, write_yolo_scenes
-from kdlab.detection import Distillation, YoloRun, YoloSettings
+from kdlab.detection import LAYERS, Distillation, YoloRun, YoloSettings
+from kdlab.distill import Taps
+from kdlab.losses import MGDLoss
 from kdlab.recipes import detection
 
 SAMPLES = {"train": 256, "val": 4}
@@ -58,6 +60,11 @@ def epoch(device: str, repeats: int) -> list[Row]:
     for method in ("CWD", "MGD"):
         rows.append(compare(f"{method}, beside plain and teacher", times[method], parts, at_most=1.1))
         rows.append(compare(f"{method}, beside ultralytics' own", times[method], times["ultralytics"], at_most=1.0))
+    generating = _generating(known, batch, repeats)
+    rows.append(Row("MGD's generators alone, a batch, forward and backward", spread(generating)))
+    without = times["MGD"] - batches * np.median(generating)
+    rows.append(compare("MGD without its generators, beside plain and teacher", without, parts))
+    rows.append(compare("MGD without its generators, beside ultralytics' own", without, times["ultralytics"]))
     return rows
 
 
@@ -98,6 +105,23 @@ def _epochs(
             done = run(out=folder / f"{name} {turn}", device=device)
             times[name] += np.diff(done.history["time"]).tolist()
     return {name: np.array(taken) for name, taken in times.items()}
+
+
+def _generating(teacher: nn.Module, batch: Tensor, repeats: int) -> np.ndarray:
+    """Seconds of MGD's generators with their backward pass, on maps such as the teacher's."""
+    layers = [f"model.{layer}" for layer in LAYERS]
+    with torch.no_grad(), Taps(teacher, layers) as taps:
+        teacher(batch)
+        maps = [taps[layer].clone().requires_grad_() for layer in layers]
+    generators = [MGDLoss(seen.shape[1], seen.shape[1]).generator.to(batch.device) for seen in maps]
+    slopes = [torch.randn_like(seen) for seen in maps]
+
+    def generate() -> None:
+        generated = [generator(seen) for generator, seen in zip(generators, maps, strict=True)]
+        torch.autograd.backward(generated, slopes)
+        wait_for(batch)
+
+    return np.array([seconds(generate) for _ in range(1 + repeats)])[1:]
 
 
 def _random_gammas(width: float) -> nn.Module:

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import zlib
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -67,4 +68,6 @@ def show(drawn: Figure, alt: str, *, photographs: bool = False) -> None:
 def show_table(table: pd.DataFrame, caption: str, decimals: int = 3) -> None:
     """Show a table with its caption above; numbers rounded, the index hidden."""
     styled = table.style.format(precision=decimals, na_rep="").hide(axis="index").set_caption(caption)
-    display(HTML(styled.set_table_styles([{"selector": "caption", "props": "text-align: left"}]).to_html()))
+    styled = styled.set_table_styles([{"selector": "caption", "props": "text-align: left"}])
+    known_by = f"{zlib.crc32(caption.encode()):08x}"  # pandas' own is random: a notebook that is run again would differ
+    display(HTML(styled.to_html(table_uuid=known_by)))

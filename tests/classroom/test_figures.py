@@ -58,6 +58,14 @@ def test_a_table_has_its_caption_and_rounded_numbers(displayed):
     assert "0.123<" in displayed[0]
 
 
+def test_a_table_shown_once_more_is_the_same_to_the_letter(displayed):
+    for _ in range(2):
+        show_table(pd.DataFrame({"a": [1.0]}), "one")
+    show_table(pd.DataFrame({"a": [1.0]}), "another")
+    first, again, another = (re.search(r'<table id="(\w+)"', shown)[1] for shown in displayed)
+    assert first == again != another
+
+
 def test_bars_stand_on_zero_and_are_cut_at_the_limits():
     chart = bar_chart({"one": [0.5, -9.0]}, ["x", "y"], "two bars", (-1.0, 1.0))
     assert 'aria-label="two bars"' in chart
