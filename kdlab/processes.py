@@ -191,9 +191,18 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def in_parallel(objective: nn.Module) -> nn.Module:
-    """The objective such that a backward pass of its "total" ends with the mean gradient in all processes."""
+    """The objective such that a backward pass of its "total" ends with the mean gradient in all processes.
+
+    Raises:
+        InputError: they can exchange what is on their GPUs alone.
+    """
     if count() == 1:
         return objective
+    if dist.get_backend() == "nccl":
+        raise InputError(
+            "the processes have joined by nccl alone, which does not see what is on a processor, such as the metrics "
+            'of an epoch; wanted: torch.distributed.init_process_group("cpu:gloo,cuda:nccl").'
+        )
     return DistributedDataParallel(_OneTotal(objective), broadcast_buffers=False, find_unused_parameters=True)
 
 

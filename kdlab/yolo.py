@@ -789,6 +789,14 @@ class Trainer(DetectionTrainer):
         with _without_downloads():
             super()._setup_train()
 
+    def _build_train_pipeline(self) -> None:
+        if self.optimizer is not None:  # ultralytics would go on with half of the batch, and say so in its log alone
+            raise InputError(
+                f"{self.device} is out of memory; wanted: a smaller batch or smaller images, or more processes, each "
+                "with a GPU."
+            )
+        super()._build_train_pipeline()
+
     def save_model(self) -> bool:
         """Each file appears whole: a run that is killed meanwhile can be resumed."""
         final = self.last, self.best
@@ -894,8 +902,9 @@ class DistillTrainer(Trainer):
 
     def build_optimizer(self, *args: Any, **options: Any) -> Optimizer:
         optimizer = super().build_optimizer(*args, **options)
-        teacher = self.teacher.to(self.device)
-        if self.device.type == "cpu":  # where it is faster; elsewhere ultralytics decides, for what is trained
+        teacher, filters = self.teacher.to(self.device), next(self.model.parameters())
+        # On a CPU it is faster so. Elsewhere ultralytics has decided, for the student.
+        if self.device.type == "cpu" or filters.is_contiguous(memory_format=torch.channels_last):
             teacher = teacher.to(memory_format=torch.channels_last)
         self.distiller = DetectionDistiller(self.model, teacher, self.distillation, self.channels, self.device)
         if self.distiller.learnt:
@@ -992,14 +1001,6 @@ class _OneOfSeveral(Trainer):
         parts = [batch[processes.own_place() :: several] for batch in batches]
         loader.batch_sampler.sampler = [part for part in parts if part]
         return loader
-
-    def _build_train_pipeline(self) -> None:
-        if self.optimizer is not None:  # ultralytics would go on with half of the batch, in this process alone
-            raise InputError(
-                f"{self.device} is out of memory for this process's part of a batch; wanted: a smaller batch, or more "
-                "processes."
-            )
-        super()._build_train_pipeline()
 
     def get_validator(self) -> Any:
         return _SharedValidator(
@@ -1133,8 +1134,8 @@ def _train(
         begun = processes.from_first((out / LAST).exists)
         if begun and not resume:
             raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(settings.seed)
             detector = load_model(model, classes=described["nc"])
         recipe = {
             **recipe, "model": weights_hash(detector)[:16], "data": Path(described["yaml_file"]).resolve().parent.name,

@@ -316,9 +316,9 @@ class Distiller(nn.Module):
     def _rows(self, names: Sequence[str], images: Any, labels: Any) -> Tensor | None:
         """The samples that these teachers speak about, one teacher's after the other's; None: all, as they are."""
         parts = [part(images, labels) for name in names if (part := self.teachers[name].part) is not None]
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        return torch.cat([part.nonzero().flatten() if part.dtype == torch.bool else part for part in parts])
+        # Places, also of a single part: a GPU is waited for wherever a tensor is indexed by a mask.
+        places = [part.nonzero().flatten() if part.dtype == torch.bool else part for part in parts]
+        return torch.cat(places) if places else None
 
     def _observed_for(
         self, terms: Sequence[Term], images: Any, labels: Any, observed: Mapping[str, Any]

@@ -56,13 +56,14 @@ class PixelCrossEntropy(nn.Module):
         if least >= 0 and most < min(classes, self.IGNORE):  # nearly always, and two numbers have told
             return mask.numel()
         known = mask != self.IGNORE
-        beyond = mask[known & ((mask < 0) | (mask >= classes))]
-        if beyond.numel():
+        beyond = known & ((mask < 0) | (mask >= classes))
+        pixels, wrong = torch.stack([known.sum(), beyond.sum()]).tolist()
+        if wrong:
             raise InputError(
-                f"a mask has the number {beyond[0].item()}; all must be of 0 to {classes - 1}, or {self.IGNORE} for a "
-                "pixel without a class."
+                f"a mask has the number {mask[beyond][0].item()}; all must be of 0 to {classes - 1}, or {self.IGNORE} "
+                "for a pixel without a class."
             )
-        return int(known.sum())
+        return pixels
 
 
 class CWDLoss(nn.Module):

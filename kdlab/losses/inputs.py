@@ -156,7 +156,7 @@ def whole_numbers(values: Tensor, name: str, n: int, below: int, device: torch.d
         raise InputError(f"{name} is {tuple(values.shape)}; wanted: ({n}), one number for each sample of the batch.")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise InputError(f"{name} has dtype {values.dtype}; wanted: integers, such as torch.int64.")
-    least, greatest = (int(value) for value in values.aminmax())
+    least, greatest = torch.stack(values.aminmax()).tolist()  # a GPU is waited for once
     if least < 0 or greatest >= below:
         raise InputError(f"{name} has numbers from {least} to {greatest}; all must be of 0 to {below - 1}.")
     return values.long()

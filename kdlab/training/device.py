@@ -38,7 +38,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
     move = partial(to_device, device=device)
     # Of the usual kinds: at each step tree_map takes several times as long.
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        # To the CPU the call would return before the numbers are there.
+        return batch.to(device, non_blocking=device.type == "cuda")
     if type(batch) in (tuple, list):
         return type(batch)(map(move, batch))
     if type(batch) is dict:

@@ -32,7 +32,7 @@ def predict_logits(model: nn.Module, loader: Iterable) -> tuple[Float[Tensor, "n
     with evaluating(model) as device:
         for images, targets, *_ in loader:
             logits.append(model(to_device(images, device)).float().cpu())
-            labels.append(torch.as_tensor(targets).long())
+            labels.append(torch.as_tensor(targets).long().cpu())
     if not logits:
         raise InputError("the loader yields no batch to predict; wanted: at least one, of (images, labels).")
     return torch.cat(logits), torch.cat(labels)

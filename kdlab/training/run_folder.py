@@ -200,7 +200,7 @@ def restore(
         ) from error
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
+            if isinstance(value, Tensor) and value.ndim and value.shape == parameter.shape:
                 # A fused optimiser walks through memory: its state must lie in the order of the weights.
                 entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     if scheduler is not None:

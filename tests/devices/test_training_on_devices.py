@@ -39,6 +39,14 @@ def test_a_training_goes_as_on_the_cpu(precision, tolerance, device):
     assert mine == pytest.approx(reference, rel=tolerance)
 
 
+def test_what_is_predicted_of_a_data_set_on_the_device_is_on_the_cpu(device):
+    images, labels = torch.randn(3, 3, 8, 8, device=device), torch.arange(3, device=device)
+    model = StudentCNN(3, (4, 4, 4, 4)).to(device)
+    predicted = predict_logits(model, [(images, labels)])
+    assert [tensor.device.type for tensor in predicted] == ["cpu", "cpu"]
+    assert predicted[1].tolist() == [0, 1, 2]
+
+
 def test_a_run_goes_on_where_it_was_interrupted(device, tmp_path):
     _, whole = train(device)
     train(device, out=tmp_path, after_epoch=lambda row: row["epoch"] == 2)

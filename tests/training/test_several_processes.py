@@ -275,6 +275,13 @@ def test_no_two_share_a_gpu(gpus, monkeypatch):
     assert pick_device("cpu") == torch.device("cpu")
 
 
+def test_processes_that_see_what_is_on_gpus_alone_are_told_before_the_first_epoch(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    with pytest.raises(InputError, match='joined by nccl alone.*wanted: .*"cpu:gloo,cuda:nccl"'):
+        processes.in_parallel(Net())
+
+
 def test_fewer_samples_than_processes_are_refused(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     with pytest.raises(InputError, match="there are 1 samples for 2 processes; wanted: at least one for each"):

@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -20,7 +19,7 @@ from command_line import done
 from parallel_yolo import CWD, SETTINGS, STRENGTH
 from ultralytics.cfg import get_cfg
 
-from kdlab import InputError, detection, processes, pruning, yolo
+from kdlab import detection, processes, pruning, yolo
 from kdlab.yolo import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -225,11 +224,6 @@ def test_what_cannot_be_divided_is_refused_by_both(two):
         assert seen["odd"] == "batch is 3 for 2 processes; wanted: a multiple of 2."
         assert seen["few"] == "there are 1 validation images for 2 processes; wanted: one for each."
     assert not (two.out / "odd").exists()
-
-
-def test_a_batch_without_room_is_not_halved_by_one_alone():
-    with pytest.raises(InputError, match="cuda:1 is out of memory for this process's part of a batch"):
-        yolo._OneOfSeveral._build_train_pipeline(SimpleNamespace(optimizer="made", device="cuda:1"))
 
 
 def test_each_has_the_gpu_that_is_its_own(monkeypatch):

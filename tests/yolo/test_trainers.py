@@ -118,6 +118,18 @@ def test_other_classes_get_a_new_last_layer_and_leave_the_rest(pruned, scenes, s
     assert load_model(run.last).names[0] == "disc"
 
 
+def test_a_batch_without_room_is_not_halved_in_silence(pruned, scenes, tmp_path, monkeypatch):
+    def lacks_room(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "preprocess_batch", lacks_room)
+    with pytest.raises(InputError, match="cpu is out of memory; wanted: a smaller batch"):
+        yolo.fine_tune(pruned, scenes, TWO, out=tmp_path / "run", device="cpu")
+    monkeypatch.undo()
+    smaller = yolo.fine_tune(pruned, scenes, replace(TWO, batch=2), out=tmp_path / "run", device="cpu")
+    assert len(smaller.history) == 2
+
+
 def test_a_killed_run_goes_on_after_its_last_whole_epoch(pruned, scenes, killed_while_saving, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(Killed):
