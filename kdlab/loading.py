@@ -4,6 +4,8 @@ from typing import Any
 
 # Seconds for a batch. One that a loading process has lost, for want of memory, would be waited for without end.
 LONGEST_WAIT = 300.0
+# Each takes memory of its own, of which a typing error would ask for all there is.
+MOST_WORKERS = 128
 
 
 def loaded_by(workers: int) -> dict[str, Any]:

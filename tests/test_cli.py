@@ -427,6 +427,7 @@ def test_what_teach_and_resume_refuse_before_an_image_is_read(shapes, student, t
         (["--mean", ""], "argument --mean: '' is not made of numbers"),
         (["--device", "abacus"], "argument --device: invalid choice"),
         (["--image-size", "100000"], "argument --image-size: 100000 is too large; wanted: at most 8192"),
+        (["--workers", "100000"], "argument --workers: 100000 is too large; wanted: at most 128"),
         (["--seed", str(2**63)], f"argument --seed: {2**63} is too large; wanted: at most {2**63 - 1}"),
         (["--batch-size", "9" * 20], "argument --batch-size: 99999999999999999999 is too large"),
     ],

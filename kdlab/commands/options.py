@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab.errors import InputError
+from kdlab.loading import MOST_WORKERS
 
 UNSET = argparse.SUPPRESS  # of what depends on the task: settle_task sees what was given
 LARGEST_SIZE = 2**13  # pixels a side, beyond which a slip of the finger would fill the memory
@@ -276,7 +277,7 @@ def add_loading(parser: argparse.ArgumentParser, default: str, batch_size: objec
 def add_workers(parser: argparse.ArgumentParser, note: str = "") -> None:
     parser.add_argument(
         "--workers",
-        type=whole(0),
+        type=whole(0, MOST_WORKERS),
         default=0,
         metavar="N",
         help=f"processes that load images; 0 loads them in this one{note} (default: 0)",

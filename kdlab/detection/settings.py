@@ -11,6 +11,7 @@ from torch import nn
 from kdlab.distill import ConvConnector, Cosine
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import InputError, unknown
+from kdlab.loading import MOST_WORKERS
 from kdlab.losses import CWDLoss, MGDLoss
 
 Method = Literal["cwd", "mgd"]
@@ -58,6 +59,8 @@ class YoloSettings:
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; wanted: at least {least}.")
         check_size(self.imgsz)
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise InputError(f"workers is {self.workers}; wanted: 0 to {MOST_WORKERS}.")
         if not 0 <= self.seed <= MOST_SEED:
             raise InputError(f"seed is {self.seed}; wanted: 0 to {MOST_SEED}.")
         if self.lr is not None and not 0 < self.lr <= 1:

@@ -17,7 +17,7 @@ import kdlab
 from kdlab.data.splits import ImageSplits
 from kdlab.distill import Distiller
 from kdlab.errors import InputError
-from kdlab.loading import loaded_by
+from kdlab.loading import MOST_WORKERS, loaded_by
 from kdlab.paths import cache_dir
 from kdlab.training import Fit, ModelCard, Supervised, fit
 
@@ -61,8 +61,8 @@ class Settings:
                 raise InputError(f"{name} is {getattr(self, name)}; wanted: a whole number from 1 up.")
         if self.accumulate < 1 or self.batch_size % self.accumulate:
             raise InputError(f"accumulate is {self.accumulate}; wanted: equal pieces of a batch of {self.batch_size}.")
-        if self.workers < 0:
-            raise InputError(f"workers is {self.workers}; wanted: 0 (load in this process) or more.")
+        if not 0 <= self.workers <= MOST_WORKERS:
+            raise InputError(f"workers is {self.workers}; wanted: 0 (load in this process) to {MOST_WORKERS}.")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience is {self.patience}; wanted: epochs, from 1 up, or None to never end early.")
         if self.precision not in ("fp32", "bf16"):

@@ -356,7 +356,7 @@ def test_a_run_is_not_resumed_with_other_settings(earlier, change, said):
 REFUSED = {
     "epochs": (lambda: Settings(epochs=0), "epochs is 0; wanted: a whole number from 1 up"),
     "batch size": (lambda: Settings(batch_size=0), "batch_size is 0; wanted: a whole number from 1 up"),
-    "workers": (lambda: Settings(workers=-1), r"workers is -1; wanted: 0 \(load in this process\) or more"),
+    "workers": (lambda: Settings(workers=-1), r"workers is -1; wanted: 0 \(load in this process\) to 128"),
     "no learning rate": (lambda: Settings(lr=0.0), "lr is 0.0; wanted: above 0 and at most 10"),
     "a large learning rate": (lambda: Settings(lr=11.0), "lr is 11.0"),
     "a learning rate that is no number": (lambda: Settings(lr=float("nan")), "lr is nan"),

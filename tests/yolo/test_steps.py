@@ -394,6 +394,7 @@ def test_labels_without_one_object_are_refused(trained, scenes, tmp_path):
         ({"imgsz": 100}, "a multiple of 32"),
         ({"lr": 0.0}, "lr is 0"),
         ({"lr": float("inf")}, "lr is inf; wanted: above 0 and at most 1"),
+        ({"workers": -1}, "workers is -1; wanted: 0 to 128"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**31}, "seed is 2147483648; wanted: 0 to 2147483647"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
