@@ -723,3 +723,53 @@ def test_torch_pruning_ties_the_same_channels(build):
                 if side == "out" or getattr(modules[other], "groups", 1) == 1:  # for them, depthwise has but one side
                     found = theirs.get((modules[other], f"prune_{side}_channels"), [])
                     assert (groups == group).nonzero()[0].tolist() == found, (layer, other, side)
+
+
+@pytest.mark.parametrize("compensated", [True, False])
+def test_a_weight_that_was_changed_a_little_is_noticed(compensated):
+    model, example = Chain().eval(), torch.randn(1, 3, 16, 16)
+    plan = plan_pruning(model, example, keep=0.5, at_least=1)
+    pruned = prune(model, example, plan, compensate=compensated)
+    verify(pruned, model, example, plan, compensated=compensated)
+    with torch.no_grad():
+        next(pruned.parameters()).mul_(1.001)
+    with pytest.raises(InputError, match="does not compute what the masked model does"):
+        verify(pruned, model, example, plan, compensated=compensated)
+
+
+def test_a_layer_whose_weight_is_computed_stays_whole():
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 3)), nn.BatchNorm2d(16), nn.ReLU(),
+    ).eval()  # fmt: skip
+    for norm in (model[1], model[4], model[7]):
+        nn.init.uniform_(norm.weight, 0.1, 1)
+    plan = plan_pruning(model, torch.randn(1, 3, 12, 12), keep=0.6)
+    assert plan.prunable == ["0", "1"]
+    pruned = prune(model, torch.randn(1, 3, 12, 12), plan)
+    assert pruned[6].weight.shape == model[6].weight.shape
+
+
+class GivesItsMapToo(nn.Module):
+    """Beside its answer what a layer puts out before its BatchNorm, which nobody asks for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.second, self.other = nn.Conv2d(16, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, images):
+        raw = self.second(self.norm(self.first(images)).relu())
+        return self.head(self.other(raw).relu().mean(dim=(2, 3))), raw
+
+
+def test_an_output_that_is_not_picked_changes_nothing_of_what_is_compensated_where():
+    model, example = GivesItsMapToo().eval(), torch.randn(1, 3, 12, 12)
+    for norm in (model.norm, model.other):
+        nn.init.uniform_(norm.weight, 0.1, 1)
+        nn.init.uniform_(norm.bias, 0.1, 1)
+    plan = plan_pruning(model, example, keep=0.6, outputs=lambda given: given[0])
+    pruned = prune(model, example, plan, outputs=lambda given: given[0])
+    assert sum(p.numel() for p in pruned.parameters()) == plan.parameters.after < plan.parameters.before
+    assert pruned.second.bias is None

@@ -265,3 +265,11 @@ def test_the_history_of_the_checkpoint_exercise_is_a_data_frame():
     seen = []
     check.best_epoch(lambda history: seen.append(history) or 4)
     assert isinstance(seen[0], pd.DataFrame)
+
+
+def test_an_answer_that_writes_into_its_arguments_changes_nothing_of_what_is_asked_next(capsys):
+    def in_place(gradient, gamma, strength, max_norm):
+        gradient.mul_(min(1.0, max_norm / gradient.norm().item()))
+        return gradient.add_(gamma.sign(), alpha=strength)
+
+    assert check.sparse_gradient(in_place), capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,6 +15,7 @@ from kdlab import InputError
 from kdlab.data import load_digits, load_folders, load_pairs, load_segmentation, weather_files
 from kdlab.data.class_folders import write_class_folders, write_digits
 from kdlab.data.manifest import differences
+from kdlab.data.new_folder import write_png
 from kdlab.data.pairs import Pair, PairedImages
 from kdlab.data.scenes import Scenes
 from kdlab.data.splits import ImageSplits
@@ -198,3 +200,9 @@ def test_a_margin_is_cut_in_a_listed_pair_of_reside_and_in_no_other(tmp_path):
         listed("rain", clean, other)
         with pytest.raises(InputError, match=f"{other}.png is 24x20 and .*{clean}.png is 44x30. Wanted: one size"):
             load_pairs(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_an_image_that_does_not_fit_on_the_disk_is_an_error():
+    with pytest.raises(OSError, match="No space left"):
+        write_png(torch.zeros(3, 8, 8, dtype=torch.uint8), Path("/dev/full"))

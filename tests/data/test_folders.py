@@ -460,3 +460,31 @@ def test_wrong_settings_are_refused_before_any_work(tmp_path):
     refused(nowhere, "mean has 2 values, 3 wanted", mean=(0.5, 0.5))
     refused(nowhere, "std has 1 value, 3 wanted", std=[1.0])
     refused(nowhere, "above 0", std=(1.0, 0.0, 1.0))
+
+
+def test_an_augmented_image_is_a_part_of_8_to_100_percent_and_mirrored_half_of_the_time():
+    across, down = np.meshgrid(np.linspace(0, 255, 200), np.linspace(0, 255, 200))  # red is the column, green the row
+    image = Image.fromarray(np.stack([across, down, 0 * down], axis=-1).round().astype(np.uint8))
+    transform = ImageTransform(16, (0, 0, 0), (1, 1, 1), augment=True)
+    drawn = torch.stack([transform(image) for _ in range(300)])
+    width = 16 * drawn[:, 0, 8].diff(dim=1).mean(dim=1)  # as a share of the image's; below 0 where it is mirrored
+    height = 16 * drawn[:, 1, :, 8].diff(dim=1).mean(dim=1)
+    area = (width * height).abs()
+    assert 0.4 < (width < 0).float().mean() < 0.6
+    assert height.min() > 0
+    assert 0.07 < area.min() < 0.12
+    assert 0.95 < area.max() < 1.02
+
+
+def test_an_image_that_was_replaced_by_one_of_the_same_length_is_looked_at_again(tmp_path):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8), "black").save(tmp_path / "pets" / split / name / "0.bmp")
+    file = tmp_path / "pets/train/cat/0.bmp"
+    assert load(tmp_path / "pets").mean == (0, 0, 0)
+    before = file.stat()
+    Image.new("RGB", (8, 8), "white").save(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    assert file.stat().st_size == before.st_size
+    assert load(tmp_path / "pets").mean == (0.5, 0.5, 0.5)

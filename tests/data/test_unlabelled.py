@@ -68,3 +68,16 @@ def test_about_half_of_what_is_drawn_has_a_label(images, labelled, drawn):
     assert set(indices) == set(range(images))
     if labelled <= images / 2:
         assert abs(sum(index < labelled for index in indices) - (images - labelled)) < labelled
+
+
+def test_a_link_to_an_image_of_the_validation_is_refused(data, photos):
+    (photos / "link.png").symlink_to(data.val.paths[0])
+    with pytest.raises(InputError, match="1 of the 5 images in .* are those that the student is judged by.*link.png"):
+        add_unlabelled(data, photos, NONE)
+
+
+def test_beside_augmented_images_they_are_augmented_too(photos, tmp_path):
+    for augment in (True, False):
+        data = load_folders(grow(tmp_path / f"shapes {augment}"), size=32, augment=augment)
+        image = add_unlabelled(data, photos, NONE).unlabelled
+        assert torch.equal(image[0][0], image[0][0]) is not augment

@@ -110,3 +110,11 @@ def test_without_voc_it_says_how_to_get_it(tmp_path):
     shutil.rmtree(data / "VOCdevkit/VOC2012/ImageSets")
     with pytest.raises(InputError, match="Pascal VOC 2012 is not in"):
         write_voc_boxes(tmp_path / "boxes", data)
+
+
+def test_an_image_that_is_a_link_is_one_of_its_own_in_the_new_folder(tmp_path):
+    image = put(tmp_path, one(CAT.format(BOX))) / "VOCdevkit/VOC2012/JPEGImages/a.jpg"
+    image.rename(image.with_name("elsewhere.jpg"))
+    image.symlink_to("elsewhere.jpg")  # from its own folder
+    write_voc_boxes(tmp_path / "boxes", tmp_path)
+    assert (tmp_path / "boxes/images/train/a.jpg").read_bytes() == b"a"

@@ -159,3 +159,7 @@ def test_each_connector_gets_its_own_tensor():
 def test_what_makes_no_sense_is_refused(build, said, shapes_unchecked):
     with pytest.raises(InputError, match=said):
         build()
+
+
+def test_a_paraphraser_of_few_channels_keeps_a_factor():
+    assert Paraphraser(6, rate=0.1)(MAPS[:, :1].repeat(1, 6, 1, 1)).shape[1] == 1

@@ -858,3 +858,10 @@ def test_the_first_step_has_the_gradient_of_every_later_one_to_the_bit():
         gradients.append([p.grad.clone() for p in d.parameters()])
     for later in gradients[1:]:
         assert all(map(torch.equal, gradients[0], later))
+
+
+def test_the_dry_run_finds_a_frozen_layer_also_where_gradients_are_off():
+    mine, hint = student(), Term("hint", HintLoss(), "features.1", "features.1")
+    mine.features.requires_grad_(False)
+    with torch.no_grad(), pytest.raises(InputError, match="term 'hint' cannot teach the student"):
+        Distiller(mine, student(), [hint], nn.CrossEntropyLoss(), example=(IMAGES, LABELS))

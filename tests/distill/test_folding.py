@@ -272,3 +272,11 @@ def test_an_example_that_the_network_does_not_take_is_refused():
 def test_who_does_not_fold_does_not_wait_for_pandas():
     code = "import sys, kdlab.distill; assert 'pandas' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("when", ["hook", "pre_hook"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_layer_that_somebody_listens_to_stays(layer, when):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    getattr(network[layer], f"register_forward_{when}")(lambda *seen: None)
+    check_alike(trained(network), 2, 3, 8, 8, left=1)

@@ -446,3 +446,18 @@ def test_buffers_that_share_their_memory_are_saved_each_by_itself(tmp_path):
     tensors, _ = load_tensors(tmp_path / "both")
     assert torch.equal(tensors["tail"], whole[2:])
     assert torch.equal(tensors["whole"], whole)
+
+
+def test_two_processes_may_write_one_file(tmp_path, monkeypatch):
+    own, path = os.replace, tmp_path / "file"
+
+    def after_the_other(source, target):
+        monkeypatch.setattr(os, "replace", own)
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        write_whole(path, b"the other's")
+        own(source, target)
+
+    monkeypatch.setattr(os, "replace", after_the_other)
+    write_whole(path, b"mine")
+    assert path.read_bytes() == b"mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
