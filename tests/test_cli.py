@@ -244,7 +244,15 @@ def test_a_run_that_was_killed_in_its_first_save_starts_anew(tmp_path, epochs, r
     (tmp_path / "best.safetensors").write_bytes(b"whole")
     pd.DataFrame({"epoch": range(epochs), "loss": 1.0}).to_csv(tmp_path / "history.csv", index=False)
     with nullcontext() if goes_on else pytest.raises(InputError, match="holds a model"):
-        check_out(tmp_path, resume)
+        check_out(tmp_path, "digits", resume)
+
+
+def test_a_run_is_not_for_the_folder_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pets").mkdir()
+    with pytest.raises(InputError, match="--out pets is where the data is"):
+        check_out(Path("pets"), str(tmp_path / "pets"), False)
+    check_out(Path("digits"), "digits", False)  # a built-in set, and no folder yet
 
 
 @pytest.mark.usefixtures("no_work")

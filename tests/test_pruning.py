@@ -773,3 +773,13 @@ def test_an_output_that_is_not_picked_changes_nothing_of_what_is_compensated_whe
     pruned = prune(model, example, plan, outputs=lambda given: given[0])
     assert sum(p.numel() for p in pruned.parameters()) == plan.parameters.after < plan.parameters.before
     assert pruned.second.bias is None
+
+
+def test_gammas_that_are_all_alike_are_told_of(recwarn):
+    model, example = Chain().eval(), torch.randn(1, 3, 16, 16)  # as PyTorch makes it
+    with pytest.warns(UserWarning, match="all gammas are 1, and say nothing about which channels matter"):
+        plan_pruning(model, example, keep=0.5, at_least=1)
+    nn.init.uniform_(model[0][1].weight)
+    recwarn.clear()
+    plan_pruning(model, example, keep=0.5, at_least=1)
+    assert not recwarn.list

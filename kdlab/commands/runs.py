@@ -63,10 +63,12 @@ def check_batch_size(args: argparse.Namespace, most: int | None = None) -> None:
         )
 
 
-def check_out(out: Path, resume: bool, teachers: Sequence[Path] = ()) -> None:
-    """Refuse a folder that cannot take a new run, and one whose model the run would write over."""
+def check_out(out: Path, data: str, resume: bool, teachers: Sequence[Path] = ()) -> None:
+    """Refuse a folder that cannot take a new run, one whose model the run would write over, and that of the data."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; wanted: a folder, new or to --resume in.")
+    if out.exists() and out.resolve() == Path(data).resolve():
+        raise InputError(f"--out {out} is where the data is, and a run is not for its folder. Name another folder.")
     models = [(out / name).resolve() for name in (BEST, LAST)]
     for teacher in teachers:
         if teacher.resolve() in (out.resolve(), *models):

@@ -52,7 +52,7 @@ def teach(args: argparse.Namespace) -> int:
         return teach_dehazer(args)
     _teachers_settings(args)  # refuses what makes no sense
     device = pick_device(args.device)
-    check_out(args.out, args.resume)
+    check_out(args.out, args.data, args.resume)
     check_resumed(args, _teachers_settings(args, earlier_start(args.out, args.resume)), weights=args.weights)
     check_batch_size(args)
     size, mean, std = args.image_size, _flat(args.mean), _flat(args.std)
@@ -106,7 +106,7 @@ def _distill_classifier(args: argparse.Namespace, path: Path) -> int:
     distillation = Distillation(args.temperature, args.alpha)
     widths = tuple(chain.from_iterable(args.widths))
     StudentCNN(SOME, widths, args.drop_rate)  # refuses widths and a drop rate that make no sense
-    check_out(args.out, args.resume, [path])
+    check_out(args.out, args.data, args.resume, [path])
     check_resumed(args, settings, **asdict(distillation), widths=list(widths), drop_rate=args.drop_rate)
     check_batch_size(args)
     if not args.augment:
@@ -151,7 +151,7 @@ def _distill_segmenter(args: argparse.Namespace, path: Path) -> int:
     settings, device = settings_of(args, Settings), pick_device(args.device)
     distillation = dense_distillation(args)
     architecture = architecture_of(args, segmentation.NARROW_STUDENT)
-    check_out(args.out, args.resume, [path])
+    check_out(args.out, args.data, args.resume, [path])
     check_resumed(args, settings, **asdict(distillation), weights=args.weights, monitor=args.monitor)
     check_batch_size(args)
     check_writable(cache_dir() / "teacher", "KDLAB_CACHE")

@@ -40,7 +40,7 @@ def teach_dehazer(args: argparse.Namespace) -> int:
     """Train the auto-encoder of clean images."""
     settings, device = _settings(args), pick_device(args.device)
     architecture = architecture_of(args, NARROW_TEACHER)
-    check_out(args.out, args.resume)
+    check_out(args.out, args.data, args.resume)
     check_resumed(args, settings, weights=args.weights)
     data = _start(args, device, lambda: DehazingTeacher(**architecture or {}, weights=args.weights))
     fit = dehazing.teach(
@@ -59,7 +59,7 @@ def distill_dehazer(args: argparse.Namespace) -> int:
     plan = Dehazing(transfer=args.transfer)
     architecture = architecture_of(args, NARROW)
     path = _path(args)
-    check_out(args.out, args.resume, [path] if path else [])
+    check_out(args.out, args.data, args.resume, [path] if path else [])
     check_resumed(args, settings, **asdict(plan), weights=args.weights)
     teacher = None if path is None else _teacher(path)
     kind = SRKTDN if args.super_resolution else KTDN

@@ -39,7 +39,7 @@ def teach_restorer(args: argparse.Namespace) -> int:
     """Train a restorer on clean images: the teacher of one weather, or a network for all."""
     settings, device = _settings(args), pick_device(args.device)
     architecture = _architecture(args)
-    check_out(args.out, args.resume)
+    check_out(args.out, args.data, args.resume)
     check_resumed(args, settings, pixel=args.pixel)
     weathers = weathers_of(args, list_restoration(args.data), args.weather)
     data = load_restoration(args.data, args.crop)
@@ -57,7 +57,7 @@ def distill_restorer(args: argparse.Namespace) -> int:
     settings, device, plan = _settings(args), pick_device(args.device), _plan(args)
     architecture = _architecture(args)
     paths = _by_weather(args.teacher or [])
-    check_out(args.out, args.resume, list(paths.values()))
+    check_out(args.out, args.data, args.resume, list(paths.values()))
     check_resumed(args, settings, **asdict(plan))
     listed = list_restoration(args.data)
     weathers = weathers_of(args, listed)

@@ -1,6 +1,7 @@
 """Decide which channels stay: by the size of their gammas, over the whole network, down to a target."""
 
 import math
+import warnings
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -102,6 +103,8 @@ def plan_pruning(
         outputs: picks, from what the model returns in eval mode, the tensors whose sizes have to stay. By default all
             that it returns.
 
+    Warns where all gammas are equal, as before any training.
+
     Raises:
         InputError: not exactly one target; a target that is out of range; a model without BatchNorm, or without a
             prunable channel; an example that it does not take.
@@ -116,6 +119,7 @@ def plan_pruning(
         raise InputError(f"at_least is {at_least}; a layer needs at least 1 channel.")
     scales = gammas(model)
     candidates = _Candidates(model, follow_channels(model, example, outputs), scales, at_least)
+    candidates.warn_of_ties()
     return candidates.plan(candidates.number(keep, parameters, macs))
 
 
@@ -147,6 +151,16 @@ class _Candidates:
         self.order = order[self.prunable[order]]
         self.fewest = int((required & self.prunable).sum())
         self.total = self.count[self.order].sum()
+
+    def warn_of_ties(self) -> None:
+        """Say so where no gamma stands out, as in a network that has not been trained."""
+        scores = self.score[self.prunable]
+        if len(scores) > 1 and scores.min() == scores.max():
+            warnings.warn(
+                f"all gammas are {scores[0]:g}, and say nothing about which channels matter: their order in the model "
+                "decides. Train it first, with an L1 penalty on the gammas.",
+                stacklevel=3,
+            )
 
     def _required(self, at_least: int) -> np.ndarray:
         rank = np.argsort(np.lexsort((-self.score, self.prunable)))
