@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from timing import Parts, Row, command_line, compare, forward, seconds, spread, take_turns, time_chapters, wait_for
+from timing import Parts, Row, command_line, compare, forward, spread, take_turns, time_chapters, wait_for
 from torch import Tensor, nn
 
 from kdlab import yolo
@@ -53,7 +53,7 @@ def epoch(device: str, repeats: int) -> list[Row]:
         times = _epochs(runs, Path(folder), device, repeats)
     known = dense.to(device).eval()
     batch = torch.rand(settings.batch, 3, size, size, device=device)
-    passes = np.array([seconds(partial(forward, known, batch)) for _ in range(1 + repeats)])[1:]
+    passes = take_turns({"teacher": partial(forward, known, batch)}, repeats)["teacher"]
     batches = SAMPLES["train"] // settings.batch
     parts = times["plain"] + batches * np.median(passes)
     rows = [Row("a plain epoch", spread(times["plain"])), Row("the teacher's forward pass of a batch", spread(passes))]
@@ -121,7 +121,7 @@ def _generating(teacher: nn.Module, batch: Tensor, repeats: int) -> np.ndarray:
         torch.autograd.backward(generated, slopes)
         wait_for(batch)
 
-    return np.array([seconds(generate) for _ in range(1 + repeats)])[1:]
+    return take_turns({"MGD": generate}, repeats)["MGD"]
 
 
 def _random_gammas(width: float) -> nn.Module:
