@@ -54,7 +54,7 @@ def lint(path: Path) -> list[str]:
         return [*too_large, f"no valid notebook: {str(error).splitlines()[0]}"]
 
     faults = too_large
-    for rule in (_metadata, _opening, _execution, _outputs, _images, _code):
+    for rule in (_metadata, _opening, _execution, _outputs, _images, _marked, _code):
         faults += rule(notebook)
     faults += _links(notebook, path.parent)
     if re.match(r"(?!00)\d\d_", path.name):
@@ -139,6 +139,16 @@ def _images(notebook: NotebookNode) -> Iterator[str]:
             for kind in output.get("data", {}):
                 if kind.startswith("image/") and not output.metadata.get(kind, {}).get("alt", "").strip():
                     yield f"{place}'s output has an image without alt text ({kind})"
+
+
+def _marked(notebook: NotebookNode) -> Iterator[str]:
+    for place, cell in _cells(notebook, "markdown"):
+        page = _page(markdown2html(cell.source))
+        for code in page.find_all(["code", "pre"]):
+            code.decompose()
+        text = re.sub(r"\${1,2}[^$]+\${1,2}", "", page.get_text())
+        if found := re.search(r"`[^`\n]*`?|\*\w[^*\n]*\*", text):
+            yield f"{place} shows its marks to the reader: {found[0]!r}; wanted: blank lines around it, between HTML"
 
 
 def _code(notebook: NotebookNode) -> Iterator[str]:

@@ -97,6 +97,7 @@ FINE = {
     "a link to a file": markdown("[the picture](picture.png#top), [there](https://example.org), [below](#Summary)"),
     "a link to a file with a space": markdown("[two](two%20words.txt)"),
     "brackets in mathematics and code": markdown("$f[i](x)$ and `a[i](missing.txt)`\n\n```\n![](missing.png)\n```"),
+    "stars in mathematics and code": markdown("$a*b*c$, $$d*e*f$$ and `2*3*4`, **not** *here*"),
     "a long cell that says why": code("# long: one table\n" + "a = 1\n" * 40),
     "comments and blank lines": code("# note\n\n" * 40 + "a = 1"),
     "a word that only looks like the network": code("requests_served = 3\nload(download=False)"),
@@ -133,6 +134,8 @@ BAD_CELLS = {
     "pip": (code("%pip install torch"), "goes to the network: 'pip install'"),
     "error": (code("1 / 0", new_output("error", ename="ZeroDivisionError", evalue="")), "ends in an error: ZeroDiv"),
     "stderr": (code("warn()", new_output("stream", name="stderr", text="careful\n")), "writes to stderr: 'careful'"),
+    "code inside HTML": (markdown("<p>call `exp`</p>"), "shows its marks to the reader: '`exp`'"),
+    "emphasis inside HTML": (markdown("<p>of *all* images</p>"), "shows its marks to the reader: '*all*'"),
     "a path": (
         code("doctor()", new_output("stream", name="stdout", text="Cache /home/me/cache: 1 GB\n")),
         "prints a path of the machine that it was executed on: '/home/me/cache:'",

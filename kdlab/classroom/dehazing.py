@@ -29,6 +29,7 @@ LEAST = 0.1  # what the transmission is at least divided by
 HAZIEST = 0.001  # of the pixels say what the air looks like
 SMOOTH = 1e-3  # of the guided filter
 WIDE, NARROW = 320, 240  # pixels of a photograph in a widget
+CAPTION = 48  # pixels, the room for it below that picture
 CELL = 32  # pixels of one position of the coarsest map, in the picture that is clicked
 BLOCKS = {"1/16 of the size": "middle", "1/8": "up.0.1", "1/4": "up.1.1"}
 
@@ -203,6 +204,7 @@ def ensemble_viewer(photographs: Mapping[str, tuple[Float[Tensor, "8 3 h w"], Im
         chart = bar_chart(
             {"dB over the worst position": over}, [*map(str, range(1, 9)), "all"],
             "How much better than the worst position each of the eight is, and their mean", (0.0, max(over) + 0.05),
+            ylabel="dB",
         )  # fmt: skip
         words = (
             f"{photograph.value}, self-ensemble {ensemble.value}: one position has {min(scores):.2f} to "
@@ -247,9 +249,12 @@ def attention_explorer(network: KTDN, hazy: Mapping[str, Image], transmission: M
     rows, columns = math.ceil(height / STRIDE), math.ceil(width / STRIDE)
     maps = {name: attention_maps(network, image) for name, image in hazy.items()}
     size = widgets.Layout(width=f"{CELL}px", height=f"{CELL}px", margin="0", padding="0", min_width="0")
-    look = widgets.ButtonStyle(button_color="transparent", text_color="#ffffff", font_weight="bold")
+    clear, marked = (
+        widgets.ButtonStyle(button_color=colour, text_color="#ffffff", font_weight="bold")
+        for colour in ("transparent", "#000000")
+    )
     cells = [
-        widgets.Button(tooltip=f"row {row + 1}, column {column + 1}", layout=size, style=look)
+        widgets.Button(tooltip=f"row {row + 1}, column {column + 1}", layout=size)
         for row in range(rows) for column in range(columns)
     ]  # fmt: skip
     picture = widgets.HTML(layout=widgets.Layout(grid_area="1 / 1", margin="0"))
@@ -260,7 +265,7 @@ def attention_explorer(network: KTDN, hazy: Mapping[str, Image], transmission: M
             grid_template_rows=f"repeat({rows}, {CELL}px)",
         ),
     )  # fmt: skip
-    clickable = widgets.GridBox([picture, grid], layout=widgets.Layout(height=f"{rows * CELL + 24}px"))
+    clickable = widgets.GridBox([picture, grid], layout=widgets.Layout(height=f"{rows * CELL + CAPTION}px"))
     at = rows // 2 * columns + columns // 2
 
     def draw() -> str:
@@ -269,7 +274,8 @@ def attention_explorer(network: KTDN, hazy: Mapping[str, Image], transmission: M
         image, found = hazy[photograph.value], maps[photograph.value]
         picture.value = photograph_html(as_pixels(image), photograph.value, CELL * width // STRIDE)
         for place, cell in enumerate(cells):
-            cell.description = "×" if place == at else ""
+            cell.description = "×" if place == at else " "  # the page leaves the old text where the new one is empty
+            cell.style = marked if place == at else clear
         said: list[str] = []
         pictures: list[str] = []
         for name, values in found.items():

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from kdlab.errors import InputError
 
-# Okabe and Ito's colours, told apart with every form of colour blindness; the markers say the same in black and white.
+# Okabe and Ito's colours, told apart with every form of colour blindness. In black and white a line has its marker.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 

@@ -159,6 +159,7 @@ def gradient_explorer(
                 classes,
                 alt=f"Where {loss.value} pulls each logit of the student.",
                 limits=(-1.0, 1.0),
+                ylabel="of the largest",
             )
             which = "the logits; the layers make no difference"
         else:
@@ -208,7 +209,8 @@ def heat_map(values: Float[Tensor, "h w"], title: str, signed: bool = False) -> 
     height = 18 + cell * len(numbers)
     return (
         f'<svg role="img" aria-label="{html.escape(title)}" viewBox="0 0 190 {height:.0f}" width="190" font-size="12" '
-        f'fill="currentColor"><text x="0" y="12">{html.escape(title)}</text>{"".join(cells)}</svg>'
+        f'shape-rendering="crispEdges" fill="currentColor"><text x="0" y="12">{html.escape(title)}</text>'
+        f"{''.join(cells)}</svg>"
     )
 
 
@@ -265,8 +267,8 @@ def geometry_explorer() -> Panel:
         pairs = [NAMES[i] + NAMES[j] for i, j in PAIRS]
         corners = [NAMES[i] + NAMES[j] + NAMES[k] for i, j, k in CORNERS]
         top = max(2.0, *(max(numbers) for numbers in seen.distances.values()))
-        bars = bar_chart(seen.distances, pairs, "Distances over their mean.", (0.0, top))
-        angles = bar_chart(seen.angles, corners, "Angles in degrees.", (0.0, 180.0))
+        bars = bar_chart(seen.distances, pairs, "Distances over their mean.", (0.0, top), ylabel="over their mean")
+        angles = bar_chart(seen.angles, corners, "Angles in degrees.", (0.0, 180.0), ylabel="degrees")
         words = (
             f"distance part {seen.distance_part:.4f} · angle part {seen.angle_part:.4f} · "
             f"loss = 25 × {seen.distance_part:.4f} + 50 × {seen.angle_part:.4f} = "

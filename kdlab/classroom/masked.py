@@ -94,7 +94,7 @@ def mask_explorer(
     scene = choice("Scene", list(range(len(images))))
     mask = choice("Mask", list(losses))
     varying = teacher.transpose(0, 1).flatten(1).var(dim=1).topk(min(CHANNELS, teacher.shape[1])).indices
-    channel = choice("Teacher's channel", [(ALL, None), *((str(c), c) for c in sorted(varying.tolist()))])
+    channel = choice("Teacher's channel", [(ALL, ALL), *((str(c), c) for c in sorted(varying.tolist()))])
     ratio = slider("Mask ratio", 0.5, 0.0, 1.0, 0.05)
     another = widgets.Button(description="Draw another mask", layout=WIDE)
     variance = spread(teacher)
@@ -107,9 +107,9 @@ def mask_explorer(
         loss.mask_ratio = ratio.value
         seen = generate(loss, student[index], teacher[index], variance, seed)
         left, whole = left_activity(seen), mean_square(loss.align(student[index])).max().item()
-        made, its = (mean_square(maps) if c is None else maps[c] for maps in (seen.made, teacher[index]))
+        made, its = (mean_square(maps) if c == ALL else maps[c] for maps in (seen.made, teacher[index]))
         limits = its.min().item(), its.max().item()
-        name = "all channels" if c is None else f"channel {c}"
+        name = "all channels" if c == ALL else f"channel {c}"
         shown = [
             pictures[index],
             picture_html(coloured(left, (0.0, whole)), "what is left of the student's map"),

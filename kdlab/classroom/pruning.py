@@ -78,12 +78,16 @@ def keep_explorer(plans: Mapping[float, PruningPlan], measured: Mapping[str, Poi
         kept = seen[min(keeps, key=lambda keep: abs(keep - control.value))]
         counts = {"dense": [b for b, _ in kept.channels.values()], "kept": [a for _, a in kept.channels.values()]}
         bars = bar_chart(
-            counts, list(kept.channels), f"Channels of each block, dense and with {kept.keep:.0%} kept", (0.0, highest)
-        )
+            counts, list(kept.channels), f"Channels of each block, dense and with {kept.keep:.0%} kept", (0.0, highest),
+            ylabel="channels",
+        )  # fmt: skip
         lines = {name: sorted(points.items()) for name, points in measured.items()}
         here = [(kept.keep, value) for value in kept.promised.values() if value is not None]
         lines |= {"here": here}
-        chart = line_chart(lines, "Measured mAP50-95 by keep, and where the slider is", 1.0, (0.0, top))
+        chart = line_chart(
+            lines, "Measured mAP50-95 by keep, and where the slider is", 1.0, (0.0, top), xlabel="keep",
+            ylabel="mAP50-95",
+        )  # fmt: skip
         return f"<p>Channels by block:</p>{bars}<p>mAP50-95 by keep:</p>{chart}<p>{_words(kept)}</p>"
 
     panel = Panel([control], draw, "keep")

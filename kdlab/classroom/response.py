@@ -90,6 +90,7 @@ def temperature_explorer(
             {"teacher": seen.teacher.tolist(), "student": seen.student.tolist()},
             classes,
             alt=f"Class probabilities of teacher and student at temperature {temperature.value:g}.",
+            ylabel="probability",
         )
         words = (
             f"T = {temperature.value:g}: entropy of the teacher {seen.teacher_entropy:.3f}, of the student "
@@ -124,6 +125,7 @@ def alpha_explorer(
             classes,
             alt="How much the label, the teacher and both together raise or lower each class's logit.",
             limits=(-limit, limit),
+            ylabel="step of the logit",
         )  # fmt: skip
         words = (
             f"loss = {1 - alpha.value:.2f} × cross-entropy {seen.cross_entropy:.4f} + {alpha.value:.2f} × KD "
@@ -209,6 +211,8 @@ class LiveDistillation(Panel):
             dict(list(self.runs.items())[-3:]),
             alt="Validation accuracy by epoch of the last three runs.",
             xlimit=self.epochs,
+            xlabel="epoch",
+            ylabel="validation accuracy",
         )
         return f"{chart}<p>{self.message}</p>"
 

@@ -162,7 +162,7 @@ def hours_table(runs: Mapping[str, LongRun], rate: float, processes: int = 1, li
         step, hours = run.step(rate), run.steps / 3600
         computing, comparing = hours * step.compute / processes, hours * step.communication(processes, link)
         rows.append(
-            {"run": name, "PFLOP": run.work / 1e15, "computing, h": computing, "comparing, h": comparing,
+            {"run": name, "PFLOP": run.work / 1e15, "computing, h": computing, "comparing gradients, h": comparing,
              "together, h": computing + comparing, "speed-up": step.speed_up(processes, link)}
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -201,13 +201,14 @@ def hours_explorer(runs: Mapping[str, LongRun], rate: float) -> Panel:
             lines[name] = [(n, step.speed_up(n, carried)) for n in _doubled()]
         chart = line_chart(
             lines, alt=f"Speed-up of each run with 1 to {MOST} processes, beside the linear one.",
-            xlimit=MOST, limits=(0, MOST),
+            xlimit=MOST, limits=(0, MOST), xlabel="processes", ylabel="speed-up",
         )  # fmt: skip
         said = "; ".join(
             f"{run} {in_words(hours)}" for run, hours in zip(table["run"], table["together, h"], strict=True)
         )
         words = f"{tflops.value:.3g} TFLOP/s, {count} process{'es' * (count > 1)}, {link.value:.3g} GB/s: {said}."
-        return f"{table.to_html(index=False, float_format='{:.3g}'.format, border=0)}{chart}<p>{words}</p>"
+        cells = table.to_html(index=False, float_format="{:.3g}".format, border=0, justify="right", col_space=90)
+        return f'<div style="text-align: right">{cells}</div>{chart}<p>{words}</p>'
 
     panel = Panel([tflops, processes, link], draw, "hours")
     panel.rate, panel.processes, panel.link = tflops, processes, link
@@ -215,9 +216,11 @@ def hours_explorer(runs: Mapping[str, LongRun], rate: float) -> Panel:
 
 
 def _log_slider(label: str, value: float, low: float, high: float) -> widgets.FloatLogSlider:
-    """From 10 to the power of ``low`` to 10 to the power of ``high``."""
+    """From 10 to the power of about ``low`` to 10 to the power of ``high``, in steps one of which ends at ``value``."""
+    step = 0.05
+    low += (math.log10(value) - low) % step
     return widgets.FloatLogSlider(
-        value=value, min=low, max=high, step=0.05, description=label, style=LABELLED, layout=WIDE, readout_format=".3g"
+        value=value, min=low, max=high, step=step, description=label, style=LABELLED, layout=WIDE, readout_format=".3g"
     )
 
 

@@ -14,7 +14,7 @@ from kdlab.classroom.pictures import picture_grid
 from kdlab.losses import PixelCrossEntropy
 
 CLASS_COLOURS = ("#333333", *PALETTE[:6])  # the background's first
-ERROR_COLOURS = {"shape missed": "#ff0000", "shape named wrongly": "#ffb000", "background taken for one": "#0072B2"}
+ERROR_COLOURS = {"shape missed": "#ff0000", "shape named wrongly": "#ffb000", "background taken for one": "#001f5c"}
 
 
 def painted(mask: Int[Tensor, "h w"]) -> UInt8[Tensor, "h w 3"]:
@@ -53,7 +53,10 @@ def errors_over(
 
 def legend_html(colours: Mapping[str, str]) -> str:
     """Which colour stands for what, in one line."""
-    marks = (f'<span style="color: {colour}">■</span> {html.escape(name)}' for name, colour in colours.items())
+    square = "display: inline-block; width: 0.8em; height: 0.8em; border: 1px solid currentColor"  # on any background
+    marks = (
+        f'<span style="{square}; background: {colour}"></span> {html.escape(name)}' for name, colour in colours.items()
+    )
     return f"<p>{' &nbsp; '.join(marks)}</p>"
 
 

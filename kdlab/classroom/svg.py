@@ -5,11 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from kdlab.classroom.figures import PALETTE
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 190, 44, 34, 26
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 190, 60, 36, 26
 
 
 def bar_chart(
-    series: Mapping[str, Sequence[float]], labels: Sequence[str], alt: str, limits: tuple[float, float] = (0.0, 1.0)
+    series: Mapping[str, Sequence[float]],
+    labels: Sequence[str],
+    alt: str,
+    limits: tuple[float, float] = (0.0, 1.0),
+    *,
+    ylabel: str,
 ) -> str:
     """Grouped bars, one group a label and one colour a series, between two limits; bars beyond them are cut there."""
     low, high = limits
@@ -27,7 +32,7 @@ def bar_chart(
             )
     for place, label in enumerate(labels):
         marks.append(_text(LEFT + (place + 0.5) * group, HEIGHT - BOTTOM + 16, label, "middle"))
-    return _chart(marks, series, alt, low, high, zero)
+    return _chart(marks, series, alt, low, high, zero, ylabel)
 
 
 def line_chart(
@@ -35,6 +40,9 @@ def line_chart(
     alt: str,
     xlimit: float,
     limits: tuple[float, float] = (0.0, 1.0),
+    *,
+    xlabel: str,
+    ylabel: str,
 ) -> str:
     """Lines through (x, y) points, x from 0 to ``xlimit``, y between two limits."""
     low, high = limits
@@ -47,8 +55,9 @@ def line_chart(
     marks += [
         _text(LEFT, HEIGHT - BOTTOM + 16, "0", "middle"),
         _text(WIDTH - 8, HEIGHT - BOTTOM + 16, f"{xlimit:g}", "end"),
+        _text((LEFT + WIDTH) / 2, HEIGHT - BOTTOM + 30, xlabel, "middle"),
     ]
-    return _chart(marks, series, alt, low, high, _y(low, low, high))
+    return _chart(marks, series, alt, low, high, _y(low, low, high), ylabel)
 
 
 def frame(width: int, height: int, alt: str, marks: Iterable[str]) -> str:
@@ -59,11 +68,15 @@ def frame(width: int, height: int, alt: str, marks: Iterable[str]) -> str:
     )
 
 
-def _chart(marks: list[str], names: Mapping[str, object], alt: str, low: float, high: float, zero: float) -> str:
+def _chart(
+    marks: list[str], names: Mapping[str, object], alt: str, low: float, high: float, zero: float, ylabel: str
+) -> str:
     axis = [f'<line x1="{LEFT}" y1="{zero:.1f}" x2="{WIDTH}" y2="{zero:.1f}" stroke="currentColor"/>']
     axis += [
         _text(LEFT - 6, _y(value, low, high) + 4, f"{value:.3g}", "end") for value in (low, (low + high) / 2, high)
     ]
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    axis.append(f'<g transform="rotate(-90 12 {middle:.0f})">{_text(12, middle, ylabel, "middle")}</g>')
     legend = []
     left = LEFT
     for index, name in enumerate(names):

@@ -88,6 +88,9 @@ class TestAttention:
         assert "Row 25, column 41, where" in first
         second = after(chapter, panel, ATTENTION, lambda: self.click(chapter, 8, 12))
         assert "Row 121, column 185, where" in second
+        marks = chapter.page.locator(f".widget-vbox:has(> {ATTENTION}) button", has_text="×")
+        chapter.wait_until(lambda: marks.count() == 1, "one place alone is marked")
+        assert marks.get_attribute("title") == "row 8, column 12"
         for block in ("1/16 of the size", "1/8", "1/4"):
             assert 0 < number(second, rf"{block}: ([\d.]+), more than") < 1
 

@@ -91,6 +91,7 @@ class TestMask:
 
     def test_choosing_a_channel_shows_it_of_teacher_and_generator(self, chapter, panel):
         options = chapter.page.locator(".widget-vbox:has(> .kdlab-mask) select").nth(2).locator("option")
+        assert panel.dropdown("Teacher's channel").chosen() == "all: their mean square"
         name = options.all_inner_texts()[-1]
         before = panel.html_of(self.VIEW)
         panel.dropdown("Teacher's channel").choose(name)

@@ -207,7 +207,7 @@ class TestAttention:
         maps = attention_maps(network, Haze().on(photograph, depth))
         for name, values in maps.items():
             assert f"{name}: {at_pixel(values, 24, 56, 40):.3f}" in panel.view.value
-        assert [cell.description for cell in panel.cells] == ["×" if place == 7 else "" for place in range(12)]
+        assert [cell.description for cell in panel.cells] == ["×" if place == 7 else " " for place in range(12)]
 
     def test_a_place_at_the_edge_is_within_the_photograph(self, panel):
         panel.cells[-1].click()

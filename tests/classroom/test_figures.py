@@ -67,16 +67,19 @@ def test_a_table_shown_once_more_is_the_same_to_the_letter(displayed):
 
 
 def test_bars_stand_on_zero_and_are_cut_at_the_limits():
-    chart = bar_chart({"one": [0.5, -9.0]}, ["x", "y"], "two bars", (-1.0, 1.0))
+    chart = bar_chart({"one": [0.5, -9.0]}, ["x", "y"], "two bars", (-1.0, 1.0), ylabel="m < n")
     assert 'aria-label="two bars"' in chart
+    assert ">m &lt; n</text>" in chart
     assert "<title>one, x: 0.500</title>" in chart
     bars = [float(height) for height in re.findall(r'height="([\d.]+)" fill="[^"]+"><title>', chart)]
     assert bars[1] == pytest.approx(2 * bars[0], abs=0.11)
 
 
 def test_a_line_chart_has_a_line_for_each_series():
-    chart = line_chart({"a": [(0, 0), (1, 1)], "b <c>": [(0, 1)]}, "lines", xlimit=2)
+    chart = line_chart({"a": [(0, 0), (1, 1)], "b <c>": [(0, 1)]}, "lines", xlimit=2, xlabel="epoch", ylabel="loss")
     assert chart.count("<polyline") == 2
+    assert ">epoch</text>" in chart
+    assert ">loss</text>" in chart
     assert "b &lt;c&gt;" in chart
 
 

@@ -143,7 +143,7 @@ class TestMaskExplorer:
         assert "at masked" not in panel.view.value
 
     def test_a_chosen_channel_is_named_and_the_teachers_stays_while_the_ratio_moves(self, panel):
-        assert panel.channel.options[0] == (ALL, None)
+        assert panel.channel.options[0] == (ALL, ALL)
         panel.channel.value = 2
         before = panel.view.value
         assert "the teacher&#x27;s, channel 2" in before
