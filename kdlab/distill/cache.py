@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlab import processes
-from kdlab.distill.taps import Tap, Taps
+from kdlab.distill.taps import Tap, Taps, as_tap
 from kdlab.errors import InputError, unknown
 from kdlab.files import load_tensors, save_tensors
 from kdlab.loading import loaded_by
@@ -74,10 +74,16 @@ class TeacherCache:
             path: where to keep the outputs; by default in kdlab's cache, named by the fingerprint.
 
         Raises:
-            InputError: the data set is random, empty or of other items; or the file at ``path`` belongs to other
-                weights, taps or images.
+            InputError: the data set is random, empty or of other items; a tap on a parameter; or the file at ``path``
+                belongs to other weights, taps or images.
         """
         _check_items(dataset)
+        for tap in map(as_tap, taps):
+            if tap.what == "parameter":
+                raise InputError(
+                    f"the tap {str(tap)!r} is on a parameter, which is no output of a sample; wanted: taps on layers. "
+                    "A distiller reads a parameter at each step, at no cost."
+                )
         fingerprint = _fingerprint(teacher, taps, dataset)
         path = Path(path) if path is not None else cache_dir() / "teacher" / f"{fingerprint[:32]}.safetensors"
         if processes.mean(torch.tensor(float(path.exists()))) == 1:  # on each machine

@@ -219,7 +219,7 @@ class Distiller(nn.Module):
                 self._check_gradient(term, read)
             if weights[term.name]:
                 parts.append(weights[term.name] * mine[term.name])
-                if term.reconstruction is not None:
+                if term.reconstruction is not None and term.reconstruction_weight:
                     parts.append(term.reconstruction_weight * mine[f"{term.name}_reconstruction"])
         return losses | {"total": sum(parts[1:], parts[0]) if parts else losses["task"].new_zeros(())}
 
@@ -271,7 +271,11 @@ class Distiller(nn.Module):
         student_side = [read[key] for key in keys.read]
         rows = self._rows(keys.teachers, images, labels)
         if rows is not None:
-            student_side = [tensor[rows] for tensor in student_side]
+            # A parameter has no samples.
+            student_side = [
+                tensor if tap.what == "parameter" else tensor[rows]
+                for tap, tensor in zip(term.student_taps, student_side, strict=True)
+            ]
         extra: dict[str, Any] = {}
         for argument, value in (("target", labels), ("index", index)):
             if argument in term.asks_for and value is not None:

@@ -67,6 +67,8 @@ class Epoch:
         number = looked = 0
         self._forget_gradients()
         for number, batch in enumerate(self.loader, start=1):
+            if number > len(self.loader):  # it may have no end
+                break
             before, piece = divmod(number - 1, self.accumulate)
             if set_epoch is not None:
                 set_epoch(epoch + before / steps, epochs)

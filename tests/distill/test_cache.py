@@ -89,6 +89,13 @@ def test_settings_that_no_state_shows_make_another_teacher(other, dataset):
     assert len({TeacherCache.build(net, [""], dataset).fingerprint for net in (plain, other)}) == 2
 
 
+def test_it_loads_with_as_many_processes_as_asked_for(teacher, dataset, path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kdlab.distill.cache.loaded_by", lambda workers: asked.append(workers) or {})
+    TeacherCache.build(teacher, TAPS, dataset, path=path, workers=3)
+    assert asked == [3]
+
+
 def test_by_default_it_finds_its_own_place(teacher, dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLAB_CACHE", str(tmp_path / "own"))
     TeacherCache.build(teacher, TAPS, dataset)
@@ -178,6 +185,24 @@ def test_of_a_data_set_with_files_another_transform_is_noticed(teacher, dataset,
         TeacherCache.build(teacher, TAPS, brighter, path=path)
 
 
+def test_of_a_data_set_with_files_only_some_images_are_looked_at(teacher, path, tmp_path):
+    (tmp_path / "image.png").write_bytes(b"one")
+    seen = set()
+
+    class Watched(Always):
+        paths = (tmp_path / "image.png",)
+
+        def __getitem__(self, index):
+            seen.add(index)
+            return super().__getitem__(index)
+
+    data = Watched((torch.zeros(3, 16, 16), 0), samples=200)
+    TeacherCache.build(teacher, TAPS, data, path=path)
+    seen.clear()
+    TeacherCache.build(teacher, TAPS, data, path=path)
+    assert 20 < len(seen) < 50
+
+
 def test_files_may_be_named_by_texts(teacher, dataset, path, tmp_path):
     file = tmp_path / "image.png"
     file.write_bytes(b"one")
@@ -206,7 +231,9 @@ def test_a_loader_in_place_of_a_data_set_is_refused(teacher, dataset, path, shap
         TeacherCache.build(teacher, TAPS, DataLoader(dataset), path=path)
 
 
-@pytest.mark.parametrize("paths", [[3, 4], ["within/a/folder.png"], {"root": "here"}, "here", None])
+@pytest.mark.parametrize(
+    "paths", [[3, 4], ["within/a/folder.png"], [__file__, "within/a/folder.png"], {"root": "here"}, "here", None]
+)
 def test_paths_that_are_no_files_are_let_be_and_every_image_counts(paths, teacher, dataset, path):
     TeacherCache.build(teacher, TAPS, dataset, path=path)
     dataset.paths = paths
@@ -255,20 +282,20 @@ def test_an_empty_data_set_is_refused(teacher, path):
 
 
 class Augmented(Dataset):
-    def __init__(self, start):
-        self.start = start
+    def __init__(self, start, samples):
+        self.start, self.samples = start, samples
 
     def __len__(self):
-        return 8
+        return self.samples
 
     def __getitem__(self, index):
         return (torch.randn if index >= self.start else torch.zeros)(3, 16, 16), 0
 
 
-@pytest.mark.parametrize("start", [0, 5])
-def test_a_random_pipeline_is_refused(start, teacher, path):
+@pytest.mark.parametrize(("start", "samples"), [(0, 8), (5, 8), (192, 200)])
+def test_a_random_pipeline_is_refused(start, samples, teacher, path):
     with pytest.raises(InputError, match=f"sample {start} of the data set is another image each time"):
-        TeacherCache.build(teacher, TAPS, Augmented(start), path=path)
+        TeacherCache.build(teacher, TAPS, Augmented(start, samples), path=path)
 
 
 def test_another_number_of_samples_is_refused(teacher, dataset, path):
@@ -303,8 +330,14 @@ def test_a_truncated_or_foreign_file_is_named_and_left_alone(teacher, dataset, p
         TeacherCache.build(teacher, TAPS, dataset, path=path)
 
 
-@pytest.mark.parametrize("tap", [Tap("0.weight", "parameter"), Tap("1")])
-def test_what_has_no_row_for_each_image_cannot_be_cached(tap, tmp_path):
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_parameter_cannot_be_cached_even_with_as_many_rows_as_images(rows, path):
+    data = TensorDataset(torch.randn(5, 3), torch.zeros(5))
+    with pytest.raises(InputError, match="tap 'weight:parameter' is on a parameter, which is no output of a sample"):
+        TeacherCache.build(nn.Linear(3, rows), [Tap("weight", "parameter")], data, path=path, batch_size=5)
+
+
+def test_what_has_no_row_for_each_image_cannot_be_cached(tmp_path):
     class Two(nn.Module):
         def forward(self, x):
             return x, x
@@ -312,4 +345,4 @@ def test_what_has_no_row_for_each_image_cannot_be_cached(tap, tmp_path):
     teacher = nn.Sequential(nn.Linear(3, 2), Two())
     data = TensorDataset(torch.randn(5, 3), torch.zeros(5))
     with pytest.raises(InputError, match=r"for 5 images; wanted: a tensor with one row an image.*item="):
-        TeacherCache.build(teacher, [tap], data, path=tmp_path / "cache.safetensors")
+        TeacherCache.build(teacher, [Tap("1")], data, path=tmp_path / "cache.safetensors")

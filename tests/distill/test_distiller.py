@@ -178,6 +178,14 @@ def test_a_term_on_a_frozen_layer_is_refused_where_it_should_teach():
         learns(IMAGES, LABELS)
 
 
+def test_a_list_of_which_one_layer_learns_may_teach_and_without_gradients_a_term_is_looked_at():
+    d = stages([Term("lists", OnLists(), ["first", "second"], ["first", "second"])])
+    d.student.first.requires_grad_(False)
+    assert d(IMAGES, LABELS)["lists"].requires_grad
+    with torch.no_grad():
+        assert stages([hint()])(IMAGES, LABELS)["hint"] > 0
+
+
 def test_the_documented_weights_are_the_defaults():
     assert (hint().weight, hint().reconstruction_weight) == (1.0, 0.05)
 
@@ -208,6 +216,12 @@ class Optional(nn.Module):
 def reported_twice():
     both = {"teacher_connector": nn.Conv2d(4, 2, 1), "reconstruction": nn.Conv2d(2, 4, 1)}
     stages([hint(**both), Term("hint_reconstruction", Gap(), "first", "first")])
+
+
+def second_teachers_layer():
+    layer = nn.Conv2d(3, 4, 3)
+    teachers = {"rain": nn.Sequential(nn.Conv2d(3, 4, 3)), "haze": nn.Sequential(layer)}
+    Distiller(nn.Sequential(layer), teachers, [kd(student="0", teacher="0")], nn.CrossEntropyLoss())
 
 
 def one_network():
@@ -246,6 +260,7 @@ REFUSED = {
     "student's layer": (lambda: distiller(terms=[kd(student="clasifier")]), "Did you mean 'classifier'"),
     "teacher's layer": (lambda: distiller(terms=[kd(teacher="head")]), "unknown layer of StudentCNN 'head'"),
     "student and teacher in one": (lambda: one_network(), "parameter '0.weight' belongs to the teacher, too.*deepcopy"),
+    "student and second teacher in one": (second_teachers_layer, "parameter '0.weight' belongs to teacher 'haze', too"),
     "a loss with other arguments": (lambda: Term("x", TwoOutputs(), "a", "b"), r"takes \(a, b\); wanted"),
     "a loss of one argument": (lambda: Term("x", nn.ReLU(), "a", "b"), "wanted: forward"),
     "an optional argument misspelt": (lambda: Term("x", Optional(), "a", "b"), "Did you mean 'target'"),
@@ -437,6 +452,50 @@ def test_a_learning_connector_of_the_teacher_needs_a_reconstruction_which_is_in_
     assert back.weight.grad.abs().sum() > 0
 
 
+def learning(**options):
+    """A hint whose teacher's connector learns."""
+    parts = {"teacher_connector": nn.Conv2d(4, 4, 1), "reconstruction": nn.Conv2d(4, 4, 1)}
+    return stages([hint(**parts, **options)])
+
+
+def test_of_a_term_that_is_only_reported_the_reconstruction_is_too():
+    losses = learning(weight=0.0)(IMAGES, LABELS)
+    assert losses["hint_reconstruction"] > 0
+    assert losses["total"] == losses["task"]
+
+
+def test_a_reconstruction_of_weight_0_is_only_reported():
+    d = learning(reconstruction_weight=0.0)
+    nn.init.constant_(d.reconstructions["hint"].bias, float("inf"))
+    losses = d(IMAGES, LABELS)
+    assert losses["hint_reconstruction"].isinf()
+    assert losses["total"].isfinite()
+
+
+def test_a_parameter_is_whole_whatever_part_of_the_batch_a_teacher_speaks_about():
+    part = Teacher(student(), part=lambda images, labels: labels == 0)
+    weight = Tap("classifier.3.weight", "parameter")
+    d = Distiller(student(), part, [Term("weights", HintLoss(), weight, weight)], nn.CrossEntropyLoss())
+    mine, its = (net.classifier[3].weight for net in (d.student, d.teacher))
+    torch.testing.assert_close(d(IMAGES, LABELS)["weights"], (mine - its).square().mean())
+
+
+def test_a_term_that_has_not_begun_reports_its_reconstruction_too():
+    d = learning(weight=From(1.0, epoch=1))
+    names = []
+    for epoch in (0, 1):
+        d.set_epoch(epoch, 2)
+        names.append(list(d(IMAGES, LABELS)))
+    assert names == [["task", "hint", "hint_reconstruction", "total"]] * 2
+
+
+def test_of_several_teachers_those_run_whose_outputs_are_not_known():
+    rain, haze = Stages(), Stages()
+    d = stages([hint(of="rain"), Term("other", Gap(), "first", "first", of="haze")], {"rain": rain, "haze": haze})
+    d(IMAGES, LABELS, {"rain/first": torch.zeros(4, 4, 16, 16)})
+    assert (rain.ends, haze.ends) == (0, 1)
+
+
 def test_a_batch_without_a_teachers_part_is_refused():
     teachers = {f"of_{label}": Teacher(student(), part=lambda x, y, label=label: y == label) for label in range(4)}
     terms = [Term(f"kd_{name}", KDLoss(), "classifier", "classifier", of=name) for name in teachers]
@@ -574,6 +633,16 @@ def test_a_loss_that_asks_for_the_index_gets_it_from_the_data_set():
         torch.testing.assert_close(d(*batch)["memory"], gap * 1.5)
     with pytest.raises(InputError, match="Remembering wants the index.*Indexed"):
         d(IMAGES, LABELS)
+
+
+def test_of_a_part_a_loss_gets_the_index_of_its_samples():
+    class Index(nn.Module):
+        def forward(self, student, teacher, index):
+            return index.float().mean() + 0 * student.sum()
+
+    part = Teacher(student(), part=lambda images, labels: labels == 0)
+    d = Distiller(student(), part, [Term("index", Index(), "classifier", "classifier")], nn.CrossEntropyLoss())
+    assert d(IMAGES, LABELS, index=torch.tensor([1, 5, 6, 2]))["index"] == 1.5  # the first and the last
 
 
 class Patient(nn.Module):
@@ -762,6 +831,7 @@ WHEN_BUILT = {
         "task_weight at epoch 0 of 2 is nan",
     ),
     "a negative epoch": (lambda: stages([hint()]).set_epoch(-1, 5), "at epoch -1 of 5; wanted"),
+    "an endless epoch": (lambda: stages([hint()]).set_epoch(float("inf"), 5), "at epoch inf of 5; wanted"),
     "a run without epochs": (lambda: stages([hint()]).set_epoch(0, 0), "at epoch 0 of 0; wanted"),
 }
 
@@ -819,9 +889,10 @@ def test_what_is_wrong_with_teachers_terms_and_schedules_says_how_to_mend_it(bui
         build()
 
 
-def test_the_first_real_batch_is_looked_at_as_closely_as_the_example():
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_the_first_real_batch_is_looked_at_as_closely_as_the_example(side):
     d = stages([hint()], example=(IMAGES, LABELS))
-    nn.init.constant_(d.teacher.first.bias, float("inf"))
+    nn.init.constant_(getattr(d, side).first.bias, float("inf"))
     with pytest.raises(InputError, match="'first' of Stages holds numbers that are not finite"):
         d(IMAGES, LABELS)
 

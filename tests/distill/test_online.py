@@ -36,6 +36,12 @@ def test_each_student_hears_the_mean_of_its_peers():
     assert d.student is d.students["a"]
 
 
+def test_peers_may_be_heard_with_a_temperature():
+    d = MutualDistiller({"a": student(), "b": student()}, nn.CrossEntropyLoss(), temperature=2.0).eval()
+    a, b = (one(IMAGES) for one in d.students.values())
+    torch.testing.assert_close(d(IMAGES, LABELS)["mutual_a"], 4 * kl(b / 2, a / 2))
+
+
 def test_students_may_take_what_is_no_tensor():
     class OfDict(nn.Module):
         def __init__(self):
@@ -96,6 +102,12 @@ def test_the_end_is_not_pulled_by_what_it_teaches():
     assert all(p.grad is not None for p in d.exits.parameters())
 
 
+@pytest.mark.parametrize(("alpha", "only"), [(0, "task"), (1, "kd")])
+def test_the_labels_or_the_end_may_teach_alone(alpha, only):
+    losses = byot(alpha=alpha, feature_weight=0)(IMAGES, LABELS)
+    torch.testing.assert_close(losses["total"], losses[only])
+
+
 def test_the_public_settings_are_the_defaults():
     d = byot()
     assert (d.alpha, d.kd.temperature, d.feature_weight) == (0.1, 3.0, 1e-6)
@@ -120,6 +132,7 @@ def pair_of_one():
         (lambda: pair_of_one(), "BatchNorm cannot train on a batch of one sample.*drop_last"),
         (lambda: SelfDistiller(student(), {}, "features.3", nn.CrossEntropyLoss()), "without exits"),
         (lambda: byot(alpha=1.5), "alpha is 1.5"),
+        (lambda: byot(alpha=-0.5), "alpha is -0.5"),
         (lambda: byot(feature_weight=-1.0), "feature_weight is -1.0"),
         (lambda: byot()(IMAGES[:1, :, :4, :4], LABELS[:1]), "BatchNorm cannot train on a batch of one sample"),
         (lambda: SelfDistiller(student(), {"featurs.1": Exit(6, 10, 3)}, "features.3", nn.CrossEntropyLoss()),

@@ -52,3 +52,19 @@ def test_an_output_that_is_not_finite_is_refused_at_the_first_pass():
     reader.forget()
     with pytest.raises(InputError, match="not finite"):
         reader(network, nan)
+
+
+def test_each_mode_has_a_first_pass_of_its_own():
+    network, reader = Watched().train(), Reader([Tap("", "input"), Tap("")])
+    reader(network, torch.randn(4, 3))
+    with pytest.raises(InputError, match="not finite"):
+        reader(network.eval(), torch.full((4, 3), torch.nan))
+
+
+def test_a_nested_tensor_is_named_with_what_to_do():
+    class Nesting(nn.Module):
+        def forward(self, x):
+            return torch.nested.as_nested_tensor(list(x))
+
+    with pytest.raises(InputError, match="the output of Nesting holds a nested tensor.*enable_nested_tensor=False"):
+        Reader([Tap("")])(Nesting(), torch.randn(4, 3))

@@ -9,6 +9,7 @@ from kdlab.distill import Cosine, From, Until, WarmUp
 def test_warming_up_is_linear_and_then_constant():
     weights = [WarmUp(8.0, epochs=4)(epoch, 10) for epoch in (0, 1, 2.5, 4, 9)]
     assert weights == [0.0, 2.0, 5.0, 8.0, 8.0]
+    assert WarmUp(1.0).epochs == 20
 
 
 def test_the_cosine_spans_the_run():

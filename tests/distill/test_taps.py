@@ -10,6 +10,7 @@ from torch import nn
 from kdlab import InputError
 from kdlab.distill import Tap, Taps
 from kdlab.distill.reader import Reader
+from kdlab.distill.taps import tensors_in
 
 
 @pytest.fixture
@@ -102,6 +103,11 @@ class Branches(nn.Module):
         return self.block(first["sum"], scale=torch.tensor(3.0))["sum"]
 
 
+class Handing(nn.Module):
+    def forward(self, x):
+        return x
+
+
 class Pair(nn.Module):
     def forward(self, x, scale):
         return {"sum": x + scale, "both": (x, scale)}
@@ -119,6 +125,21 @@ def test_inputs_parameters_calls_and_items():
     assert [value.flatten()[0].item() for value in values[:4]] == [2.0, 5.0, 2.0, 2.0]
     assert values[4] is model.unused.weight
     assert len({str(tap) for tap in wanted}) == 5
+
+
+def test_two_items_of_one_layer_are_two_taps():
+    taps = [Tap("", item=0), Tap("", item=1)]
+    model = Handing()
+    with Taps(model, taps) as read:
+        model((torch.zeros(2), torch.ones(2)))
+    assert [read[tap].mean() for tap in taps] == [0, 1]
+
+
+def test_a_pass_that_stops_waits_for_the_last_call_of_a_layer():
+    model, reader = Branches(), Reader([Tap("block", call=1, item="sum")], stops=True)
+    for _ in range(3):
+        _, read = reader(model, torch.zeros(2, 4))
+        assert next(iter(read.values())).mean() == 5
 
 
 REFUSED = {
@@ -291,6 +312,12 @@ def test_a_model_that_catches_errors_is_stopped_all_the_same():
 @dataclass
 class Output:
     maps: torch.Tensor
+
+
+def test_all_tensors_are_found_also_in_what_is_inside_a_dataclass():
+    one, two, three = torch.zeros(3)
+    found = tensors_in([{"a": Output([one, Output(two)])}, (three, "no tensor")])
+    assert [id(tensor) for tensor in found] == [id(one), id(two), id(three)]
 
 
 class Several(nn.Module):

@@ -15,7 +15,7 @@ from states import same
 from torch import nn
 
 from kdlab import InputError
-from kdlab.files import load_tensors, save_tensors, write_whole
+from kdlab.files import check_writable, load_tensors, save_tensors, write_whole
 from kdlab.models import StudentCNN
 from kdlab.training import ModelCard, load_model, load_weights, save_model
 
@@ -244,6 +244,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         write_whole(tmp_path / "folder", b"content")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_link_to_nowhere_is_no_folder_to_write_in(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="--out .*link/run cannot be made: No such file.*Name another folder"):
+        check_writable(tmp_path / "link" / "run", "--out")
 
 
 def test_the_name_is_given_last(tmp_path, monkeypatch):

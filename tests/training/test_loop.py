@@ -6,7 +6,7 @@ import shutil
 from collections import UserDict, namedtuple
 from functools import partial
 from io import StringIO
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from threading import Event, Thread, Timer
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from layout import is_channels_last
 from torch import nn
 from torch.optim import lr_scheduler
@@ -132,7 +133,10 @@ def test_a_row_an_epoch_with_losses_metrics_rate_and_time():
     assert history["task"].tolist() == history["total"].tolist()
 
 
-def test_the_losses_are_means_over_the_steps():
+@pytest.mark.parametrize(("pieces", "means"), [(1, [3.0, 8.0]), (2, [5.5, 15.5])])
+def test_the_losses_are_means_over_the_steps_and_their_pieces(pieces, means, monkeypatch):
+    monkeypatch.setattr("kdlab.training.epoch.LOOK_EVERY", 2)
+
     class Counting(Supervised):
         steps = 0
 
@@ -140,8 +144,8 @@ def test_the_losses_are_means_over_the_steps():
             self.steps += 1
             return {"counted": torch.tensor(float(self.steps)), **super().forward(images, labels)}
 
-    history = train(build(objective=Counting), epochs=2).done.history
-    assert history["counted"].tolist() == [3.0, 8.0]  # of 1 to 5, and of 6 to 10
+    history = train(build(objective=Counting), epochs=2, accumulate=pieces).done.history
+    assert history["counted"].tolist() == means  # of 1 to 5, and of 6 to 10; of twice as many
 
 
 def test_the_scheduler_steps_with_the_optimiser():
@@ -349,6 +353,19 @@ def test_the_bar_shows_the_loss_at_each_look_and_the_metric_of_the_last_epoch(mo
     assert "training, accuracy 0.5" in after
 
 
+def test_the_bar_counts_the_steps_that_are_left(tmp_path, monkeypatch):
+    bars = []
+
+    def noted(**options):
+        bars.append(progress(**options, disable=False, file=StringIO()))
+        return bars[-1]
+
+    monkeypatch.setattr("kdlab.training.loop.progress", noted)
+    for epochs in (1, 3):
+        train(epochs=epochs, accumulate=2, out=tmp_path, card=card(), resume=True)
+    assert [(bar.total, bar.n) for bar in bars] == [(STEPS, STEPS), (2 * STEPS, 2 * STEPS)]
+
+
 # --- which epoch is best, and when it ends ---------------------------------------------------------------------------
 
 
@@ -415,6 +432,12 @@ def test_the_student_is_evaluated_in_eval_mode_without_gradients_and_trains_on_a
     assert run.student.training == (freeze_from is None)
 
 
+def test_a_student_that_comes_in_eval_mode_trains_as_any_other():
+    run = build()
+    run.objective.eval()
+    assert same(bits(train(run, epochs=1)), bits(train(epochs=1)))
+
+
 def test_a_better_metric_with_a_worse_loss_is_still_saved(tmp_path):
     train(epochs=2, out=tmp_path, card=card(), evaluate=scripted(accuracy=[0.5, 0.9], loss=[1.0, 2.0]))
     assert load_model(tmp_path)[1].metrics["epoch"] == 2
@@ -430,6 +453,7 @@ def test_patience_ends_it_after_so_many_epochs_without_a_better_one(tmp_path):
     better_loss = scripted(accuracy=accuracy, loss=[1.0, 1.0, 1.0, 0.9, 1.0, 1.0])  # the tie of epoch 4 is a better one
     run = train(build(scheduler=None), evaluate=better_loss, **options)
     assert (run.done.ended, run.done.best["epoch"]) == ("epochs", 6)
+    assert train(patience=3, evaluate=scripted(accuracy=[0.9, 0.5, 0.5, 0.5])).done.ended == "epochs"  # both at once
 
 
 def test_patience_counts_from_the_epoch_that_was_asked_for(tmp_path):
@@ -451,7 +475,8 @@ def test_after_epoch_sees_each_row_and_stops(tmp_path):
     assert run.done.ended == "stopped"
     pd.testing.assert_frame_equal(pd.DataFrame(seen), run.done.history)
     assert load_model(tmp_path / "last.safetensors")[1].metrics["epoch"] == 2  # the epoch that was stopped after
-    assert train(after_epoch=lambda row: row["epoch"] == 4).done.ended == "epochs"  # they are all done
+    assert train(after_epoch=lambda row: seen.append(row) or row["epoch"] == 4).done.ended == "epochs"  # all are done
+    assert [row["epoch"] for row in seen] == [1, 2, 1, 2, 3, 4]
 
 
 # --- random numbers --------------------------------------------------------------------------------------------------
@@ -516,7 +541,7 @@ def momentum(parameters, lr):
 
 
 class Slowing(torch.optim.Optimizer):
-    """Its state is a plain number."""
+    """Its state is two plain numbers."""
 
     def __init__(self, parameters, lr):
         super().__init__(parameters, {"lr": lr})
@@ -526,7 +551,8 @@ class Slowing(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 count = self.state[weight]["count"] = self.state[weight].get("count", 0) + 1
-                weight.sub_(weight.grad, alpha=group["lr"] / count)
+                factor = self.state[weight]["factor"] = self.state[weight].get("factor", 1.0) * 0.9
+                weight.sub_(weight.grad, alpha=group["lr"] * factor / count)
 
 
 def warm_up(optimizer):
@@ -547,12 +573,24 @@ def by_function(optimizer):
     return lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
 
 
+class ByTable(lr_scheduler.LRScheduler):
+    """By the step, a number: in JSON it becomes a text."""
+
+    def __init__(self, optimizer):
+        self.factors = {STEPS + 1: 0.1, 3 * STEPS: 0.5}
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [group["lr"] * self.factors.get(self.last_epoch, 1.0) for group in self.optimizer.param_groups]
+
+
 RUNS = {
     "Adam, one cycle": dict,
     "AdamW, warm-up and cosine": lambda: {"optimizer": adam, "scheduler": warm_up},
     "SGD with momentum, by a function": lambda: {"optimizer": momentum, "scheduler": by_function},
     "AdamW, in drops": lambda: {"optimizer": adam, "scheduler": drops},
     "AdamW, warm-up and drops": lambda: {"optimizer": adam, "scheduler": warm_up_and_drops},
+    "plain SGD, by a table": lambda: {"optimizer": torch.optim.SGD, "scheduler": ByTable},
     "an optimiser that counts": lambda: {"optimizer": Slowing, "scheduler": None},
     "plain SGD, constant": lambda: {"optimizer": torch.optim.SGD, "scheduler": None},
     "a loader with a generator of its own": lambda: {"generator": torch.Generator().manual_seed(3)},
@@ -579,6 +617,18 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, settings):
             assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def fused(parameters, lr):
+    return torch.optim.AdamW(parameters, lr, fused=True)
+
+
+def test_a_fused_optimiser_resumes_to_the_same_bits_with_channels_last(tmp_path):
+    whole = train(build(optimizer=fused), epochs=2, channels_last=True)
+    for epochs in (1, 2):
+        run = build(optimizer=fused)
+        resumed = train(run, epochs=epochs, channels_last=True, out=tmp_path, card=card(), resume=True)
+    assert same(bits(resumed), bits(whole))
+
+
 def later_drops(optimizer):
     return lr_scheduler.MultiStepLR(optimizer, [4 * STEPS])
 
@@ -587,10 +637,28 @@ def longer(optimizer):
     return one_cycle(optimizer, epochs=6)
 
 
+def parts(longer):
+    """Of a sequence, whose parts are not looked at."""
+    return lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer, [lr_scheduler.ConstantLR(optimizer), lr_scheduler.ConstantLR(optimizer)], [6 + longer]
+    )
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
-    [(one_cycle, longer, "total_steps was 20, now 30"), (drops, later_drops, "milestones was")],
-)
+    [
+        (one_cycle, longer, "total_steps was 20, now 30"),
+        (drops, later_drops, "milestones was"),
+        (parts(0), parts(1), r"_milestones was \[6\], now \[7\]"),
+        *(
+            (partial(schedule, **{name: 6}), partial(schedule, **{name: 7}), f"{name} was 6, now 7")
+            for schedule, name in (
+                (lr_scheduler.CosineAnnealingLR, "T_max"), (lr_scheduler.CosineAnnealingWarmRestarts, "T_0"),
+                (lr_scheduler.LinearLR, "total_iters"), (lr_scheduler.StepLR, "step_size"),
+            )
+        ),
+    ],
+)  # fmt: skip
 def test_another_length_of_the_schedule_is_refused(before, after, said, tmp_path):
     train(build(scheduler=before), epochs=1, out=tmp_path, card=card())
     with pytest.raises(InputError, match=f"another learning rate schedule: {said}.*Resume with the same one"):
@@ -651,6 +719,21 @@ def test_resuming_a_finished_run_trains_nothing_and_returns_the_same(tmp_path):
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("[!.]*")} == before
 
 
+def test_what_another_run_is_writing_is_not_deleted_while_it_is_waited_for(tmp_path, monkeypatch):
+    other, unfinished, there = FileLock(tmp_path / ".lock"), tmp_path / "best.safetensors.1.partial", []
+    other.acquire()
+    unfinished.touch()
+
+    def end(*_, **__):
+        there.append(unfinished.exists())
+        other.release()
+
+    monkeypatch.setattr("kdlab.training.run_folder.tqdm.write", end)
+    train(epochs=1, out=tmp_path, card=card())
+    assert there == [True]
+    assert not unfinished.exists()
+
+
 def test_a_run_waits_for_one_that_trains_into_its_folder(tmp_path, capsys):
     begun, go_on, others = Event(), Event(), []
 
@@ -694,12 +777,12 @@ def test_a_run_that_ran_out_of_patience_goes_on_with_more(tmp_path):
 
 
 def test_resuming_where_nothing_is_starts_from_the_beginning(tmp_path):
-    run = train(out=tmp_path / "new", card=card(), resume=True)
+    run = train(out=tmp_path / "new" / "folder", card=card(), resume=True)
     assert same(bits(run), bits(train()))
 
 
 def test_only_what_a_killed_run_left_half_written_is_deleted(tmp_path):
-    for name in ("best.safetensors.123.partial", "download.partial"):
+    for name in ("best.safetensors.123.partial", "history.csv.123.partial", "download.partial"):
         (tmp_path / name).write_text("half")
     train(epochs=1, out=tmp_path, card=card())
     assert [path.name for path in tmp_path.glob("*.partial")] == ["download.partial"]
@@ -887,6 +970,14 @@ def test_where_nothing_compiles_that_is_said(monkeypatch, shapes_unchecked):
         train(compile=True)
 
 
+def test_an_error_that_is_not_of_the_compiler_stays_what_it_is(monkeypatch, shapes_unchecked):
+    compiling_by("eager", monkeypatch)
+    run = build(objective=Watched)
+    run.objective.fails_at = 1
+    with pytest.raises(OSError, match="no more"):
+        train(run, compile=True)
+
+
 # --- a loss that is not finite ---------------------------------------------------------------------------------------
 
 
@@ -972,6 +1063,14 @@ def test_a_sum_that_overflows_though_its_terms_do_not_is_named_as_the_total():
         train(build(objective=Overflowing))
 
 
+def test_a_loss_that_is_not_in_the_total_need_not_be_finite():
+    class Reporting(Supervised):
+        def forward(self, images, labels):
+            return {"reported": torch.tensor(float("inf")), **super().forward(images, labels)}
+
+    assert train(build(objective=Reporting), epochs=2).done.history["reported"].tolist() == [float("inf")] * 2
+
+
 @pytest.mark.parametrize("name", ["epoch", "lr", "seconds", "val_accuracy"])
 def test_a_loss_called_like_another_column_is_refused(name):
     class Named(Supervised):
@@ -1011,6 +1110,7 @@ REFUSED = {
     "unknown precision": ({"precision": "fp16"}, "precision is 'fp16'; wanted: 'fp32' or 'bf16'"),
     "no piece of a batch": ({"accumulate": 0}, "accumulate is 0; wanted: pieces of a batch, at least 1"),
     "a norm of nothing": ({"max_norm": 0.0}, "max_norm is 0.0; wanted: above 0"),
+    "a norm that is no number": ({"max_norm": NAN}, "max_norm is nan; wanted: above 0"),
     "a freezing before the start": (
         {"freeze_from": -1},
         "freeze_from is -1; wanted: an epoch, counted from 0, or None",
@@ -1159,6 +1259,21 @@ def test_a_stream_that_ends_before_its_length_is_refused(batches):
         train(run)
 
 
+@pytest.mark.parametrize("batches", [5, None])
+def test_a_stream_that_goes_on_after_its_length_is_refused(batches, recwarn):
+    class Longer(Stream):
+        def __len__(self):
+            return 8
+
+        def __iter__(self):
+            return super().__iter__() if batches else cycle(zip(IMAGES, LABELS, strict=True))
+
+    run = build()
+    run.loader = DataLoader(Longer(batches), 4)
+    with pytest.raises(InputError, match="the loader says that it has 2 batches and yields another number of them"):
+        train(run)
+
+
 SHARE = DistributedSampler(LABELS, num_replicas=2, rank=0)
 
 
@@ -1175,6 +1290,14 @@ def test_a_stream_with_a_length_is_trained_on_but_not_in_pieces():
     run.loader = DataLoader(Stream(5), 4)
     assert len(train(run, epochs=1).done.history) == 1
     with pytest.raises(InputError, match="only such batches can be divided into pieces"):
+        train(run, epochs=1, accumulate=2)
+
+
+def test_batches_that_are_there_already_are_trained_on_but_not_in_pieces():
+    run = build()
+    run.loader = DataLoader([(IMAGES[:4], LABELS[:4])] * STEPS, batch_size=None)
+    assert len(train(run, epochs=1).done.history) == 1
+    with pytest.raises(InputError, match="the loader does not draw its batches from a data set with places"):
         train(run, epochs=1, accumulate=2)
 
 
@@ -1205,6 +1328,21 @@ def test_a_learning_rate_that_cannot_be_saved_is_refused_too(tmp_path):
     run = build(optimizer=lambda weights, lr: torch.optim.Adam(weights, torch.tensor(lr)), scheduler=None)
     run.objective.forward = never
     with pytest.raises(InputError, match="the optimiser cannot be saved.*a learning rate that is no tensor"):
+        train(run, out=tmp_path, card=card())
+
+
+class Falling:
+    def __init__(self):
+        self.factors = torch.tensor([1.0, 0.1])
+
+    def __call__(self, step):
+        return self.factors[step // (2 * STEPS)].item()
+
+
+def test_a_schedule_that_cannot_be_saved_is_refused_too(tmp_path):
+    run = build(scheduler=lambda optimizer: lr_scheduler.LambdaLR(optimizer, Falling()))
+    run.objective.forward = never
+    with pytest.raises(InputError, match="the scheduler cannot be saved: Object of type Tensor"):
         train(run, out=tmp_path, card=card())
 
 
@@ -1302,6 +1440,7 @@ def test_a_loader_without_a_length_is_refused():
 def test_a_batch_moves_with_all_that_is_in_it():
     Sample = namedtuple("Sample", ["image", "name"])
     moved = to_device([Sample(torch.ones(2), "ant"), {"mask": None, "size": (torch.ones(1), 3)}], torch.device("meta"))
+    assert isinstance(moved, list)
     assert isinstance(moved[0], Sample)
     assert (moved[0].name, moved[1]["mask"], moved[1]["size"][1]) == ("ant", None, 3)
     assert moved[0].image.is_meta
@@ -1346,3 +1485,22 @@ def test_a_batch_sampler_that_wants_to_know_the_epoch_is_told(tmp_path):
             optimizer=run.optimizer, evaluate=judge, out=tmp_path, card=card(), resume=True,
         )  # fmt: skip
         assert batches.epochs == list(range(done))[-2:]
+
+
+class Seeing(Supervised):
+    """Notes what it is given."""
+
+    def forward(self, images, labels):
+        self.seen = [*getattr(self, "seen", []), *images[:, 0, 0, 0].tolist()]
+        return super().forward(images, labels)
+
+
+@pytest.mark.parametrize(
+    "drawn", [lambda: {"generator": torch.Generator()}, lambda: {"batch_sampler": CountingBatches()}]
+)
+def test_pieces_are_of_the_batches_that_the_whole_loader_draws(drawn):
+    whole, pieces = (
+        train(build(objective=Seeing, **drawn()), epochs=2, accumulate=count).objective.seen for count in (1, 2)
+    )
+    batches, again = (torch.tensor(seen).view(2 * STEPS, 4).sort().values for seen in (whole, pieces))
+    assert torch.equal(batches, again)

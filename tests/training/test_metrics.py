@@ -110,3 +110,11 @@ def test_the_interval_is_students_t():
 def test_a_loader_that_yields_nothing_is_named():
     with pytest.raises(InputError, match="the loader yields no batch to predict; wanted: at least one"):
         predict_logits(nn.Linear(2, 2), [])
+
+
+def test_logits_are_float32_and_labels_int64_whatever_the_model_and_the_loader_give():
+    half = nn.Linear(2, 3).bfloat16()
+    batch = (torch.randn(4, 2).bfloat16(), torch.arange(4, dtype=torch.int32) % 3)
+    logits, labels = predict_logits(half, [batch])
+    assert (logits.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert predict_logits(half, [(batch[0], [0, 1, 2, 0])])[1].tolist() == [0, 1, 2, 0]

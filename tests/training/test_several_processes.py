@@ -303,6 +303,23 @@ def test_an_error_of_the_first_is_one_of_all(place, monkeypatch):
         processes.from_first(fail)
 
 
+def test_one_that_torchrun_has_started_alone_joins_nobody(monkeypatch):
+    for name, value in (("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    with processes.joined_by_torchrun():
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("place", "order"), [(0, ["inside", "waits"]), (1, ["waits", "inside"])])
+def test_the_others_enter_when_the_first_has_left(place, order, monkeypatch):
+    seen = []
+    monkeypatch.setattr(processes, "own_place", lambda: place)
+    monkeypatch.setattr(processes, "wait_for_all", lambda: seen.append("waits"))
+    with processes.first_leads():
+        seen.append("inside")
+    assert seen == order
+
+
 # --- pieces of a batch, in one process -------------------------------------------------------------------------------
 
 
@@ -327,6 +344,22 @@ def test_a_stratum_that_cannot_be_divided_is_refused_before_a_batch_is_drawn():
     with pytest.raises(InputError, match="a batch has 3 samples of each kind, which cannot be divided into 2 equal"):
         Pieces(batches, 2)
     Pieces(batches, 3)
+
+
+def test_several_processes_divide_each_batch_and_its_strata_further(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    batches = BatchSampler(range(12), 6, drop_last=False)
+    with pytest.raises(InputError, match="a batch of 6 samples cannot be divided into 4 equal pieces, 2 for each of 2"):
+        Pieces(batches, 2).draw()
+    batches.each = 2
+    with pytest.raises(InputError, match="a batch has 2 samples of each kind, which cannot be divided into 4 equal"):
+        Pieces(batches, 2)
+
+
+def test_a_last_batch_that_cannot_be_divided_is_refused_too():
+    pieces = Pieces(BatchSampler(range(7), 4, drop_last=False), 2)
+    with pytest.raises(InputError, match="a batch of 3 samples cannot be divided into 2 equal pieces"):
+        pieces.draw()
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
