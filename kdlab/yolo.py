@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -765,7 +766,8 @@ def _alone() -> Iterator[None]:
 class Trainer(DetectionTrainer):
     """ultralytics' trainer, which trains a copy of the module that it is given and builds no other from its YAML.
 
-    So a pruned network stays pruned, in a resumed run as well. A last layer for other classes is made anew.
+    So a pruned network stays pruned, in a resumed run as well. A last layer for another number
+    of classes is made anew.
     """
 
     model: Any
@@ -1092,12 +1094,18 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _renew_classes(model: DetectionModel, classes: int) -> None:
-    """Give the head a new last layer for each of its maps; all else, pruned or not, stays as it is."""
+    """Give the head a new last layer for each of its maps; all else, pruned or not, stays as it is.
+
+    Its bias is where ultralytics starts it, at few objects an image; ultralytics' own function for that would start the
+    boxes anew, too.
+    """
     head = model.model[-1]
-    for branch in head.cv3:
-        branch[-1] = nn.Conv2d(branch[-1].in_channels, classes, 1).to(_device(model))
+    for branches in filter(None, (head.cv3, getattr(head, "one2one_cv3", None))):  # YOLOv10 says each class twice
+        for branch, stride in zip(branches, head.stride.tolist(), strict=True):
+            last = nn.Conv2d(branch[-1].in_channels, classes, 1)
+            nn.init.constant_(last.bias, math.log(5 / classes / (640 / stride) ** 2))  # type: ignore[arg-type]
+            branch[-1] = last.to(_device(model))
     head.nc, head.no = classes, classes + 4 * head.reg_max
-    head.bias_init()
     model.yaml = {**model.yaml, "nc": classes}
 
 

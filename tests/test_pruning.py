@@ -508,6 +508,15 @@ def test_a_layer_without_bias_and_batchnorm_gets_a_bias():
     assert pruned[3].bias.shape == (4,)
     assert not pruned[3].bias.requires_grad
     assert rebuild(twice_normalised(), structure(pruned))[3].bias.shape == (4,)
+    assert rebuild(twice_normalised().half(), structure(pruned))[3].bias.dtype == torch.float16
+
+
+def test_a_batchnorm_that_keeps_no_statistics_takes_the_constant_with_the_mean():
+    norm = nn.BatchNorm2d(16, track_running_stats=False)
+    nn.init.uniform_(norm.weight, 0.1, 1)
+    model = nn.Sequential(lived_in(ConvNorm(3, 16)), nn.Conv2d(16, 16, 3), norm, nn.ReLU(), nn.Conv2d(16, 4, 1)).eval()
+    plan = plan_pruning(model, EXAMPLE, keep=0.5)
+    verify(prune(model, EXAMPLE, plan), model, EXAMPLE, plan)
 
 
 class ReadTwice(nn.Module):

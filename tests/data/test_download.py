@@ -2,6 +2,7 @@
 
 import hashlib
 import multiprocessing
+import os
 import random
 import re
 import socket
@@ -317,6 +318,15 @@ def test_what_is_no_address_of_a_file_is_refused(tmp_path, url):
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(get, monkeypatch):
+    """A power cut after it would else leave a file of the right name and the wrong bytes."""
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: events.append(os.fstat(file).st_size) or fsync(file))
+    monkeypatch.setattr(os, "replace", lambda old, new: events.append(Path(new).name) or replace(old, new))
+    get(None)
+    assert events[-2:] == [len(CONTENT), "set.zip"]
 
 
 def test_what_does_not_fit_is_refused_before_it_is_fetched(get, server, monkeypatch):

@@ -184,10 +184,10 @@ def test_what_is_no_set_of_pairs_is_refused():
 
 
 def test_a_weather_keeps_its_number_when_the_others_go():
-    data = PairedImages([Pair(flat(1), flat(2), weather, weather) for weather in WEATHERS * 2], WEATHERS, crop=8)
+    data = PairedImages([Pair(flat(1), flat(2), weather, weather) for weather in WEATHERS * 2], WEATHERS, 8, True)
     assert data.where("snow") == [2, 5]
     some = data.only(["snow", "haze"])
-    assert (some.weathers, some.crop) == (WEATHERS, 8)
+    assert (some.weathers, some.crop, some.turned) == (WEATHERS, 8, True)
     assert [number for _, (_, number) in some] == [0, 2, 0, 2]
     with pytest.raises(InputError, match="there is no image in hail; there are: haze, rain, snow"):
         data.only(["hail"])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import kdlab.data.scenes as scenes
@@ -186,6 +187,42 @@ def test_textures_stay_between_the_two_colours(texture):
     assert blend.min() >= 0
     assert blend.max() <= 1
     assert blend.shape in ((), (20, 20))
+
+
+def test_textures_grow_with_the_size():
+    small, large = Scenes("train", 20), Scenes("train", 20, size=128)
+    quarters = large.shapes.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3)
+    inside = (quarters == small.shapes[..., None]).all(dim=-1) & (small.shapes > 0)
+    halved = F.avg_pool2d(large.images.float(), 2)
+    assert (halved - small.images).abs().mean(dim=1)[inside].mean() < 5
+
+
+def test_the_two_colours_of_a_texture_are_never_alike(monkeypatch):
+    """Each channel's circle is of 255 steps, and a pair at least a third of it apart."""
+    monkeypatch.setattr(scenes, "SHAPES", (lambda points: points[..., 0].abs() - 1,))
+    monkeypatch.setattr(scenes, "TEXTURES", (lambda waves, _: (waves[..., 0].sin() > 0).float(),))
+    monkeypatch.setattr(scenes, "FEWEST", 1), monkeypatch.setattr(scenes, "MOST", 1)
+    bars = Scenes("val", 20)
+    for image, shapes in zip(bars.images, bars.shapes, strict=True):
+        colours, counts = image[:, shapes == 1].unique(dim=1, return_counts=True)
+        one, other = colours.T[counts.topk(2).indices].int()
+        apart = (one - other).abs()
+        assert torch.minimum(apart, 255 - apart).min() > 80
+
+
+def test_half_of_the_shapes_have_the_texture_of_their_class_and_the_others_any(monkeypatch):
+    drawn = []
+
+    def remembered(kind, texture):
+        return lambda *given: drawn.append(kind) or texture(*given)
+
+    textures = [remembered(kind, texture) for kind, texture in enumerate(scenes.TEXTURES, start=1)]
+    monkeypatch.setattr(scenes, "TEXTURES", tuple(textures))
+    labels = Scenes("train", 200, size=16).labels
+    labels, drawn = labels[labels > 0], torch.tensor(drawn)
+    own = (labels == drawn).float().mean()
+    assert 0.5 < own < 0.67  # half, and a sixth of the other half by chance
+    assert drawn[labels != drawn].bincount(minlength=7)[1:].min() > 20
 
 
 # --- the splits -------------------------------------------------------------------------------------------------------

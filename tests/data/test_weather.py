@@ -1,12 +1,14 @@
 """Weather by its physics: what it must do to an image, and that a seed fixes it."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from kdlab import InputError
+from kdlab.data import weather
 from kdlab.data.weather import (
     HAZES,
     WEATHERS,
@@ -59,6 +61,51 @@ def test_a_homogeneous_haze_knows_depth_alone_and_the_other_one_the_place_too():
     assert (even.mean(dim=1).diff() > 0).all()
     assert (patchy.amax(dim=1) - patchy.amin(dim=1))[1:].min() > 0.005
     assert (patchy[-16:].amax() - patchy[-16:].amin()) > 0.2
+
+
+def densities(draw, seed):
+    """What is left of black and white says how dense a haze is at depth 1, and how bright its air."""
+    black, white = (draw(image, seeded(seed), torch.ones(1, 64, 80))[0] for image in (BLACK, WHITE))
+    left = white - black
+    return -left.log(), (black / (1 - left)).nanmedian()
+
+
+@pytest.mark.parametrize(
+    ("draw", "least", "most"),
+    [(partial(draw_haze, "homogeneous"), 1, 3), (partial(draw_weather, "haze"), 0.5, 1.5)],
+    ids=["dehazing", "restoration"],
+)
+def test_a_haze_is_of_any_density_and_brightness_within_bounds(draw, least, most):
+    drawn = [densities(draw, seed) for seed in range(30)]
+    beta = torch.stack([density.mean() for density, _ in drawn]) / (most - least) - least / (most - least)
+    air = torch.stack([bright for _, bright in drawn])
+    for values, low, high in ((beta, 0, 1), (air, 0.7, 0.95)):
+        assert low - 1e-3 <= values.min() < low + 0.2 * (high - low)
+        assert high - 0.2 * (high - low) < values.max() <= high + 1e-3
+
+
+def test_patches_are_from_none_at_all_to_twice_as_dense():
+    for seed in range(3):
+        even, patchy = (densities(partial(draw_haze, kind), seed)[0] for kind in HAZES)
+        assert patchy.min() == pytest.approx(0, abs=1e-4)
+        assert patchy.max() == pytest.approx(2 * even.mean().item(), rel=1e-3)
+
+
+RANDOM = {
+    "rain": {"density": (0.5, 2), "angle": (-25, 25), "strength": (0.4, 0.8)},
+    "snow": {"density": (0.7, 2), "size": (0.7, 1.5), "veil": (0.02, 0.08)},
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_rain_and_snow_are_of_any_density_within_bounds(name, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(weather, f"add_{name}", lambda image, generator, *settings: drawn.append(settings) or image)
+    for seed in range(30):
+        draw_weather(name, IMAGE, seeded(seed))
+    for values, (least, most) in zip(zip(*drawn, strict=True), RANDOM[name].values(), strict=True):
+        assert least <= min(values) < least + 0.2 * (most - least)
+        assert most - 0.2 * (most - least) < max(values) <= most
 
 
 def test_another_kind_of_haze_is_refused():

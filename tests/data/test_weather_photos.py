@@ -1,10 +1,13 @@
 """Weather on the built-in photographs: split by photograph, fixed by a seed, clean where it is called clean."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from kdlab import InputError
+from kdlab.data import weather_photos
 from kdlab.data.photos import SPLITS, load_depth, load_photograph
 from kdlab.data.weather import HAZES, WEATHERS
 from kdlab.data.weather_photos import SCALE, VARIANTS, load_haze, load_weather
@@ -56,6 +59,21 @@ def test_another_seed_gives_another_weather_on_every_image_and_keeps_val_and_tes
     assert splits.name != other.name
 
 
+def test_no_split_and_no_seed_has_the_random_numbers_of_another(monkeypatch):
+    seen = set()
+    monkeypatch.setattr(weather_photos, "load_photograph", lambda name: torch.zeros(3, 4, 4))
+    monkeypatch.setattr(weather_photos, "load_depth", lambda name: torch.zeros(1, 4, 4))
+
+    def draw(weather, clean, generator, depth):
+        seen.add((split, seed, generator.initial_seed()))
+        return clean
+
+    for seed in range(4):
+        for split in SPLITS:
+            weather_photos._draw(split, ["rain"], draw, 1, seed)
+    assert len({initial for *_, initial in seen}) == len(seen) == 4 * 3
+
+
 def test_each_photograph_is_in_its_split_alone_and_in_every_weather(splits):
     for split, names in SPLITS.items():
         found = {(photograph_of(pair), pair.weather) for pair in of(splits, split)}
@@ -87,6 +105,15 @@ def test_training_photographs_are_recoloured_but_for_black_and_white(splits):
             assert ordered.diff().min() >= 0
         if photograph_of(pair) in GREY:
             assert not torch.equal(pair.clean[0], pair.clean[2]), "a grey photograph gets a tint"
+
+
+def test_each_training_image_has_colours_and_a_brightness_of_its_own():
+    generator = torch.Generator().manual_seed(0)
+    photograph = torch.full((3, 1, 1), 0.5)
+    recoloured = torch.stack([weather_photos._recoloured(photograph, generator).flatten() for _ in range(100)])
+    powers = (recoloured.log() / math.log(0.5)).log()
+    assert powers.mean(dim=1).std() > 0.2  # of the colours alone it would be 0.12
+    assert (powers - powers.mean(dim=1, keepdim=True)).std() > 0.1
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -9,6 +9,8 @@ from kdlab import InputError
 from kdlab.distill import Tap, Taps
 from kdlab.models import CIFARVGG, CIFARResNet, WideResNet, build_model, cifar_network
 from kdlab.models.cifar import NETWORKS
+from kdlab.models.resnet import ResNetEncoder
+from kdlab.models.vgg import VGGSlices
 
 PARAMETERS = {
     "resnet8x4": 1_233_540,
@@ -47,6 +49,21 @@ def test_the_published_number_of_parameters(name, count):
 
 def test_every_network_is_counted():
     assert PARAMETERS.keys() == STAGES.keys() == NETWORKS.keys()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(lambda name=name: cifar_network(name) for name in ("resnet8x4", "wrn-16-2", "vgg8")),
+        lambda: ResNetEncoder(32, (1, 1, 1, 1)), lambda: VGGSlices("none", width=16),
+    ],
+    ids=["resnet8x4", "wrn-16-2", "vgg8", "encoder", "slices"],
+)  # fmt: skip
+def test_all_convolutions_start_as_torchvisions_resnet_does(build):
+    for layer in build().modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.out_channels * layer.kernel_size[0] ** 2
+            assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15)
 
 
 @pytest.mark.parametrize(("name", "stages"), STAGES.items())

@@ -140,6 +140,14 @@ def test_dkd_has_the_beta_of_the_pair_and_warms_up_over_a_twelfth_of_the_epochs(
     assert [trial.weight_at(epoch, 24) for epoch in (0, 1, 2)] == [0.0, 0.5, 1.0]
 
 
+def test_the_temperature_of_kd_and_the_two_weights_of_rkd_are_the_published_ones():
+    network = CIFARResNet(8, (4, 4, 8, 8))
+    of = all_terms(network, network)
+    (kd,), (rkd,) = of["kd"], of["rkd"]
+    assert kd.loss.temperature == 4
+    assert (rkd.loss.distance_weight, rkd.loss.angle_weight) == (25, 50)
+
+
 def test_alone_compares_nothing():
     with pytest.raises(InputError, match="unknown method 'alone'"):
         terms("alone", 8.0, *[CIFARResNet(8, (4, 4, 8, 8))] * 2, samples=8)
@@ -200,6 +208,22 @@ def test_the_seed_is_that_of_the_start_and_of_the_loop(data, given, tmp_path):
     one, again, other = (objective.student.classifier.weight for objective, _, _ in given)
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def test_the_seed_is_that_of_the_teachers_start_too(data, given, monkeypatch):
+    monkeypatch.setattr(cifar100, "load_teacher", lambda *_: nn.Identity())
+    for seed in (3, 3, 4):
+        cifar100.train_teacher(data, "resnet20", protocol(1, seed))
+    one, again, other = (objective.student.classifier.weight for objective, _, _ in given)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_who_loads_the_images_is_no_part_of_a_run(data, given, tmp_path):
+    for workers in (0, 2):
+        run(data, "resnet56-resnet20", "alone", protocol(1, workers=workers), None, out=tmp_path)
+    one, other = (how["card"].recipe for _, _, how in given)
+    assert one == other
 
 
 def test_every_method_of_the_loss_zoo_is_reproduced_or_refused_with_a_reason():

@@ -1,5 +1,6 @@
 """The comparison of chapters 04 and 05: every method trains, and what it is not to see stays hidden."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from kdlab.models import PSPNet, UPerNet
 from kdlab.recipes import few_labels
 from kdlab.recipes.few_masks import METHODS, TEACHER_TAPS, FewMasks, HiddenMasks, with_mask
 from kdlab.recipes.segmentation import NARROW_STUDENT, NARROW_TEACHER, measure
+from kdlab.training import Fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,6 +66,20 @@ def test_only_the_kept_masks_are_seen(course, unlabelled, monkeypatch):
     assert len(shown) == (16 if unlabelled else 8)
     truths = [course[0].train[i][1] for i in kept]
     assert all(any(torch.equal(mask, truth) for truth in truths) for mask in shown)
+
+
+def test_weight_seed_and_best_epoch_are_what_the_run_says(course, monkeypatch):
+    seen, nothing = [], Fit(pd.DataFrame(), {}, "epochs")
+
+    def fit_few(objective, *_, **how):
+        seen.append((objective.terms[0].weight, how["monitor"]))
+        return nothing
+
+    monkeypatch.setattr(few_labels, "fit_few", fit_few)
+    run("CWD logits", course, weight=0.25)
+    assert seen == [(0.25, "miou")]
+    masks = [set(with_mask(course[0], 8, seed)) for seed in (0, 0, 1)]
+    assert masks[0] == masks[1] != masks[2]
 
 
 def test_a_hidden_mask_has_no_class_at_all(course):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -10,8 +11,9 @@ from kdlab.data.pairs import PairedImages
 from kdlab.data.weather_photos import load_haze
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes import haze
-from kdlab.recipes.dehazing import FAST, NARROW_TEACHER
+from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER
 from kdlab.recipes.haze import METHODS, HazeRun, budget
+from kdlab.training import Fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,6 +58,18 @@ def test_few_photographs_with_hazy_twins_are_seen_in_as_many_steps(data, teacher
         assert len(set(seen)) == photographs
         steps.append(len(seen))
     assert steps[0] == steps[1]
+
+
+def test_weight_seed_and_budget_are_what_the_run_says(data, teacher, monkeypatch):
+    given, nothing = [], (KTDN(**NARROW), Fit(pd.DataFrame(), {}, "epochs"))
+    monkeypatch.setattr(haze, "distill", lambda *words, **_: given.append(words) or nothing)
+    for seed in (0, 5):
+        HazeRun("both", 0.25, seed, photographs=2, epochs=7, lr=1e-3).run(data, teacher)
+    for seed, (seen, _, plan, settings) in zip((0, 5), given, strict=True):
+        assert (plan.transfer, settings.seed, settings.epochs, settings.lr) == (0.25, seed, 7, 1e-3)
+        assert len({pair.name for pair in seen.train.pairs}) == 2
+    one, other = ({pair.name for pair in seen.train.pairs} for seen, *_ in given)
+    assert one != other
 
 
 def test_a_budget_is_the_fast_profiles_drawn_out():

@@ -93,6 +93,13 @@ def test_the_weight_is_that_of_the_methods_loss(course):
     )
 
 
+def test_without_a_trained_teacher_it_is_that_of_what_peers_and_the_networks_end_say(course, objectives):
+    for method in ("DML", "BYOT"):
+        run(method, course, weight=0.25)
+    mutual, of_itself = objectives
+    assert (mutual.weight, of_itself.alpha) == (0.25, 0.25)
+
+
 def test_a_kept_run_is_loaded_the_second_time(course, monkeypatch):
     first, _ = run("KD", course, keep=True)
     monkeypatch.setattr(Distiller, "forward", None)  # a second training would fail

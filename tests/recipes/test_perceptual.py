@@ -32,6 +32,7 @@ def test_offline_the_default_has_learnt_features_and_says_which(offline):
     assert width(slices) == WIDTH
     assert slices.weights_used.startswith("scenes: a quarter of the width")
     assert slices.weights_used.endswith(", because the ImageNet weights could not be downloaded (no network)")
+    assert [feature_slices("scenes", normalise).normalise for normalise in (True, False)] == [True, False]
     reader, _ = scenes_reader()
     for name, value in reader.slices.state_dict().items():
         assert torch.equal(slices.state_dict()[name], value)

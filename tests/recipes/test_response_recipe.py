@@ -537,6 +537,17 @@ def test_a_kept_run_is_loaded_the_second_time(monkeypatch):
         few("kd", keep=True, seed=1)
 
 
+def test_a_kept_run_of_another_teacher_is_another_and_alone_there_is_none(monkeypatch):
+    folders, nothing = [], Fit(pd.DataFrame(), {}, "epochs")
+    monkeypatch.setattr(few_labels, "fit", lambda *_, **how: folders.append(how["out"]) or nothing)
+    for method in ("kd", "alone"):
+        for seed in (0, 1):
+            few(method, teacher=a_teacher(seed), keep=True)
+    taught, otherwise, alone, again = folders
+    assert taught != otherwise
+    assert alone == again
+
+
 @pytest.mark.parametrize("other", [{"size": 16}, {"mean": (0.1,) * 3}, {"std": (0.2,) * 3}])
 def test_a_kept_run_on_other_images_of_the_same_name_is_another(fits, other):
     few("alone", keep=True)

@@ -257,6 +257,7 @@ OTHER = {
     "layer": ({"distillation": DenseDistillation("cwd", "features", 3.0)}, "layer was 'logits', now 'features'"),
     "start": ({"weights": "none"}, "weights was 'auto', now 'none'"),
     "learning rate": ({"settings": replace(QUICK, lr=1e-3)}, "lr was 0.01, now 0.001"),
+    "best epoch": ({"monitor": "mdice"}, "monitor was 'miou', now 'mdice'"),
 }
 
 

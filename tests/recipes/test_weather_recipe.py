@@ -69,6 +69,18 @@ def test_the_student_learns_from_the_clean_images_of_these_photographs_alone(cou
     assert given["paired"] == few._paired(course[0])
 
 
+def test_the_budget_is_what_the_run_says(course, monkeypatch):
+    given, nothing = [], (nn.Identity(), Fit(pd.DataFrame(), {}, "epochs"))
+    monkeypatch.setattr(weather, "distill", lambda *given_, **_: given.append(given_[-1]) or nothing)
+    for one in (run("two stages", lr=1e-3, max_norm=0.25), WeatherRun("two stages", seed=3, epochs=1)):
+        one.run(*course)
+        (settings,) = given
+        for name in ("epochs", "batch_size", "lr", "max_norm", "seed"):
+            assert getattr(settings, name) == getattr(one, name), name
+        given.clear()
+    assert WeatherRun("two stages", seed=0).max_norm == 0.5
+
+
 def test_one_stage_learns_the_same_from_however_few_clean_images(course):
     runs = (replace(run("one stage", photographs=count), batch_size=9) for count in (3, 8))
     one, other = (one.run(*course)[0].state_dict() for one in runs)
@@ -91,6 +103,13 @@ def test_a_run_without_teachers_does_not_depend_on_them(course, monkeypatch, tmp
     others = {name: MSBDN(2) for name in WEATHERS}
     for method, same in (("from scratch", True), ("two stages", False)):
         assert (run(method).folder(data, teachers) == run(method).folder(data, others)) == same
+
+
+def test_a_folder_is_one_runs(course, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    changes = ({}, {"seed": 1}, {"epochs": 3}, {"lr": 1e-3}, {"photographs": 2}, {"max_norm": 1.0}, {"width": 4})
+    runs = [replace(run("from scratch"), **change) for change in changes] + [run("from scratch, longer")]
+    assert len({one.folder(*course[:2]) for one in runs}) == len(runs)
 
 
 def test_teachers_and_students_are_trained_where_they_did_not_come_with_the_course(course, monkeypatch, tmp_path):

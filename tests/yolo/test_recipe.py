@@ -1,15 +1,18 @@
 """The experiment of chapter 06 on a tiny budget: every method trains what was pruned, and nothing twice."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 pytest.importorskip("ultralytics")
 
 from kdlab import InputError, pruning, yolo
-from kdlab.detection import YoloSettings
+from kdlab.data.yolo_scenes import NAMES
+from kdlab.detection import Distillation, YoloRun, YoloSettings
 from kdlab.recipes import detection, few_boxes, zoo
 from kdlab.recipes.detection import METHODS, UNTRAINED, DetectionRun
 from kdlab.recipes.few_boxes import FewBoxes
@@ -73,6 +76,72 @@ def test_every_method_trains_the_pruned_detector(method, data, dense, pruned):
     taught = {"CWD": "train/cwd_loss", "MGD": "train/mgd_loss", "ultralytics": "train/dis_loss"}
     assert [of for of in taught.values() if of in history] == [of for name, of in taught.items() if name == method]
     assert torch.equal(weights(dense), before)
+
+
+@pytest.fixture
+def given(pruned, dense, monkeypatch, tmp_path):
+    """What each training is given; none is made: the best epoch is the dense detector and the last the pruned one."""
+    seen, done = [], YoloRun(tmp_path / "best.pt", tmp_path / "last.pt", pd.DataFrame({"epoch": [1]}))
+    yolo.save_model(done.best, dense)
+    yolo.save_model(done.last, pruned)
+    for name in ("sparse_train", "fine_tune", "distill", "distill_by_ultralytics"):
+        monkeypatch.setattr(yolo, name, lambda *words, name=name, **how: seen.append((name, words, how)) or done)
+    return seen
+
+
+STEPS = {
+    "from scratch": "fine_tune", "fine-tuned": "fine_tune", "CWD": "distill", "MGD": "distill",
+    "ultralytics": "distill_by_ultralytics",
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("pruned_before")
+@pytest.mark.parametrize("recipe", [DetectionRun, FewBoxes])
+def test_each_step_has_the_weight_and_the_budget_of_the_run_and_ultralytics_own_rate(
+    recipe, data, dense, pruned, given, monkeypatch
+):
+    monkeypatch.setattr(detection, "SPARSE", replace(detection.SPARSE, lr=2e-3))
+    methods = METHODS if recipe is DetectionRun else few_boxes.METHODS
+    for method in methods.keys() - UNTRAINED:
+        more = {} if recipe is DetectionRun else {"boxes": 2, "unlabelled": False}
+        detector, _ = recipe(method, 0.125, seed=7, epochs=3, **more).run(data, dense, device="cpu")
+        ((name, words, how),) = given
+        given.clear()
+        assert name == STEPS[method]
+        assert words[-1] == replace(detection.SPARSE, epochs=3, lr=None, seed=7)
+        if name == "distill":
+            assert words[-2] == Distillation(method.lower(), weight=0.125)
+        assert how.get("weight") == (0.125 if method == "ultralytics" else None)
+        assert torch.equal(weights(detector), weights(deepcopy(pruned).half().float()))  # of the last epoch
+
+
+def test_the_dense_one_is_that_of_the_last_epoch_by_the_penalty_that_was_asked_for(data, pruned, given):
+    detector, _ = detection.dense_detector(data, detection.SPARSE, strength=0.25, device="cpu")
+    ((name, words, how),) = given
+    assert (name, words[1:], how["strength"]) == ("sparse_train", (data, detection.SPARSE), 0.25)
+    assert torch.equal(weights(detector), weights(deepcopy(pruned).half().float()))
+
+
+@pytest.mark.parametrize("recipe", [DetectionRun, FewBoxes])
+def test_as_many_channels_stay_as_the_run_says(recipe, data, dense, monkeypatch):
+    def cut(model, out, **how):
+        assert model is dense
+        assert how == {"keep": 0.625, "imgsz": 64, "at_least": detection.AT_LEAST}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(yolo, "prune_yolo", cut)
+    with pytest.raises(KeyboardInterrupt):
+        recipe("CWD", 1.0, seed=0, keep=0.625).run(data, dense, device="cpu")
+
+
+@pytest.mark.usefixtures("pruned_before")
+def test_what_is_kept_of_one_dense_detector_is_not_taken_for_anothers(data, dense, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(detection, "cached", lambda name, recipe: seen.append(recipe) or tmp_path / str(len(seen)))
+    for one in (dense, dense, yolo.build_yolov8(0.0625, NAMES)):
+        run("pruned").run(data, one, cache=True, device="cpu")
+    first, again, other = seen
+    assert first == again != other
 
 
 @pytest.fixture
@@ -157,8 +226,11 @@ def test_a_run_that_is_kept_is_not_made_again(data, dense, request):
     assert torch.equal(weights(detector), weights(dense))
 
 
-def test_it_is_measured_on_the_test_scenes(data, dense):
+def test_it_is_measured_on_the_test_scenes(data, dense, monkeypatch):
+    asked, compare = [], yolo.compare
+    monkeypatch.setattr(yolo, "compare", lambda *words, **how: asked.append(how) or compare(*words, **how))
     measured = detection.measure(dense, data, device="cpu")
+    assert asked == [{"split": "test", "imgsz": 64, "device": "cpu"}]
     assert list(measured) == list(detection.METRICS)
     assert 0 <= measured["map50_95"] <= measured["map50"] <= 1
     assert measured["parameters"] < sum(p.numel() for p in dense.parameters())  # BatchNorm is folded

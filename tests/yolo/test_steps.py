@@ -6,13 +6,19 @@ import re
 import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip("ultralytics")
 
+from ultralytics import YOLO
 from ultralytics.nn.tasks import ClassificationModel, SegmentationModel
+from ultralytics.utils.metrics import Metric
 
 from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
@@ -119,17 +125,22 @@ def test_an_exported_detector_computes_the_same(pruned, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["p.onnx"]
 
 
-def test_an_export_that_computes_something_else_is_not_kept(pruned, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("what", "more"), [(slice(4, None), 0.5), (slice(4), 0.5 * 64)], ids=["scores", "boxes"])
+def test_an_export_that_computes_something_else_is_not_kept(what, more, pruned, tmp_path, monkeypatch):
     ready = yolo._ready
-    monkeypatch.setattr(yolo, "_ready", lambda model: torch.nn.Sequential(ready(model), Plus()))
+    monkeypatch.setattr(yolo, "_ready", lambda model: torch.nn.Sequential(ready(model), Plus(what, more)))
     with pytest.raises(RuntimeError, match="differ by 0.5"):
         yolo.export_onnx(pruned, tmp_path / "p.onnx", imgsz=64)
     assert not list(tmp_path.iterdir())
 
 
 class Plus(torch.nn.Module):
+    def __init__(self, what, more):
+        super().__init__()
+        self.what, self.more = what, more
+
     def forward(self, given):
-        given[0][:, 4:] += 0.5
+        given[0][:, self.what] += self.more
         return given
 
 
@@ -143,11 +154,46 @@ def test_compare_puts_dense_and_pruned_in_one_table(trained, pruned, scenes):
     assert table["map50_95"].between(0, 1).all()
 
 
+def test_compare_has_what_its_columns_say(trained, scenes, monkeypatch):
+    asked, found = [], pd.DataFrame({"class": ["all"], "map50_95": [0.25], "map50": [0.5]})
+    monkeypatch.setattr(yolo, "evaluate", lambda model, data, **how: asked.append(how) or found)
+    measured = SimpleNamespace(blocked_autorange=lambda **_: SimpleNamespace(median=0.002))
+    monkeypatch.setattr(yolo, "Timer", lambda *_, **__: measured)
+    how = {"split": "test", "imgsz": 64, "batch": 5, "device": "cpu"}
+    row = yolo.compare([trained.best], scenes, **how).iloc[0]
+    assert asked == [how]
+    detector = load_model(trained.best).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        detector(torch.zeros(1, 3, 64, 64))
+    wanted = [0.25, 0.5, 2, 1e-9 * counter.get_total_flops(), 1e-6 * trained.best.stat().st_size]
+    assert row[["map50_95", "map50", "latency_ms", "gflops", "file_mb"]].tolist() == pytest.approx(wanted)
+    assert row["parameters"] == sum(p.numel() for p in yolo._ready(detector).parameters())
+
+
 def test_evaluate_has_a_row_for_all_and_one_for_each_class(trained, scenes):
     table = yolo.evaluate(trained.best, scenes, split="test", imgsz=64, device="cpu")
     assert table["class"].iloc[0] == "all"
     assert set(table["class"][1:]) <= {"disc", "square", "triangle", "star", "ring", "cross"}
     assert table["map50_95"].iloc[0] == pytest.approx(table["map50_95"][1:].mean())
+
+
+def test_each_number_of_an_evaluation_is_what_its_column_says(trained, scenes, monkeypatch):
+    box = Metric()
+    ap = np.linspace([0.9, 0.5], [0.1, 0.3], 10, axis=1)
+    box.update((np.array([0.8, 0.6]), np.array([0.2, 0.3]), None, ap, [1, 4], *[None] * 5))
+    asked = []
+
+    def validate(validator, model):
+        validator.metrics.box = box
+        asked.append((validator.args.split, validator.args.imgsz, validator.args.batch))
+
+    monkeypatch.setattr(yolo.DetectionValidator, "__call__", validate)
+    table = yolo.evaluate(trained.best, scenes, split="test", imgsz=64, batch=5, device="cpu")
+    assert asked == [("test", 64, 5)]
+    assert table.columns.tolist() == ["class", "map50_95", "map50", "precision", "recall"]
+    assert table["class"].tolist() == ["all", "square", "ring"]
+    rows = table.drop(columns="class").to_numpy()
+    assert rows == pytest.approx(np.array([[0.45, 0.7, 0.7, 0.25], [0.5, 0.9, 0.8, 0.2], [0.4, 0.5, 0.6, 0.3]]))
 
 
 def test_a_module_that_is_used_stays_as_it_is(trained, scenes):
@@ -171,6 +217,16 @@ def test_predict_has_a_row_for_each_object_in_pixels_of_the_image(trained, scene
     assert none.dtypes.iloc[2:].equals(table.dtypes.iloc[2:])
 
 
+def test_predict_finds_what_ultralytics_finds_in_the_file(trained, scenes):
+    image = sorted((scenes / "images" / "test").glob("*.png"))[0]
+    ours = yolo.predict(trained.best, [image], imgsz=64, confidence=0.0, device="cpu")
+    (theirs,) = YOLO(trained.best)(str(image), imgsz=64, conf=0.0, device="cpu", verbose=False)
+    assert len(ours) == len(theirs) > 0
+    numbers = torch.from_numpy(ours[["left", "top", "right", "bottom", "confidence"]].to_numpy()).float()
+    torch.testing.assert_close(numbers, theirs.boxes.data[:, :5], rtol=1e-6, atol=1e-6)
+    assert ours["class"].tolist() == [theirs.names[int(number)] for number in theirs.boxes.cls]
+
+
 def test_predict_skips_what_is_no_image_where_it_may(trained, scenes, tmp_path):
     images, skipped = sorted((scenes / "images" / "test").glob("*.png")), []
     cut = tmp_path / "cut.png"
@@ -181,6 +237,14 @@ def test_predict_skips_what_is_no_image_where_it_may(trained, scenes, tmp_path):
     assert [one.path for one in skipped] == [cut]
     with pytest.raises(InputError, match="cannot use .*cut.png"):
         yolo.predict(trained.best, [cut, *images], **words)
+
+
+def test_classes_that_are_only_numbered_fit_any_of_their_number():
+    numbered, named = (yolo.build_yolov8(0.0625, names) for names in (["0", "1"], ["cat", "dog"]))
+    for model in (numbered, named):
+        yolo.check_classes("model", model, {0: "cat", 1: "dog"})
+    with pytest.raises(InputError, match="wanted: the same, in the same order"):
+        yolo.check_classes("model", named, {0: "dog", 1: "cat"})
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

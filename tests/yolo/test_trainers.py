@@ -20,6 +20,8 @@ pytest.importorskip("ultralytics")
 
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
+from ultralytics.data.augment import Compose, Mosaic
+from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import DEFAULT_CFG
 
@@ -109,13 +111,25 @@ def test_the_other_trainers_serve_them_too(kind, pruned, trained, scenes, tmp_pa
 
 def test_other_classes_get_a_new_last_layer_and_leave_the_rest(pruned, scenes, settings, tmp_path):
     detector = load_model(pruned)
+    kept = {name: value.clone() for name, value in detector.state_dict().items() if ".cv3." not in name}
     yolo._renew_classes(detector, 2)
+    assert same(kept, {name: detector.state_dict()[name] for name in kept})
+    assert detector.yaml["nc"] == 2
     detector.names = {0: "cat", 1: "dog"}
     other = tmp_path / "other.pt"
     yolo.save_model(other, detector)
     run = yolo.fine_tune(other, scenes, settings, out=tmp_path / "run", device="cpu")
     assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
     assert load_model(run.last).names[0] == "disc"
+
+
+def test_new_classes_begin_where_ultralytics_begins_them_on_both_sides_of_yolov10():
+    detector, fresh = load_model("yolov10n.yaml"), load_model("yolov10n.yaml", classes=2)
+    yolo._renew_classes(detector, 2)
+    for branches in ("cv3", "one2one_cv3"):
+        begun, wanted = ([branch[-1].bias for branch in getattr(net.model[-1], branches)] for net in (detector, fresh))
+        torch.testing.assert_close(begun, wanted)
+    assert detector.eval()(torch.zeros(1, 3, 64, 64))[0].shape == fresh.eval()(torch.zeros(1, 3, 64, 64))[0].shape
 
 
 def test_a_batch_without_room_is_not_halved_in_silence(pruned, scenes, tmp_path, monkeypatch):
@@ -200,6 +214,9 @@ def test_only_the_run_that_is_asked_for_is_gone_on_with(pruned, trained, scenes,
     refused("model was '.*', now '", yolo.sparse_train, model=trained.best)
     again = yolo.sparse_train(detector, scenes, settings, out=out, strength=0.01, resume=True, device="cpu")
     assert again.history["epoch"].tolist() == [1]
+    yolo.sparse_train(
+        detector, scenes, replace(settings, workers=2), out=out, strength=0.01, resume=True, device="cpu"
+    )  # fmt: skip
     refused("data was 'scenes', now 'other'", yolo.sparse_train, data=tmp_path / "other")
     again = yolo.sparse_train(detector, moved, settings, out=out, strength=0.01, resume=True, device="cpu")
     assert again.history["epoch"].tolist() == [1]
@@ -233,6 +250,35 @@ def test_a_rate_of_ones_own_is_adamws_and_biases_warm_up_like_the_rest(tiny, sce
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {5e-4}
     assert trainer.args.warmup_bias_lr == 0
+
+
+@pytest.fixture
+def before_training(monkeypatch, trainers):
+    """The trainer of a call, as it is when the training begins, which it does not."""
+
+    def begin(call, **options):
+        monkeypatch.setattr(Trainer, "train", lambda trainer: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            call(device="cpu", **options)
+        return trainers[-1]
+
+    return begin
+
+
+def test_a_seed_is_that_of_the_start_and_of_the_training(tiny, scenes, before_training, tmp_path):
+    begun = [
+        before_training(partial(yolo.fine_tune, tiny, scenes, replace(TWO, seed=seed)), out=tmp_path / name)
+        for name, seed in (("one", 3), ("again", 3), ("other", 4))
+    ]
+    assert [trainer.args.seed for trainer in begun] == [3, 3, 4]
+    one, again, other = (trainer.model.state_dict() for trainer in begun)
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_no_run_ends_before_its_last_epoch(tiny, scenes, before_training, tmp_path):
+    trainer = before_training(partial(yolo.fine_tune, tiny, scenes, TWO), out=tmp_path / "run")
+    assert (trainer.args.epochs, trainer.args.patience) == (2, 0)  # which is endless
 
 
 # --- sparse training -------------------------------------------------------------------------------------------------
@@ -364,6 +410,15 @@ def photos(request, scenes, tmp_path):
     return tmp_path / "photos.txt"
 
 
+def mosaics(transforms):
+    """How often four images are made one."""
+    for transform in transforms.transforms:
+        if isinstance(transform, Compose):
+            yield from mosaics(transform)
+        elif isinstance(transform, Mosaic):
+            yield transform.p
+
+
 def test_images_without_labels_join_each_batch_and_mosaics_end_for_them_too(
     pruned, teacher, scenes, photos, trainers, monkeypatch, tmp_path
 ):
@@ -373,13 +428,17 @@ def test_images_without_labels_join_each_batch_and_mosaics_end_for_them_too(
         lambda self, batch: seen.append((batch["labelled"], len(batch["img"]))) or forward(self, batch),
     )  # fmt: skip
     monkeypatch.setattr(DEFAULT_CFG, "close_mosaic", 1)
+    reset = []
+    monkeypatch.setattr(InfiniteDataLoader, "reset", lambda loader: reset.append(loader))
     how = {"out": tmp_path / "run", "unlabelled": photos, "device": "cpu"}
     run = yolo.distill(pruned, teacher, scenes, Distillation(), TWO, **how)
     assert seen[:2] == [(3, 6), (3, 5)]  # of five images the second batch has two
     assert len(seen) == 4
     assert run.history["epoch"].tolist() == [1, 2]
     (trainer,) = trainers
-    assert not trainer.more.dataset.mosaic
+    for loader in (trainer.train_loader, trainer.more):
+        assert list(mosaics(loader.dataset.transforms)) == [0]
+    assert reset.count(trainer.more) == 1  # so that its workers know
     assert {file.suffix for file in tmp_path.rglob("photos*")} == {photos.suffix, ""}  # no list of labels is kept there
     with pytest.raises(InputError, match="unlabelled was 'photos.*', now None"):
         yolo.distill(pruned, teacher, scenes, Distillation(), TWO, **how | {"unlabelled": None, "resume": True})
@@ -387,7 +446,7 @@ def test_images_without_labels_join_each_batch_and_mosaics_end_for_them_too(
 
 def test_images_that_the_student_is_judged_by_are_not_for_the_teacher(pruned, teacher, scenes, tmp_path):
     how = {"out": tmp_path / "run", "device": "cpu"}
-    for folder in ("", "val"):
+    for folder in ("", "val", "test"):
         with pytest.raises(
             InputError, match="are those that the student is judged by, such as .*Name a folder without"
         ):
@@ -559,6 +618,20 @@ def test_it_works_under_autocast(distiller, method):
     assert built.learnt
     assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in built.learnt)
     assert built.student.model[0].conv.weight.grad.any()
+
+
+@pytest.mark.parametrize("method", ["cwd", "mgd"])
+def test_all_that_is_neither_the_students_nor_the_teachers_is_learnt(distiller, method):
+    built = distiller(method)
+    own = {id(parameter) for parameter in built.student.parameters()}
+    others = {name for name, parameter in built.named_parameters() if id(parameter) not in own}
+    assert {name.rpartition(".")[2] for name in others} == {"weight", "bias"}
+    assert len(built.learnt) == len(others)
+
+
+def test_temperature_and_mask_ratio_are_those_of_the_loss():
+    assert Distillation("cwd", temperature=3.0).loss(8, 8).temperature == 3
+    assert Distillation("mgd", mask_ratio=0.2).loss(8, 8).mask_ratio == 0.2
 
 
 def test_connectors_are_where_channels_differ(trained, teacher):
