@@ -1,6 +1,7 @@
 """Shapes are checked, progress bars are silent, and nothing touches the network or the user's own cache."""
 
 import os
+import signal
 
 os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported
 
@@ -19,6 +20,13 @@ def users_cache(tmp_path_factory):
     users = os.environ.get("KDLAB_CACHE")
     os.environ["KDLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     return users
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Shells that start the tests in the background have them ignore Ctrl-C, which some of them send."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
