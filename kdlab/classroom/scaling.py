@@ -207,7 +207,7 @@ def hours_explorer(runs: Mapping[str, LongRun], rate: float) -> Panel:
             f"{run} {in_words(hours)}" for run, hours in zip(table["run"], table["together, h"], strict=True)
         )
         words = f"{tflops.value:.3g} TFLOP/s, {count} process{'es' * (count > 1)}, {link.value:.3g} GB/s: {said}."
-        cells = table.to_html(index=False, float_format="{:.3g}".format, border=0, justify="right", col_space=90)
+        cells = table.to_html(index=False, float_format=_three_digits, border=0, justify="right", col_space=90)
         return f'<div style="text-align: right">{cells}</div>{chart}<p>{words}</p>'
 
     panel = Panel([tflops, processes, link], draw, "hours")
@@ -217,11 +217,15 @@ def hours_explorer(runs: Mapping[str, LongRun], rate: float) -> Panel:
 
 def _log_slider(label: str, value: float, low: float, high: float) -> widgets.FloatLogSlider:
     """From 10 to the power of about ``low`` to 10 to the power of ``high``, in steps one of which ends at ``value``."""
-    step = 0.05
+    step, value = 0.05, min(max(value, 10.0**low), 10.0**high)
     low += (math.log10(value) - low) % step
     return widgets.FloatLogSlider(
         value=value, min=low, max=high, step=step, description=label, style=LABELLED, layout=WIDE, readout_format=".3g"
     )
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _doubled() -> list[int]:

@@ -32,9 +32,9 @@ def after(chapter, panel, change):
 
 def row(panel):
     """Work in PFLOP, hours of computing, of comparing and together, and the speed-up of the first run."""
-    cells = re.search(rf"{RUN}((?:\s+[\d.e+-]+){{5}})", panel.text_of(HOURS))
+    cells = re.search(rf"{RUN}((?:\s+[\d.,]+){{5}})", panel.text_of(HOURS))
     assert cells
-    return [float(cell) for cell in cells[1].split()]
+    return [float(cell.replace(",", "")) for cell in cells[1].split()]
 
 
 def test_a_faster_machine_needs_fewer_hours_for_the_same_work(chapter, panel):

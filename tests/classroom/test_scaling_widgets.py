@@ -169,6 +169,11 @@ class TestExplorer:
         assert panel.rate.value == pytest.approx(2)
         self.shows(panel, hours_table(RUNS, 2e12, 1, 1.25e9))
 
+    def test_a_step_of_each_slider_ends_where_it_begins(self, panel):
+        for control in (panel.rate, panel.link):
+            steps = (math.log10(control.value) - control.min) / control.step
+            assert steps == pytest.approx(round(steps), abs=1e-6)
+
     def test_every_slider_changes_the_table(self, panel):
         panel.rate.value, panel.processes.value, panel.link.value = 10.0, 8, 0.1
         assert "10 TFLOP/s, 8 processes, 0.1 GB/s" in panel.view.value
@@ -190,7 +195,8 @@ class TestExplorer:
 
     def shows(self, panel, table):
         for row in table.itertuples(index=False):
-            cells = "".join(rf"\s*<td>{re.escape(f'{value:.3g}')}</td>" for value in row[1:])
+            numbers = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in row[1:]]
+            cells = "".join(rf"\s*<td>{re.escape(number)}</td>" for number in numbers)
             assert re.search(rf"<td>{row[0]}</td>{cells}", panel.view.value)
             assert f"{row[0]} {in_words(row[4])}" in panel.view.value
 
