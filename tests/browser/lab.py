@@ -312,8 +312,8 @@ class Dropdown:
         self._select.select_option(label=option)
 
     def chosen(self) -> str:
-        """The visible text of the chosen option."""
-        return self._select.locator("option:checked").inner_text()
+        """The visible text of the chosen option, in which ipywidgets makes each space a no-break one."""
+        return self._select.locator("option:checked").inner_text().replace("\xa0", " ")
 
 
 class Notebook(Region):
