@@ -29,8 +29,8 @@ LEAST = 0.1  # what the transmission is at least divided by
 HAZIEST = 0.001  # of the pixels say what the air looks like
 SMOOTH = 1e-3  # of the guided filter
 WIDE, NARROW = 320, 240  # pixels of a photograph in a widget
-CAPTION = 48  # pixels, the room for it below that picture
 CELL = 32  # pixels of one position of the coarsest map, in the picture that is clicked
+CAPTION = 48  # pixels below that picture, for its title
 BLOCKS = {"1/16 of the size": "middle", "1/8": "up.0.1", "1/4": "up.1.1"}
 
 
