@@ -61,13 +61,14 @@ class Epoch:
         # A Distiller has schedules.
         set_epoch: Callable[[float, int], None] | None = getattr(self.objective, "set_epoch", None)
         student: Any = self.objective.student
-        steps = len(self.loader) // self.accumulate
+        pieces = len(self.loader)
+        steps = pieces // self.accumulate
         names: list[str] = []
         seen: list[Tensor] = []
         number = looked = 0
         self._forget_gradients()
         for number, batch in enumerate(self.loader, start=1):
-            if number > len(self.loader):  # it may have no end
+            if number > pieces:  # it may have no end
                 break
             before, piece = divmod(number - 1, self.accumulate)
             if set_epoch is not None:
@@ -95,9 +96,9 @@ class Epoch:
                 bar.update(len(rows))
                 seen.append(rows)
                 looked = step
-        if number != len(self.loader):
+        if number != pieces:
             raise InputError(
-                f"the loader says that it has {len(self.loader)} batches and yields another number of them; wanted: a "
+                f"the loader says that it has {pieces} batches and yields another number of them; wanted: a "
                 "data set whose __len__ is what an epoch goes through."
             )
         _refuse_non_finite_weights(student, self._finite, last_step=(epoch + 1) * steps)
