@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
-from sklearn import datasets
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -66,6 +64,10 @@ def load_digits(
 
 def digit_images() -> dict[str, list[tuple[Image.Image, int]]]:
     """The "train", "val" and "test" of :func:`load_digits` as they are: 8x8, grey, 0 to 255, and what each shows."""
+    # Imported only now: it takes most of a second, also where the data are others.
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
     data = datasets.load_digits()
     grey = [Image.fromarray(np.uint8(image * 15.9375)) for image in data.images]  # 0 to 16 becomes 0 to 255
     train, rest = train_test_split(range(len(grey)), train_size=TRAIN, stratify=data.target, random_state=0)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import class_folder
@@ -35,20 +36,33 @@ HERE = Path(__file__).parent
 LOSSES = ["task", "kd", "total", "val_accuracy", "val_loss", "val_calibration_error"]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)} | more
 
 
-def on_two(*words: object) -> subprocess.CompletedProcess:
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("localhost", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
+def on_two(*words: object, **more: str) -> subprocess.CompletedProcess:
     command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *map(str, words)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=300)
+
+
+def commands_on_two(*commands: list[object]) -> subprocess.CompletedProcess:
+    """One after the other in the same two processes, which take seconds to start."""
+    words = [word for command in commands for word in ("then", *command)][1:]
+    ports = " ".join(map(str, free_ports(len(commands))))
+    return on_two(HERE / "parallel_command.py", *words, PORTS=ports)
 
 
 def on_two_machines(*words: object) -> list[subprocess.CompletedProcess]:
     """A torchrun for each, as the README starts them; here both are this machine."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", f"localhost:{port}", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -182,16 +196,15 @@ def test_a_whole_command_on_two_processes(tmp_path):
     for kind in ("input", "target"):
         (data / "val" / "rain" / kind / "2.png").unlink()
     tiny += ["--crop", 32]
-    kdlab = ["--no-python", Path(sys.executable).with_name("kdlab")]
-    teach, distill = [*kdlab, "teach", data, *tiny], [*kdlab, "distill", data, *tiny]
+    teach, teachers = [], []
     for weather in ("haze", "rain"):
-        said = on_two(*teach, "--weather", weather, "--batch-size", 2, "--epochs", 1, "--out", tmp_path / weather)
-        assert said.returncode == 0, said.stderr
-    teachers = [word for name in ("haze", "rain") for word in ("--teacher", f"{name}={tmp_path / name}")]
-    out = tmp_path / "student"
-    said = on_two(*distill, *teachers, "--batch-size", 4, "--epochs", 2, "--features", "none", "--out", out)
+        out = tmp_path / weather
+        teach.append(["teach", data, *tiny, "--weather", weather, "--batch-size", 2, "--epochs", 1, "--out", out])
+        teachers += ["--teacher", f"{weather}={out}"]
+    distill = ["distill", data, *tiny, *teachers, "--batch-size", 4, "--epochs", 2, "--features", "none"]
+    said = commands_on_two(*teach, [*distill, "--out", tmp_path / "student"])
     assert said.returncode == 0, said.stderr
-    assert said.stdout.count("best epoch") == 1
+    assert said.stdout.count("best epoch") == 3
     assert said.stdout.count("SCR, HCR: a ratio of means over the images of a batch, and each of the 2 parts") == 1
     val = load_pairs(data).val
     for who, weathers in (("haze", ["haze"]), ("rain", ["rain"]), ("student", ["haze", "rain"])):
@@ -202,15 +215,16 @@ def test_a_whole_command_on_two_processes(tmp_path):
 
 
 def test_a_dehazer_and_its_teacher_on_two_processes(tmp_path):
-    data, kdlab = grow(tmp_path / "data", train=4, val=3), ["--no-python", Path(sys.executable).with_name("kdlab")]
+    data = grow(tmp_path / "data", train=4, val=3)
     words = [data, "--task", "dehazing", "--narrow", "--device", "cpu", "--weather", "haze", "--crop", 32]
     words += ["--steps", 2, "--epochs", 2, "--batch-size", 4]
     val = load_pairs(data).val.only(["haze"])
-    teacher, student = ["teach", *words], ["distill", *words, "--teacher", tmp_path / "teacher"]
-    for who, command, judged_by in (("teacher", teacher, clean_alone(val)), ("student", student, val)):
-        said = on_two(*kdlab, *command, "--out", tmp_path / who)
-        assert said.returncode == 0, said.stderr
-        assert said.stdout.count("best epoch") == 1
+    teach = ["teach", *words, "--out", tmp_path / "teacher"]
+    distill = ["distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student"]
+    said = commands_on_two(teach, distill)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("best epoch") == 2
+    for who, judged_by in (("teacher", clean_alone(val)), ("student", val)):
         model, card = load_model(tmp_path / who / "last.safetensors")
         alone = restoration_metrics(model, judged_by)
         assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
@@ -225,12 +239,11 @@ def test_the_metrics_of_a_command_on_two_processes_are_of_all_images(task, grow,
     data = grow(tmp_path / "data", train=8, val=3)
     words = [data, "--task", task, "--device", "cpu", "--batch-size", 4, "--epochs", 1, *narrow]
     start = [] if task == "segmentation" else ["--weights", "none"]
-    kdlab = HERE / "parallel_command.py"
-    said = on_two(kdlab, "teach", *words, *start, "--image-size", 32, "--out", tmp_path / "teacher")
+    teach = ["teach", *words, *start, "--image-size", 32, "--out", tmp_path / "teacher"]
+    distill = ["distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student"]
+    said = commands_on_two(teach, distill)
     assert said.returncode == 0, said.stderr
-    said = on_two(kdlab, "distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student")
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.count("best epoch") == 1
+    assert said.stdout.count("best epoch") == 2
     for who in ("teacher", "student"):
         model, card = load_model(tmp_path / who / "last.safetensors")
         if task == "segmentation":
