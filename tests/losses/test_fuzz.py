@@ -378,10 +378,11 @@ def test_the_right_value_or_a_sentence(name, seed):
     loss = value = refusal = None
     with shapes_checked(checked):
         try:
-            torch.manual_seed(0)
+            # torch.manual_seed also keeps the call for CUDA, with its stack: a third of an example's time.
+            torch.default_generator.manual_seed(0)
             loss = case.make(pick, sizes)
             before = copy.deepcopy(loss).double()
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             value = loss(*sides, *rest)
         except InputError as error:
             refusal = str(error)
