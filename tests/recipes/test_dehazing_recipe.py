@@ -1,7 +1,9 @@
 """Dehazing: what teacher and student learn, the published schedule, the frozen statistics, and what is refused."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from kdlab.losses import LabLoss, LaplacianLoss
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes import dehazing
 from kdlab.recipes.dehazing import NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distill, teach
-from kdlab.training import Supervised, load_model
+from kdlab.training import Fit, Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,6 +124,13 @@ def test_without_transfer_the_teacher_has_no_part_in_it(teacher):
     assert isinstance(Dehazing(laplacian=0.0, lab=0.0).objective(student()), Supervised)
 
 
+@pytest.mark.parametrize("name", ["l1", "laplacian", "lab"])
+def test_one_distance_to_the_clean_image_is_enough(name):
+    plan = Dehazing(**{one: float(one == name) for one in ("l1", "laplacian", "lab", "transfer")})
+    losses = plan.objective(student())(*batch())
+    assert losses["total"] == losses["task" if name == "l1" else name]
+
+
 def test_transfer_alone_beside_l1_is_a_distiller(teacher):
     d = Dehazing(laplacian=0.0, lab=0.0).objective(student(), teacher)
     assert isinstance(d, Distiller)
@@ -167,6 +176,25 @@ def test_the_defaults_are_the_published_ones():
     assert Dehazing() == Dehazing(l1=1.0, laplacian=0.3, lab=0.5, transfer=1.0)
 
 
+@pytest.mark.parametrize("published", [DehazingSettings(), dehazing.FAST])
+@pytest.mark.parametrize("epochs", [1, 3, 100, 150, 800])
+def test_a_schedule_drawn_out_or_pressed_together_ends_where_it_did(published, epochs):
+    settings = published.over(epochs)
+    falls = [one.decay ** (one.epochs / one.every) for one in (settings, published)]
+    assert falls[0] == pytest.approx(falls[1])
+    assert 1 <= settings.every <= published.every
+    assert settings.freeze_from == max(1, round(epochs * published.freeze_from / published.epochs))
+
+
+def test_statistics_that_are_never_frozen_or_always_stay_so_in_another_schedule():
+    for freeze_from in (None, 0):
+        assert DehazingSettings(freeze_from=freeze_from).over(100).freeze_from == freeze_from
+
+
+def test_a_rate_may_stay_as_it_is():
+    assert DehazingSettings(decay=1.0).rate(400, 1e-4) == 1e-4
+
+
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +227,61 @@ def test_the_teacher_learns_from_clean_images_alone(taught, data, monkeypatch):
             torch.manual_seed(index)
             image, (clean, _) = images_seen[index]
             assert torch.equal(image, clean)
+
+
+class SeenError(Exception):
+    """In place of the training."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the loop is asked for, which does nothing."""
+    calls = []
+
+    def loop(objective, batches, train, val, settings, **options):
+        calls.append(SimpleNamespace(objective=objective, batches=batches, train=train, val=val, **options))
+        return Fit(pd.DataFrame(), {}, "epochs")
+
+    monkeypatch.setattr(dehazing, "fit_restorer", loop)
+    return calls
+
+
+def test_a_network_is_measured_on_validation_images_and_not_on_the_tests(data, teacher, asked, tmp_path):
+    others = replace(data, test=images(3))
+    teach(others, QUICK, out=tmp_path, architecture=TINY_TEACHER, weights="none")
+    distill(others, teacher, Dehazing(), QUICK, architecture=TINY, weights="none")
+    for run in asked:
+        assert [pair.name for pair in run.train.pairs] == ["dense0", "thin0", "dense1", "thin1"]
+        assert [pair.name for pair in run.val.pairs] == ["dense0", "thin0"]
+
+
+def test_the_start_is_the_seeds(data, monkeypatch, tmp_path):
+    drawn = []
+
+    def start(*_):
+        drawn.append(torch.rand(()).item())
+        raise SeenError
+
+    monkeypatch.setattr(dehazing, "_network", start)
+    for settings in (QUICK, QUICK, replace(QUICK, seed=1)):
+        with pytest.raises(SeenError):
+            teach(data, settings, out=tmp_path)
+        with pytest.raises(SeenError):
+            distill(data, None, Dehazing(), settings)
+    for one, same, other in (drawn[::2], drawn[1::2]):
+        assert one == same != other
+
+
+def test_recipe_and_objective_are_of_the_plan_that_was_given(data, teacher, asked, tmp_path):
+    plan, settings = Dehazing(lab=0.0, laplacian=0.2, transfer=0.0), replace(QUICK, steps=1, turned=False)
+    teach(data, settings, out=tmp_path, plan=plan, architecture=TINY_TEACHER, weights="none")
+    distill(data, teacher, plan, settings, architecture=TINY, weights="none")
+    for run in asked:
+        assert [(term.name, term.weight) for term in run.objective.terms] == [("laplacian", 0.2)]
+        assert run.card.recipe.items() >= {"weights": "none", **asdict(plan)}.items()
+        assert run.card.weights == "none: a random start"
+        assert (len(run.batches), run.train.turned) == (1, False)
+    assert asked[1].card.recipe["teacher"] is None
 
 
 @pytest.mark.parametrize("super_resolution", [True, False])
@@ -266,9 +349,13 @@ def test_the_narrow_networks_meet():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (lambda data: Dehazing(l1=-1.0), "l1 is -1.0"),
+        (lambda data: Dehazing(laplacian=-1.0), "laplacian is -1.0"),
         (lambda data: Dehazing(lab=-1.0), "lab is -1.0"),
+        (lambda data: Dehazing(transfer=-1.0), "transfer is -1.0"),
         (lambda data: Dehazing(l1=0.0, laplacian=0.0, lab=0.0), "nothing tells the network what a clean image is"),
         (lambda data: DehazingSettings(decay=0.0), "decay is 0.0"),
+        (lambda data: DehazingSettings(decay=1.01), "decay is 1.01"),
         (lambda data: DehazingSettings(every=0), "every 0"),
         (lambda data: DehazingSettings(freeze_from=-1), "freeze_from is -1"),
         (lambda data: DehazingSettings(max_norm=0.0), "max_norm is 0.0"),

@@ -13,7 +13,7 @@ from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes import haze
 from kdlab.recipes.dehazing import FAST, NARROW, NARROW_TEACHER
 from kdlab.recipes.haze import METHODS, HazeRun, budget
-from kdlab.training import Fit
+from kdlab.training import Fit, ModelCard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,6 +72,16 @@ def test_weight_seed_and_budget_are_what_the_run_says(data, teacher, monkeypatch
     assert one != other
 
 
+def test_a_run_starts_at_random_and_is_kept_only_where_that_is_asked_for(data, teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    given, nothing = {}, (KTDN(**NARROW), Fit(pd.DataFrame(), {}, "epochs"))
+    monkeypatch.setattr(haze, "distill", lambda *_, **options: given.update(options) or nothing)
+    one = run("both")
+    for keep, out in ((False, None), (True, one.folder(data, teacher))):
+        one.run(data, teacher, keep=keep, after_epoch=bool)
+        assert (given["out"], given["after_epoch"], given["weights"]) == (out, bool, "none")
+
+
 def test_a_budget_is_the_fast_profiles_drawn_out():
     assert budget(FAST.epochs) == FAST
     for epochs in (3, 36):
@@ -99,6 +109,30 @@ def test_a_folder_is_one_runs_and_without_a_teacher_does_not_depend_on_it(data, 
         assert same == (method in ("alone", "super-resolution"))
     runs = [run(method, **more) for method in METHODS for more in ({}, {"epochs": 2}, {"lr": 1e-3}, {"photographs": 2})]
     assert len({one.folder(data, teacher) for one in runs}) == len(runs)
+
+
+def test_a_folder_is_of_one_seed_one_weight_and_one_data_set(data, teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    one = run("both")
+    runs = [(one, data), (replace(one, seed=1), data), (replace(one, weight=0.5), data)]
+    runs += [(one, replace(data, name="other")), (one, replace(data, size=48))]
+    assert len({each.folder(seen, teacher) for each, seen in runs}) == len(runs)
+
+
+def test_the_teacher_and_seed_0_have_budgets_of_their_own(data, teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    given, card = [], ModelCard({}, (), (0.0,) * 3, (1.0,) * 3, 32)
+    networks = {"clean_teacher": teacher, "dehazer_both": KTDN((16, 32, 128), (1, 1, 1), 2)}
+    monkeypatch.setattr(haze, "course_model", lambda name, train, *_: (train(), (networks[name], card))[1])
+    monkeypatch.setattr(haze, "load_haze", lambda: data)
+    monkeypatch.setattr(haze, "teach", lambda data, settings, **options: given.append((settings, options)))
+    monkeypatch.setattr(haze.HazeRun, "run", lambda *words, **_: given.append(words))
+    monkeypatch.setattr(haze.HazeRun, "folder", lambda *_: tmp_path)
+    haze.haze_student("both")
+    (settings, options), (one, _, _) = given
+    assert settings == budget(haze.TEACHER_EPOCHS)
+    assert (options["architecture"], options["weights"]) == (NARROW_TEACHER, "none")
+    assert one == HazeRun("both", haze.TRANSFER, seed=0, epochs=haze.EPOCHS, lr=haze.LR)
 
 
 def test_teacher_and_students_are_trained_where_they_did_not_come_with_the_course(data, monkeypatch, tmp_path):

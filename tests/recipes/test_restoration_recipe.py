@@ -1,8 +1,10 @@
 """Two-stage restoration: the terms of each stage, the published schedule, the switch, and what is refused."""
 
+import math
 import re
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -19,7 +21,7 @@ from kdlab.distill import Distiller, Taps
 from kdlab.files import load_tensors
 from kdlab.losses import CKTLoss, HCRLoss, SCRLoss
 from kdlab.models import MSBDN
-from kdlab.recipes import restorer
+from kdlab.recipes import restoration, restorer
 from kdlab.recipes.restoration import (
     RestorationSettings,
     StageBatches,
@@ -254,6 +256,12 @@ def test_without_stages_and_contrast_it_is_plain_training():
     torch.testing.assert_close(alone(degraded, labels)["total"], ToClean()(alone.student(degraded), labels))
 
 
+def test_plain_training_has_the_distance_that_was_asked_for():
+    alone = objective({}, TwoStage(collation=0.0, hcr=0.0, pixel="mse"))
+    degraded, labels = batch()
+    torch.testing.assert_close(alone(degraded, labels)["total"], (alone.student(degraded) - labels[0]).square().mean())
+
+
 def test_squared_errors_are_taken_to_teachers_and_to_clean_images(teachers):
     squared = objective(teachers, replace(PLAN, pixel="mse"))
     assert isinstance(squared, Distiller)
@@ -289,6 +297,37 @@ def test_every_part_learns_and_no_teacher_does(teachers):
     d(*batch())["total"].backward()
     assert all(p.grad is not None for p in d.parameters())
     assert all(p.grad is None for teacher in teachers.values() for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_detached_projections_of_the_teachers_learn_nothing_from_the_student(detach, teachers):
+    plan = replace(PLAN, detach=detach, image=0.0, scr=0.0, reconstruction=0.0)
+    d = objective(teachers, plan, weathers=("haze",))
+    d.set_epoch(0, 4)
+    d(*batch((0,)))["total"].backward()
+    weights = [p for term in d.terms if term.teacher_connector is not None for p in term.teacher_connector.parameters()]
+    assert all((p.grad is None or not p.grad.any()) == detach for p in weights)
+    assert not TwoStage().detach
+
+
+@pytest.mark.parametrize(("collation", "epochs", "switch"), [(0.5, 4, 2), (0.3, 5, 2), (0.4, 3, 1), (0.0, 9, 0)])
+def test_the_second_stage_begins_at_the_epoch_nearest_to_the_share(collation, epochs, switch):
+    assert TwoStage(collation=collation).switch(epochs) == switch
+
+
+def test_in_one_stage_the_clean_images_teach_nothing(teachers):
+    d = objective(teachers, replace(PLAN, collation=1.0, ckt=0.0, scr=0.0), weathers=("haze",))
+    d.set_epoch(3, 4)
+    losses = d(*batch((0, 0)))
+    assert losses["task"] > 0
+    assert losses["total"] == losses["image_haze"]
+
+
+def test_teachers_of_other_weathers_than_the_datas_are_left_alone(teachers):
+    haze = {"haze": teachers["haze"]}
+    d, alone = (objective(known, weathers=("haze",)) for known in ({**haze, "fog": MSBDN(4)}, haze))
+    assert [(term.name, term.of) for term in d.terms] == [(term.name, term.of) for term in alone.terms]
+    assert d.teachers.keys() == alone.teachers.keys()
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -358,6 +397,74 @@ def test_the_loop_is_given_all_settings(channels_last, data, tmp_path, monkeypat
     assert given.items() >= asked.items()
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What the loop is asked for, which does nothing."""
+    calls = []
+
+    def loop(objective, batches, train, val, settings, **options):
+        calls.append(SimpleNamespace(objective=objective, batches=batches, train=train, val=val, **options))
+        return Fit(pd.DataFrame(), {}, "epochs")
+
+    monkeypatch.setattr(restoration, "fit_restorer", loop)
+    return calls
+
+
+def test_a_restorer_is_measured_on_validation_images_and_not_on_the_tests(data, teachers, asked, tmp_path):
+    others = replace(data, test=images(3))
+    teach(others, ["rain"], replace(QUICK, batch_size=2), out=tmp_path, architecture=TINY)
+    distill(others, teachers, PLAN, TwoMaps(), QUICK, architecture=TINY)
+    taught, distilled = asked
+    assert [pair.name for pair in taught.train.pairs] == ["rain0", "rain1"]
+    assert [pair.name for pair in taught.val.pairs] == ["rain0"]
+    assert (distilled.train, distilled.val) == (others.train, others.val)
+
+
+def test_whether_a_run_goes_on_is_handed_on(data, asked, tmp_path):
+    for resume in (True, False):
+        teach(data, WEATHERS, QUICK, out=tmp_path, architecture=TINY, resume=resume)
+        distill(data, {}, TwoStage(collation=0.0), TwoMaps(), QUICK, architecture=TINY, resume=resume)
+    assert [run.resume for run in asked] == [True, True, False, False]
+
+
+def test_images_are_loaded_by_as_many_processes_as_the_settings_say(data, monkeypatch, tmp_path):
+    loaders, nothing = [], Fit(pd.DataFrame(), {}, "epochs")
+    monkeypatch.setattr(restorer, "fit", lambda _, loader, **__: loaders.append(loader) or nothing)
+    teach(data, WEATHERS, replace(QUICK, workers=2), out=tmp_path, architecture=TINY)
+    assert loaders[0].num_workers == 2
+
+
+def test_the_start_is_the_seeds(data, teachers, monkeypatch, tmp_path):
+    drawn = []
+
+    def start(**_):
+        drawn.append(torch.rand(()).item())
+        raise KilledError
+
+    monkeypatch.setattr(restoration, "MSBDN", start)
+    for settings in (QUICK, QUICK, replace(QUICK, seed=1)):
+        with pytest.raises(KilledError):
+            teach(data, WEATHERS, settings, out=tmp_path)
+        with pytest.raises(KilledError):
+            distill(data, teachers, PLAN, TwoMaps(), settings)
+    for one, same, other in (drawn[::2], drawn[1::2]):
+        assert one == same != other
+
+
+def test_a_recipe_has_the_plan_the_clean_images_and_the_teachers_that_were_listened_to(data, teachers, asked):
+    known = {**teachers, "fog": teachers["haze"]}
+    for plan in (replace(PLAN, hcr=0.3), replace(PLAN, collation=0.0)):
+        distill(data, known, plan, TwoMaps(), QUICK, architecture=TINY, paired=range(3))
+    two_stages, second_alone = (run.card.recipe for run in asked)
+    assert two_stages.items() >= {"weathers": list(WEATHERS), **asdict(replace(PLAN, hcr=0.3))}.items()
+    assert two_stages["paired"] == [0, 1, 2]
+    assert two_stages["architecture"] == MSBDN(**TINY).architecture
+    assert two_stages["teachers"].keys() == set(WEATHERS)
+    assert second_alone["teachers"] == {}
+    assert (asked[0].card.mean, asked[0].card.std) == (data.mean, data.std)
+    assert asked[0].batches.second.strata == {weather: [place] for place, weather in enumerate(WEATHERS)}
+
+
 def test_the_second_stage_draws_only_what_has_a_clean_image():
     train = images(4)
     paired = [i for i, pair in enumerate(train.pairs) if pair.name.endswith("1")]
@@ -388,6 +495,18 @@ def test_a_collapsed_common_space_is_warned_of(data, teachers):
         )  # fmt: skip
     (said,) = [str(one.message) for one in warned if "collapsed" in str(one.message)]  # once, not in each epoch
     assert re.match(r"\d+ of 12 .* ckt_haze_encoder_dense_2: .* 0\.0% .*--detach", said)
+
+
+def test_the_warning_names_the_most_collapsed_of_the_spaces(teachers):
+    d = objective(teachers)
+    spaces = {term.name: term.loss for term in d.terms if isinstance(term.loss, CKTLoss)}
+    for space, shrunk in zip(spaces.values(), (0.5, 0.009, 0.011, 0.001, 0.002), strict=False):
+        space.first.fill_(1.0)
+        space.last.fill_(shrunk)
+    worst = list(spaces)[3]
+    with pytest.warns(UserWarning, match=rf"^3 of 12 .* {worst}: its projections are 0\.1%"):
+        assert restorer._warn_of_collapse(d, 0, 4)
+    assert not restorer._warn_of_collapse(d, 2, 4)
 
 
 def test_a_space_that_the_second_stage_leaves_behind_is_not_warned_of(data, teachers, tmp_path):
@@ -431,6 +550,10 @@ def test_a_weather_without_a_teacher_is_named(teachers):
     objective(two, replace(PLAN, collation=0.0))  # where no teacher speaks none is wanted
 
 
+def test_a_first_stage_that_is_left_out_needs_nothing_to_learn_from():
+    TwoStage(collation=0.0, image=0.0, ckt=0.0, scr=0.0)
+
+
 def test_teachers_of_different_widths_are_refused(teachers):
     with pytest.raises(InputError, match=r"widths are \{'haze': 2, 'rain': 2, 'snow': 4\}; wanted: one width"):
         objective({**teachers, "snow": MSBDN(4)})
@@ -456,13 +579,17 @@ def test_data_without_pairs_is_refused(data, teachers):
     ("make", "sentence"),
     [
         (lambda: TwoStage(collation=1.5), "collation is 1.5"),
+        (lambda: TwoStage(image=-1.0), "image is -1.0"),
         (lambda: TwoStage(ckt=-1.0), "ckt is -1.0"),
+        (lambda: TwoStage(reconstruction=-1.0), "reconstruction is -1.0"),
+        (lambda: TwoStage(scr=-1.0), "scr is -1.0"),
         (lambda: TwoStage(image=0.0, ckt=0.0, scr=0.0), "the first stage would have nothing to learn from"),
         (lambda: TwoStage(positive="truth"), "'truth'"),
         (lambda: TwoStage(pixel="l2"), "'l2'"),
         (lambda: RestorationSettings(epochs=3), "warm_up is 3"),
         (lambda: RestorationSettings(warm_up=-1), "warm_up is -1"),
         (lambda: RestorationSettings(lr=0.0), "lr is 0"),
+        (lambda: RestorationSettings(max_norm=math.nan), "max_norm is nan"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, sentence, shapes_unchecked):

@@ -1,6 +1,7 @@
 """The comparison of chapters 07 to 09: every method trains, on what it is allowed to see."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,7 +15,8 @@ from kdlab.data.weather_photos import load_weather
 from kdlab.models import MSBDN
 from kdlab.recipes import weather
 from kdlab.recipes.weather import METHODS, NARROW, WeatherRun
-from kdlab.training import Fit
+from kdlab.training import Fit, ModelCard
+from kdlab.training.checkpoints import LAST
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,6 +48,34 @@ def test_every_method_trains(method, course):
     assert student.architecture == {"name": "MSBDN", "width": 2, "residual": True}
     collated = {name for name in done.history if name.startswith(("image_", "ckt_", "scr_"))}
     assert bool(collated) == bool(METHODS[method].collation)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("from scratch", {"collation": 0.0, "hcr": 0.0}),
+        ("from scratch + HCR", {"collation": 0.0}),
+        ("one stage", {"collation": 1.0}),
+        ("two stages", {}),
+        ("without CKT", {"ckt": 0.0}),
+        ("without SCR", {"scr": 0.0}),
+        ("without HCR", {"hcr": 0.0}),
+        ("without HCR, half the rate", {"hcr": 0.0}),
+    ],
+)
+def test_a_method_changes_what_its_name_says_and_nothing_else(method, changes):
+    names = ("collation", "image", "ckt", "scr", "hcr", "pixel")
+    mine, two_stages = ({name: getattr(METHODS[one], name) for name in names} for one in (method, "two stages"))
+    assert mine == two_stages | changes
+    assert WeatherRun(method, seed=0).plan is METHODS[method]
+
+
+def test_the_baselines_differ_in_the_distance_alone():
+    plans = {method: METHODS[method] for method in METHODS if method.startswith("from scratch,")}
+    pixels = {method: plan.pixel for method, plan in plans.items()}
+    assert set(pixels.values()) == {"l1", "mse"}
+    assert pixels["from scratch, squared error"] == "mse"
+    assert all(replace(plan, pixel="l1") == METHODS["from scratch"] for plan in plans.values())
 
 
 def test_few_photographs_have_clean_images_and_the_seed_says_which(course):
@@ -81,6 +111,46 @@ def test_the_budget_is_what_the_run_says(course, monkeypatch):
     assert WeatherRun("two stages", seed=0).max_norm == 0.5
 
 
+def test_the_rate_rises_over_two_epochs_at_most_and_the_students_look_is_handed_on(course, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    given, nothing = [], (nn.Identity(), Fit(pd.DataFrame(), {}, "epochs"))
+    monkeypatch.setattr(weather, "distill", lambda *words, **options: given.append((words[-1], options)) or nothing)
+    for epochs, warm_up in ((8, 2), (2, 1), (1, 0)):
+        WeatherRun("two stages", seed=0, epochs=epochs, width=6).run(*course, after_epoch=bool)
+        settings, options = given.pop()
+        assert settings.warm_up == warm_up
+        assert options["architecture"] == {"width": 6, "residual": True}
+        assert (options["after_epoch"], options["out"]) == (bool, None)
+
+
+def test_a_teacher_has_its_weathers_distance_and_the_teachers_crop(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    given, places, nothing = [], [], (MSBDN(2), ModelCard({}, (), (0.0,) * 3, (1.0,) * 3, 32))
+    monkeypatch.setattr(weather, "course_model", lambda _, train, *__: places.append(train()) or nothing)
+    monkeypatch.setattr(weather, "load_weather", lambda crop: SimpleNamespace(crop=crop))
+    monkeypatch.setattr(weather, "recipe_of", lambda *_, **what: what)
+    monkeypatch.setattr(weather, "teach", lambda *words, **options: given.append((*words, options)))
+    assert weather.weather_teachers().keys() == set(WEATHERS)
+    assert len(set(places)) == 3
+    for kind, place, (data, weathers, settings, options) in zip(WEATHERS, places, given, strict=True):
+        assert (data.crop, weathers, settings) == (weather.TEACHER_CROP, [kind], weather.TEACHER)
+        assert options["pixel"] == weather.TEACHER_PIXEL[kind]
+        assert options["out"] == place
+
+
+def test_the_courses_student_is_a_long_run_of_seed_0_with_the_features_of_its_name(monkeypatch, tmp_path):
+    given, nothing = [], (MSBDN(2), ModelCard({}, (), (0.0,) * 3, (1.0,) * 3, 32))
+    monkeypatch.setattr(weather, "course_model", lambda _, train, *__: given.append(train()) or nothing)
+    monkeypatch.setattr(weather, "load_weather", lambda: "data")
+    monkeypatch.setattr(weather, "weather_teachers", lambda device: {})
+    monkeypatch.setattr(weather, "feature_slices", lambda weights: given.append(weights) or nn.Identity())
+    monkeypatch.setattr(WeatherRun, "run", lambda one, *_, **options: given.append((one, options)))
+    monkeypatch.setattr(WeatherRun, "folder", lambda *_: tmp_path)
+    weather.weather_student("from scratch")
+    long = WeatherRun("from scratch", seed=0, epochs=weather.LONG)
+    assert given == ["scenes", (long, {"keep": True}), tmp_path / LAST]
+
+
 def test_one_stage_learns_the_same_from_however_few_clean_images(course):
     runs = (replace(run("one stage", photographs=count), batch_size=9) for count in (3, 8))
     one, other = (one.run(*course)[0].state_dict() for one in runs)
@@ -110,6 +180,15 @@ def test_a_folder_is_one_runs(course, monkeypatch, tmp_path):
     changes = ({}, {"seed": 1}, {"epochs": 3}, {"lr": 1e-3}, {"photographs": 2}, {"max_norm": 1.0}, {"width": 4})
     runs = [replace(run("from scratch"), **change) for change in changes] + [run("from scratch, longer")]
     assert len({one.folder(*course[:2]) for one in runs}) == len(runs)
+
+
+def test_a_folder_is_of_one_data_set_and_one_plan(course, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLAB_CACHE", str(tmp_path))
+    data, teachers, _ = course
+    one = run("two stages")
+    folders = [one.folder(seen, teachers) for seen in (data, replace(data, size=48), replace(data, name="other"))]
+    monkeypatch.setitem(METHODS, "two stages", replace(METHODS["two stages"], eps=0.5))
+    assert len({*folders, one.folder(data, teachers)}) == 4
 
 
 def test_teachers_and_students_are_trained_where_they_did_not_come_with_the_course(course, monkeypatch, tmp_path):

@@ -89,3 +89,25 @@ def test_the_mean_is_over_weathers_and_the_model_computes_in_eval_mode():
     haze, rain = (each[each["weather"] == weather]["psnr"].mean() for weather in ("haze", "rain"))
     assert (metrics["psnr_haze"], metrics["psnr_rain"]) == pytest.approx((haze, rain))
     assert metrics["psnr"] == pytest.approx((haze + rain) / 2)
+
+
+class Brighter(nn.Module):
+    """Twice as bright, which goes beyond white."""
+
+    def forward(self, images):
+        assert not torch.is_grad_enabled()
+        return 2 * images
+
+
+def test_every_image_and_every_weather_has_its_own_numbers():
+    degraded, clean = (part.clamp(0, 1).mul(255).to(torch.uint8) for part in images(2))
+    weathers = ("haze", "rain")
+    pairs = PairedImages([Pair(degraded[i], clean[i], weathers[i], str(i)) for i in range(2)], weathers)
+    metrics, each = restoration_metrics(Brighter(), pairs), measure_each(Brighter(), pairs)
+    quality = image_quality(2 * (degraded / 255), clean / 255)
+    assert each["name"].tolist() == ["0", "1"]
+    for name, values in quality.items():
+        assert each[name].tolist() == pytest.approx(values.tolist())
+        assert metrics[name] == pytest.approx(values.mean().item())
+    for name in ("psnr", "ssim"):
+        assert [metrics[f"{name}_haze"], metrics[f"{name}_rain"]] == pytest.approx(quality[name].tolist())

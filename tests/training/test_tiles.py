@@ -61,6 +61,19 @@ def test_the_blend_is_gradual():
     assert blended[:, 100].min() > 0  # no pixel is left to the edge of a tile
 
 
+def test_the_weight_goes_over_half_of_the_overlap_evenly_from_one_tile_to_the_next():
+    class First(nn.Module):
+        """White where the image is black: in the first tile."""
+
+        def forward(self, images):
+            return torch.full_like(images, float(images[0, 0, 0, 0] == 0))
+
+    image = torch.arange(96).expand(3, 64, 96) / 96
+    falls = restore(First(), image, 64, 32)[0, 0]  # tiles at 0 and 32
+    assert (falls[:40].unique().tolist(), falls[56:].unique().tolist()) == ([1], [0])
+    torch.testing.assert_close(falls[40:56], 1 - (torch.arange(16) + 0.5) / 16)
+
+
 def test_a_tile_that_covers_all_is_the_whole_image():
     model, image = MSBDN(2).eval(), torch.rand(3, 45, 37)
     with torch.no_grad():
