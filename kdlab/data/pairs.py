@@ -41,7 +41,8 @@ class PairedImages(Dataset):
         turned: whether a part is also upside down half of the time, and transposed: one of eight positions.
 
     Raises:
-        InputError: no pairs; a pair of another weather; when an item is read, two images of different sizes.
+        InputError: no pairs; a pair of another weather; a weather called "y"; when an item is read, two images of
+            different sizes.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class PairedImages(Dataset):
         foreign = sorted({pair.weather for pair in pairs} - set(weathers))
         if foreign:
             raise InputError(f"a pair's weather is {foreign[0]!r}; wanted: one of {', '.join(weathers)}.")
+        if "y" in weathers:
+            raise InputError(
+                "a weather is called 'y', and its PSNR would be psnr_y, as that of the brightness is; wanted: another "
+                "name. Rename its folder."
+            )
         self.pairs, self.weathers, self.crop, self.turned = tuple(pairs), tuple(weathers), crop, turned
 
     def __len__(self) -> int:

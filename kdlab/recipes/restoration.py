@@ -143,8 +143,15 @@ class TwoStage:
             weathers: in the order of their numbers in the labels.
 
         Raises:
-            InputError: a weather without a teacher; teachers of different widths.
+            InputError: a weather without a teacher, or called as the clean images are here, "truth"; teachers of
+                different widths.
         """
+        taken = {TRUTH, *map(_truth_of, weathers)} & set(weathers)
+        if taken:
+            raise InputError(
+                f"a weather is called {min(taken)!r}, as the clean images are among the teachers; wanted: another "
+                "name. Rename its folder."
+            )
         missing = [weather for weather in weathers if weather not in teachers]
         switch = self.switch(epochs)
         if switch and missing:

@@ -181,6 +181,8 @@ def test_what_is_no_set_of_pairs_is_refused():
         PairedImages([], WEATHERS)
     with pytest.raises(InputError, match="a pair's weather is 'hail'; wanted: one of haze, rain, snow"):
         PairedImages([Pair(flat(1), flat(2), "hail", "a")], WEATHERS)
+    with pytest.raises(InputError, match="a weather is called 'y', and its PSNR would be psnr_y"):
+        PairedImages([Pair(flat(1), flat(2), "y", "a")], ["haze", "y"])
 
 
 def test_a_weather_keeps_its_number_when_the_others_go():

@@ -554,6 +554,12 @@ def test_a_first_stage_that_is_left_out_needs_nothing_to_learn_from():
     TwoStage(collation=0.0, image=0.0, ckt=0.0, scr=0.0)
 
 
+@pytest.mark.parametrize("name", ["truth", "truth of haze"])
+def test_a_weather_that_is_called_like_the_clean_images_is_refused(teachers, name):
+    with pytest.raises(InputError, match=rf"a weather is called '{name}'.* Rename its folder"):
+        PLAN.objective(MSBDN(**TINY), {**teachers, name: teachers["rain"]}, TwoMaps(), ["haze", name], 4)
+
+
 def test_teachers_of_different_widths_are_refused(teachers):
     with pytest.raises(InputError, match=r"widths are \{'haze': 2, 'rain': 2, 'snow': 4\}; wanted: one width"):
         objective({**teachers, "snow": MSBDN(4)})
