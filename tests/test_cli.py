@@ -30,6 +30,7 @@ import kdlab.doctor
 from kdlab import loading, processes
 from kdlab.cli import main
 from kdlab.commands import evaluate as evaluation
+from kdlab.commands.inputs import Listed, check_classes, list_data
 from kdlab.commands.outputs import say_skipped
 from kdlab.commands.runs import check_out, say_data
 from kdlab.data import ImageSplits, Skipped, folders
@@ -481,6 +482,19 @@ def test_a_teacher_that_orders_the_classes_otherwise(shapes, student, tmp_path):
     save_model(tmp_path / "turned.safetensors", model, turned)
     words = ("distill", shapes, "--teacher", tmp_path / "turned.safetensors", "--out", tmp_path / "s", *SMALL)
     assert "the teacher knows square, circle; shapes has circle, square" in refused(*words)
+
+
+def test_one_name_in_two_notations_is_one_class():
+    """As a folder is called that was made on another system."""
+    check_classes("model", ["caf\u00e9"], Listed("cups", ("cafe\u0301",)))
+    check_classes("model", ["cafe\u0301"], Listed("cups", ("caf\u00e9",)))
+
+
+@pytest.mark.parametrize("name", ["haze", "weather", "scenes"])
+def test_a_folder_that_is_called_like_a_set_of_another_task_is_read(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grow(Path(name), train=1, val=1)
+    assert list_data(name) == Listed(name, ("circle", "square"))
 
 
 @pytest.mark.usefixtures("no_work")

@@ -1,6 +1,7 @@
 """The command line for dehazing: a teacher of clean images, and a student that takes the haze away."""
 
 import csv
+from argparse import Namespace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -10,6 +11,7 @@ from command_line import done, refused
 from weather_folder import grow
 
 from kdlab.commands.options import DEFAULTS
+from kdlab.commands.runs import check_weights, say_weights
 from kdlab.commands.train_dehazer import CROP
 from kdlab.data import pair_folders
 from kdlab.data.pair_folders import load_pairs
@@ -127,6 +129,17 @@ def test_the_defaults_are_the_published_ones(outdoors, tmp_path, asked):
     assert (asked[0].architecture, asked[0].super_resolution) == (None, True)
 
 
+def test_what_is_no_setting_of_the_recipe_reaches_it_too(outdoors, tmp_path, asked):
+    words = (outdoors, *SMALL, "--weights", "none", "--resume", "--out")
+    done("teach", *words, tmp_path / "t")
+    done("distill", *words, tmp_path / "s", "--transfer", 0, "--no-super-resolution")
+    told = [(call.weights, call.resume, call.device) for call in asked]
+    assert told == [("none", True, torch.device("cpu"))] * 2
+    assert (asked[0].architecture, asked[1].super_resolution) == (NARROW_TEACHER, False)
+    assert [call.arguments[-1].steps for call in asked] == [2, 2]
+    assert [call.arguments[0].classes for call in asked] == [("haze",)] * 2
+
+
 @pytest.mark.parametrize("epochs", [12, 24])
 def test_the_narrow_networks_have_the_courses_schedule(outdoors, tmp_path, asked, epochs):
     words = ("--narrow", "--epochs", epochs, "--lr", 2e-3, "--batch-size", 2, "--weather", "haze", "--transfer", 0)
@@ -181,6 +194,28 @@ def test_impossible_settings(outdoors, clean, tmp_path, options, message):
     words = ("distill", outdoors, "--teacher", clean.out, "--out", tmp_path / "s", *SMALL)
     assert message in refused(*words, *options)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
+def test_a_run_is_not_gone_on_with_otherwise_nor_begun_over_another(outdoors, clean, student):
+    words = (outdoors, "--epochs", 2, *SMALL)
+    teach = ("teach", *words, "--out", clean.out)
+    assert "holds an earlier run. Go on with it (--resume)" in refused(*teach)
+    assert "weights was 'auto', now 'none'" in refused(*teach, "--resume", "--weights", "none")
+    distill = ("distill", *words, "--teacher", clean.out, "--out", student.out, "--resume")
+    assert "transfer was 1.0, now 2.0" in refused(*distill, "--transfer", 2)
+
+
+def test_what_a_run_started_from_is_known_without_building_a_network(clean, capsys):
+    args = Namespace(out=clean.out, resume=True, weights="imagenet")
+
+    def built():
+        raise AssertionError("a network was built")
+
+    check_weights(args, built)
+    assert say_weights(args, built).startswith("none: a random start")
+    with pytest.raises(AssertionError):
+        check_weights(Namespace(out=clean.out, resume=False, weights="imagenet"), built)
 
 
 @pytest.mark.usefixtures("no_work")

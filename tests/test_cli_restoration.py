@@ -219,6 +219,14 @@ def test_every_number_of_the_plan_can_be_changed(outdoors, two, tmp_path, asked)
     assert "second stage: epochs 2 to 4," in text
 
 
+def test_what_is_no_setting_of_the_recipe_reaches_it_too(outdoors, tmp_path, asked):
+    words = (outdoors, *TINY, "--batch-size", 2, "--resume", "--out")
+    done("teach", *words, tmp_path / "t", "--pixel", "mse", "--weather", "rain")
+    done("distill", *words, tmp_path / "s", "--collation", 0, "--hcr", 0)
+    assert asked[0].pixel == "mse"
+    assert [(call.resume, call.device) for call in asked] == [(True, torch.device("cpu"))] * 2
+
+
 def test_without_a_first_stage_no_teacher_is_wanted(outdoors, tmp_path, asked):
     words = (*TASK, "--batch-size", 2, "--features", "none", "--collation", 0)
     text = done("distill", outdoors, "--out", tmp_path / "s", *words)
@@ -327,6 +335,14 @@ def test_more_images_in_a_batch_than_a_weather_has(outdoors, two, tmp_path):
     words = ("distill", outdoors, *two, "--out", tmp_path / "s", *TASK, "--batch-size", 10, "--features", "none")
     assert "there are 4 images of haze and each batch of 10 wants 5. Make the batch smaller" in refused(*words)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("no_work", "no_look")
+def test_a_run_is_not_gone_on_with_by_another_distance_nor_written_over_by_its_student(outdoors, haze, two):
+    words = (outdoors, "--out", haze.out, "--epochs", 1, "--batch-size", 2, *TINY)
+    said = refused("teach", *words, "--weather", "haze", "--resume", "--pixel", "mse")
+    assert "pixel was 'l1', now 'mse'" in said
+    assert "is where the teacher is, which would be written over" in refused("distill", *words, *two)
 
 
 @pytest.mark.usefixtures("no_work", "no_look")
@@ -501,6 +517,21 @@ def test_evaluate_takes_a_set_that_has_nothing_but_a_test(outdoors, models, tmp_
     assert "has no train/ and no val/" in refused(*words, "--split", "train")
 
 
+def test_what_is_drawn_keeps_its_name_and_its_kind_of_weather(outdoors, monkeypatch):
+    """An evaluation is spared the variants, which take seconds."""
+    calls = []
+
+    def drawer(name):
+        return lambda **options: calls.append((name, options)) or replace(load_pairs(outdoors), name="drawn")
+
+    for name in ("haze", "weather"):
+        monkeypatch.setattr(inputs, f"load_{name}", drawer(name))
+        assert inputs.load_restoration(name, only_judged=True).name == name
+        inputs.load_restoration(name, 48)
+    given = [{"variants": 1}, {"crop": 48}]
+    assert calls == [(name, options) for name in ("haze", "weather") for options in given]
+
+
 def test_evaluate_refuses_what_does_not_fit(outdoors, haze, models, tmp_path):
     words = ("evaluate", outdoors, "--model", haze.out)
     assert "there is no image in fog; there are: haze, rain." in refused(*words, "--weather", "fog")
@@ -632,6 +663,28 @@ def test_restore_names_what_it_skips(photos, models, tmp_path):
     assert len(list(out.iterdir())) == 3
     result = run("restore", photos / "thread.png", "--model", models("all"), "--out", out)
     assert (result.status, "not one of the 1 files could be used" in result.err) == (2, True)
+
+
+def test_restore_names_what_it_skips_where_it_is_interrupted_too(photos, models, tmp_path, monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(restore, "try_open", interrupted)
+    (photos / "notes.txt").write_text("no image")
+    result = run("restore", photos, "--model", models("all"), "--out", tmp_path / "o", "--device", "cpu")
+    assert (result.status, result.out) == (130, "")
+    assert f"kdlab: skipped {photos / 'notes.txt'}: not an image" in result.err
+
+
+def test_a_comparison_is_not_written_over_an_image_either(models, tmp_path):
+    out, linked = tmp_path / "o", tmp_path / "linked"
+    out.mkdir()
+    linked.mkdir()
+    drawn(5).save(out / "odd_compared.png")
+    (linked / "back").symlink_to(out)
+    drawn(6).save(linked / "odd.png")
+    said = refused("restore", linked, "--model", models("all"), "--out", out, "--side-by-side")
+    assert "odd_compared.png is one of the images and would be written over" in said
 
 
 def test_restore_never_writes_over_an_image(photos, models, tmp_path):

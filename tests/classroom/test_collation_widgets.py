@@ -283,6 +283,11 @@ SLIPS = {
     "positive below": (check.soft_contrast, lambda a, p, n, eps: l1(a, p) / (l1(p, n) + eps), "nothing can be learnt"),
     "squares": (check.soft_contrast, lambda a, p, n, eps: F.mse_loss(a, p) / (F.mse_loss(a, n) + eps), "you squared"),
     "difference": (check.soft_contrast, lambda a, p, n, eps: l1(a, p) - l1(a, n), "wanted: a ratio"),
+    "three terms": (
+        check.all_present,
+        lambda B, K: sum((-1) ** k * math.comb(K, k) * (1 - k / K) ** B for k in range(4)),
+        "for a batch of 9 and 6 weathers: ",
+    ),
     "no batches": (check.stratified_batches, lambda weathers, size: [], "no batch yet"),
     "too small": (check.stratified_batches, stratified(each=1), "a batch has 3 images"),
     "random": (

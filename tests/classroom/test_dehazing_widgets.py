@@ -305,6 +305,8 @@ SLIPS = {
     "floor": (overlaps(lambda k, s: [max(k // s, 1)] * s if k == 3 else [k // s] * s), "kernels overlap"),
     "floor of 5": (overlaps(lambda k, s: phases(k, s) if k == 3 else [k // s] * s), "leaves out the entries"),
     "ceiling": (overlaps(lambda k, s: [-(-k // s)] * s), "do not reach every phase"),
+    "strides of two": (overlaps(lambda k, s: [(k + 1) // 2, k // 2]), "kernel 5, stride 3: shape"),
+    "none left out": (overlaps(lambda k, s: [max(n, 1) for n in phases(k, s)]), "stride 3: a kernel shorter than"),
     "turned": (overlaps(lambda k, s: phases(k, s)[::-1]), "the order"),
     "reshaped": (shuffle(lambda x, r: x.reshape(2, 3, 4 * r, 5 * r)), "mixes the places"),
     "columns first": (shuffle(lambda x, r: by_blocks(x, r, (0, 1, 4, 3, 5, 2))), "exchanged"),

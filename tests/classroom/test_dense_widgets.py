@@ -201,6 +201,11 @@ def naive(s, t, T):
     return T**2 * (p_t * (p_t.log() - p_s.log())).sum(2).mean()
 
 
+def a_little_more(s, t, T):
+    p_s, p_t = (over_positions(maps, T) for maps in (s, t.detach()))
+    return T**2 * (p_t * ((p_t + 1e-8).log() - (p_s + 1e-8).log())).sum((2, 3)).mean()
+
+
 def gradient(scale, dim=2):
     def answer(s, t, T):
         n, c = s.shape[:2]
@@ -209,6 +214,18 @@ def gradient(scale, dim=2):
         return scale(T, n, c) * (over_positions(s, T) - over_positions(t, T))
 
     return lambda: check.cwd_gradient(answer)
+
+
+def by_autograd(s, t, T):
+    return torch.autograd.grad(CWDLoss(T)(s.requires_grad_(), t), s)[0]
+
+
+def named_alone(said, mask, classes):
+    """The mean over the classes that are named anywhere, also where there is no class."""
+    known = mask != 255
+    both = torch.stack([((said == k) & (mask == k)).sum() for k in said.unique()])
+    either = torch.stack([(((said == k) | (mask == k)) & known).sum() for k in said.unique()])
+    return (both / either.clamp(min=1)).mean()
 
 
 def iou(absent=None, clean=True, false_alarms=True, measure=lambda both, truth, guess: both / (truth + guess - both)):
@@ -268,6 +285,7 @@ SLIPS = {
         loss(lambda s, t, T: T**2 * kl(s.flatten(1)[:, None], t.flatten(1)[:, None], T).mean()), "an image sums to 1"
     ),
     "logarithm of a softmax": (loss(naive), "log_softmax"),
+    "a little more": (loss(a_little_more), "right, but not on peaked maps: value: yours is"),
     "not detached": (loss(lambda s, t, T: T**2 * kl(s, t, T).mean()), "detach"),
     "positions at one temperature": (
         lambda: check.effective_positions(lambda m, T: positions_at(m, 2.0)), "at a temperature of 6: "
@@ -289,10 +307,12 @@ SLIPS = {
     "tau squared": (gradient(lambda T, n, c: T**2 / (n * c)), "takes one factor away"),
     "no tau": (gradient(lambda T, n, c: 1 / (n * c)), "one factor τ is left"),
     "one over tau": (gradient(lambda T, n, c: 1 / (T * n * c)), "one factor τ is left"),
+    "gradient by autograd": (lambda: check.cwd_gradient(by_autograd), "autograd found it"),
     "gradient over channels": (gradient(lambda T, n, c: T / (n * c), dim=1), "over the positions"),
     "absent is 0": (iou(absent=0.0), "counts as 0"),
     "absent is 1": (iou(absent=1.0), "a 1 too many is in your mean"),
     "absent is NaN": (iou(absent=float("nan")), "no IoU. Leave it out"),
+    "named where there is no class": (lambda: check.mean_iou(named_alone), "a class that is in neither counts as 0"),
     "false alarm left out": (iou(false_alarms=False), "class 3"),
     "unknown counted": (iou(clean=False, false_alarms=True), "pixels with 255"),
     "dice": (iou(measure=lambda both, truth, guess: 2 * both / (truth + guess)), "this is Dice"),

@@ -165,6 +165,13 @@ def memory(answer):
     return lambda: check.naive_gibibytes(answer)
 
 
+def by_autograd(anchors, negatives):
+    anchors.requires_grad_()
+    for negative in negatives:
+        ((anchors - negative).abs().sum() / (anchors.numel() * len(negatives))).backward()
+    return anchors.grad
+
+
 def rate(way=lambda e, epochs: (e - 4) / (epochs - 3), low=lambda end: end, warm_up=True):
     def answer(epoch, epochs, base, end):
         if warm_up and epoch <= 3:
@@ -213,6 +220,11 @@ def restored(mode="reflect", crop=True):
     return lambda: check.padded_restoration(answer)
 
 
+def cropped_by_what_was_added(network, image):
+    below, right = (-side % 16 for side in image.shape[1:])
+    return network(F.pad(image[None], (0, right, 0, below), mode="reflect"))[0, :, :-below, :-right]
+
+
 def resized(up, back=True):
     def answer(network, image):
         size = [-(-side // 16) * 16 if up else side // 16 * 16 for side in image.shape[1:]]
@@ -244,6 +256,7 @@ SLIPS = {
         lambda: check.all_pairs_gradient(lambda a, n: (a[:, None] - n).sign().sum(1) / (a.numel() * len(n))),
         "one by one",
     ),
+    "by autograd": (lambda: check.all_pairs_gradient(by_autograd), "autograd found it"),
     "one batch": (memory(lambda b, c, h, w: 4 * b * c * h * w / 2**30), "counts twice"),
     "bytes": (memory(lambda b, c, h, w: 4 * b**2 * c * h * w), "these are bytes"),
     "numbers": (memory(lambda b, c, h, w: b**2 * c * h * w), "these are numbers"),
@@ -287,6 +300,7 @@ SLIPS = {
         ),
         "not for 50 x 21",
     ),
+    "cropped by nothing": (lambda: check.padded_restoration(cropped_by_what_was_added), "not for 32 x 48"),
     "not padded": (lambda: check.padded_restoration(lambda network, image: network(image[None])[0]), "multiples of 16"),
 }  # fmt: skip
 

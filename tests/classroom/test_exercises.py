@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -172,6 +173,11 @@ SLIPS = {
         lambda history: history.epoch[(history.val_accuracy - 0.05 * history.val_loss).idxmax()],
         "by far the highest loss",
     ),
+    "a place from 1 for an epoch": (
+        check.best_epoch,
+        lambda history: np.lexsort((-history.val_loss, history.val_accuracy))[-1] + 1,
+        "from epoch 11: ",
+    ),
     "a hook before the layer": (
         check.recorded,
         lambda model, layer, images: (model[0].register_forward_pre_hook(print), layer(model[0](images)).detach())[1],
@@ -210,6 +216,11 @@ def test_a_known_slip_gets_its_hint(graded, answer, hint, capsys):
 def test_the_first_number_that_is_wrong_is_told():
     said = compare(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([1.0, 2.0, 3.0]), {})
     assert said == "value: number 3 of 3 is 5, wanted 3."
+
+
+def test_what_is_off_by_a_little_is_no_scale():
+    said = compare(torch.tensor([1.0012, 9.003]), torch.tensor([1.0, 9.0]), {})
+    assert said == "value: number 1 of 2 is 1.001, wanted 1."
 
 
 @pytest.mark.parametrize("factor", [2, 1 / 16, 1000, 8_388_608])
@@ -252,6 +263,7 @@ WRONG_TEMPERATURES = [
     (0.5, "must be higher"), (40.0, "must be lower"), (-1.0, "you gave -1.0; wanted: a number above 0"),
     (None, "no answer yet"), (..., "no answer yet"), ("warm", "you gave 'warm'"),
     (math.inf, "you gave inf"), (torch.tensor(0.5), "must be higher"),
+    (1e-300, "must be higher"), (1e300, "must be lower"),
 ]  # fmt: skip
 
 

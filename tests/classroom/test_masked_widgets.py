@@ -233,6 +233,11 @@ SLIPS = {
     "always aligned": (COUNT, lambda a, b: a * b + b + count(b, b), "nothing needs to be aligned"),
     "no owners": (OWNER, None, "for each of A, B and C"),
     "owners in lists": (OWNER, {name: [task] for name, task in OWNERS.items()}, "for each of A, B and C"),
+    "an owner left out": (
+        OWNER,
+        {name: task for name, task in OWNERS.items() if name != "B"},
+        "for each of A, B and C",
+    ),
     "an unknown owner": (OWNER, OWNERS | {"A": "restoration"}, "for each of A, B and C"),
     "two of one owner": (OWNER, OWNERS | {"A": "segmentation"}, "each task has one"),
     "channels missed": (

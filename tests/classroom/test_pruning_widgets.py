@@ -148,6 +148,10 @@ def by_threshold(gammas, keep, least=0, sizes=torch.abs):
     return [max(least, int((sizes(layer) >= threshold).sum())) for layer in gammas]
 
 
+def quantile(gammas, share):
+    return torch.cat(gammas).abs().quantile(share)
+
+
 def c2f(c1, c2, n, *, norm=2, inside=2, kernel=9, reads=None):
     c = c2 // 2
     convolutions = 2 * c * c1 + n * inside * kernel * c * c + c2 * (2 + n if reads is None else reads) * c
@@ -192,6 +196,8 @@ SLIPS = {
     "clamped": (pull(lambda g, y, s, m: g.clamp(-m, m) + s * y.sign()), "each number by itself"),
     "always clipped": (pull(lambda g, y, s, m: g * m / g.norm() + s * y.sign()), "short enough must stay"),
     "one norm": (pull(lambda g, y, s, m: (g if m > 50 else clip(g, 2.0)) + s * y.sign()), "norm of 5"),
+    "over its own size": (pull(lambda g, y, s, m: clip(g, m) + s * y / y.abs()), "where a gamma is 0 already: "),
+    "up or down": (pull(lambda g, y, s, m: clip(g, m) + s * (2.0 * (y > 0) - 1)), "where a gamma is 0 already: "),
     "emptied": (counts(lambda y, k, least: by_threshold(y, k)), "fewer channels than at_least"),
     "those that go": (
         counts(lambda y, k, least: [len(a) - b for a, b in zip(y, by_threshold(y, k), strict=True)]), "that go",
@@ -203,6 +209,10 @@ SLIPS = {
     ),
     "half by chance": (counts(lambda y, k, least: by_threshold(y, 0.5, least)), "not for 0.9"),
     "rounded": (counts(lambda y, k, least: by_threshold(y, round(k * 40) / 40, least)), "25.6, of which 25 stay"),
+    "by a quantile": (
+        counts(lambda y, k, least: [max(least, int((a.abs() >= quantile(y, 1 - k)).sum())) for a in y]),
+        "9.6, of which 9 stay",
+    ),
     "at least two": (counts(lambda y, k, least: by_threshold(y, k, 2)), "not for 4"),
     "fractions": (counts(lambda y, k, least: [n + 0.5 for n in by_threshold(y, k, least)]), "value: number 1 of"),
     "no count": (counts(lambda y, k, least: [None] * len(y)), "raised TypeError"),
@@ -211,6 +221,7 @@ SLIPS = {
     "running": (size(lambda *of: c2f(*of, norm=4)), "not learnt"),
     "halves alone": (size(lambda *of: c2f(*of, reads=2)), "(2 + n) c"),
     "last half": (size(lambda *of: c2f(*of, reads=1 + of[2])), "(2 + n) c"),
+    "one bottleneck": (size(lambda c1, c2, n: c2f(c1, c2, 1)), "for C2f(48, 32, n=2): "),
     "one inside": (size(lambda *of: c2f(*of, inside=1)), "two convolutions"),
     "pointwise": (size(lambda *of: c2f(*of, kernel=1)), "are 3x3"),
     "taken off": (constant(lambda w, b, gone: -summed(w, b, gone)), "sign"),
@@ -235,6 +246,7 @@ SLIPS = {
     "found alone": (ap(lambda h, n: curve(h, n, divide=int(h.sum()))), "found or not"),
     "mean precision": (ap(lambda h, n: (h.double().cumsum(0) / torch.arange(1, len(h) + 1)).mean()), "add no area"),
     "last precision": (ap(lambda h, n: h.double().mean()), "precision at the end"),
+    "mean over the hits": (ap(lambda h, n: curve(h, h.sum()) * h.sum() / n), "[0, 0] of 2 objects: your answer is not"),
     "recall": (ap(lambda h, n: h.double().sum() / n), "recall at the end"),
 }  # fmt: skip
 

@@ -248,6 +248,10 @@ SLIPS = {
     "times": (paid(lambda s, b, a: s * (b - a)), "divide"),
     "ratio": (paid(lambda s, b, a: s / (b / a)), "not their ratio"),
     "never is negative": (paid(lambda s, b, a: math.ceil(s / (b - a)) if b != a else 0), "never pays: wanted math.inf"),
+    "paid where nothing is gained": (
+        paid(lambda s, b, a: math.inf if a > b else math.ceil(s / max(b - a, 1e-9))),
+        "0.5 s after 0.5 s never pays",
+    ),
     "never is an error": (paid(lambda s, b, a: math.ceil(s / (b - a))), "never pays"),
     "one piece": (divided(lambda b, f, e, m: 1), "does not fit"),
     "single images": (divided(lambda b, f, e, m: b), "larger pieces are faster"),

@@ -249,6 +249,9 @@ SLIPS = {
     "peak 255": (db(lambda x, c: 20 * math.log10(255) - 10 * mse(x, c).log10()), "not 255"),
     "batch": (db(lambda x, c: -10 * mse(x, c, dim=(0, 1, 2, 3)).log10()), "shape"),
     "infinite": (db(lambda x, c: -10 * mse(x, c).log10()), "give them 100"),
+    "one of several infinite": (
+        db(lambda x, c: torch.full((4,), 100.0) if torch.equal(x, c) else -10 * mse(x, c).log10()), "each of them"
+    ),
     "clean not cut": (db(lambda x, c: -10 * mse(x, c, clean=False).clamp(min=1e-10).log10()), "clean images have"),
     "no offset": (y(lambda x: luma(x) - 16 / 255), "black is at 16/255"),
     "full range": (y(lambda x: (luma(x) - 16 / 255) * 255 / 219), "full range"),
@@ -260,6 +263,7 @@ SLIPS = {
     "radians": (angle(lambda kernel: math.radians(by_moments(kernel))), "radians"),
     "twice": (angle(lambda kernel: by_moments(kernel, twice=True)), "twice the angle"),
     "horizontal": (angle(lambda kernel: by_moments(kernel, swapped=True)), "horizontal"),
+    "no quadrant": (angle(lambda kernel: (by_moments(kernel) + 45) % 90 - 45), "math.atan2 knows the quadrant"),
     "constant": (angle(lambda kernel: 7.0), "yours is 7.0° for a streak at 20°"),
     "wrong in some": (angle(lambda kernel: abs(by_moments(kernel))), "falls to the left"),
     "huge": (angle(lambda kernel: 10**400), "you gave a int"),
@@ -286,3 +290,7 @@ def test_right_answers_pass():
     assert angle(by_moments)()
     assert angle(lambda kernel: np.float32(by_moments(kernel)))()
     assert angle(lambda kernel: torch.tensor(by_moments(kernel) + 1.5))()
+
+
+def test_weights_to_three_places_are_right():
+    assert y(lambda x: (x * torch.tensor([0.257, 0.504, 0.098]).view(3, 1, 1)).sum(dim=1, keepdim=True) + 16 / 255)()

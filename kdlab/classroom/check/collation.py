@@ -41,7 +41,7 @@ def pfe(answer: Answer) -> bool:
 
 def all_present(answer: Answer) -> bool:
     """08, exercise 2: ``answer(batch_size, weathers)`` gives the probability that a random batch holds all of them."""
-    for batch_size, weathers in ((3, 3), (6, 3), (8, 4), (4, 4)):
+    for batch_size, weathers in ((3, 3), (6, 3), (8, 4), (4, 4), (9, 6)):
         missing = (weathers - 1) / weathers
         signed = ((-1) ** k * math.comb(weathers, k) * (1 - k / weathers) ** batch_size for k in range(weathers))
         want = sum(signed)

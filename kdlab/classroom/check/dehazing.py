@@ -35,7 +35,9 @@ def overlaps(answer: Answer) -> bool:
     for kernel, stride in ((3, 2), (5, 2), (4, 2), (5, 3), (6, 3), (2, 3)):
         reached = torch.tensor([len(range(phase, kernel, stride)) for phase in range(stride)], dtype=torch.float64)
         known = {
-            torch.ones_like(reached): "kernels overlap where they are longer than the stride.",
+            torch.ones_like(reached): "kernels overlap where they are longer than the stride."
+            if kernel > stride
+            else "a kernel shorter than the stride leaves out phases, which none reaches.",
             torch.full_like(reached, kernel / stride): "this is their mean; some phases are reached by one more.",
             torch.full_like(reached, kernel // stride): "kernel // stride leaves out the entries that are over.",
             torch.full_like(reached, math.ceil(kernel / stride)): "the last entries do not reach every phase.",

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, normal, say
+from kdlab.classroom.check.grading import Answer, ask, ask_also, ask_gradient, normal, say, without_autograd
 from kdlab.losses import CWDLoss, PixelCrossEntropy
 
 Change = Callable[[Tensor], Tensor]
@@ -75,6 +75,8 @@ def cwd_loss(answer: Answer) -> bool:
         problem = ask(answer, (*peaked, T), CWDLoss(T)(*peaked), {})
         if problem is not None and "not finite" in problem:
             problem = "right, but not finite on peaked maps: take log_softmax, not the logarithm of a softmax."
+        elif problem is not None:
+            problem = f"right, but not on peaked maps: {problem}"
     return say(ask_gradient(problem, answer, (student.requires_grad_(), teacher, T), student, teacher, "maps"))
 
 
@@ -100,15 +102,16 @@ def cwd_gradient(answer: Answer) -> bool:
     problem = ask(answer, (student, teacher, T), want, known)
     s_6, t_6 = (torch.softmax(maps.flatten(2) / 6, dim=2).view_as(maps) for maps in (student, teacher))
     also = 6 / (n * c) * (s_6 - t_6)
-    return say(ask_also(problem, answer, (student, teacher, 6.0), also, "at a temperature of 6"))
+    problem = ask_also(problem, answer, (student, teacher, 6.0), also, "at a temperature of 6")
+    return say(without_autograd(problem, answer, (student, teacher, T)))
 
 
 def mean_iou(answer: Answer) -> bool:
     """04, exercise 4: ``answer(answer (h, w), mask (h, w), classes)`` gives the mIoU of one image."""
-    # Class 3 is answered and never true, class 4 is nowhere, and the last column has no class.
+    # Class 3 is answered and never true, class 4 is answered where there is no class, in the last column, alone.
     ignore = PixelCrossEntropy.IGNORE
     mask = torch.tensor([[0, 0, 0, 1, ignore], [0, 0, 1, 1, ignore], [2, 2, 1, 1, ignore], [2, 2, 0, 0, ignore]])
-    said = torch.tensor([[0, 0, 1, 1, 0], [0, 3, 1, 1, 2], [2, 2, 2, 1, 1], [2, 0, 0, 0, 3]])
+    said = torch.tensor([[0, 0, 1, 1, 4], [0, 3, 1, 1, 2], [2, 2, 2, 1, 1], [2, 0, 0, 0, 3]])
     known_pixels = mask != ignore
     both, truth, guess = _counted(said[known_pixels], mask[known_pixels])
     iou = both / (truth + guess - both)  # NaN for class 4
@@ -120,7 +123,7 @@ def mean_iou(answer: Answer) -> bool:
         iou[:4].sum() / 5: "a class that is in neither counts as 0 in yours; it has no IoU: leave it out.",
         one_more: "a 1 too many is in your mean: of a class that is in neither, or of 255 taken for one. Leave it out.",
         iou[:3].mean(): "class 3 is answered where it is not: its IoU is 0, and counts.",
-        with_unknown[:4].mean(): "pixels with 255 count in yours: leave them out before you count anything.",
+        with_unknown.mean(): "pixels with 255 count in yours: leave them out before you count anything.",
         (2 * both / (truth + guess))[:4].mean(): "this is Dice; wanted: intersection over union.",
         (both / truth)[:3].mean(): "you divided by the truth alone; wanted: by the union.",
         both.sum() / truth.sum(): "this is the share of right pixels; wanted: the mean over the classes.",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from kdlab.classroom.check.grading import Answer, ask, ask_also, say, uniform
+from kdlab.classroom.check.grading import Answer, ask, ask_also, say, uniform, without_autograd
 from kdlab.errors import InputError
 from kdlab.losses.restoration import SLICE_WEIGHTS
 from kdlab.models.restoration import STRIDE, padded
@@ -53,7 +53,7 @@ def all_pairs_gradient(answer: Answer) -> bool:
             f"right, but on the way there is a tensor of {seen.numel:,} numbers, all pairs at once. Go through the "
             "negatives one by one, and add up their signs."
         )
-    return say(problem)
+    return say(without_autograd(problem, answer, (restored, degraded)))
 
 
 def naive_gibibytes(answer: Answer) -> bool:
@@ -167,7 +167,10 @@ def padded_restoration(answer: Answer) -> bool:
         problem += " What was added has to be cropped again, and nothing resized."
     tall = uniform(3, 50, 21)
     also = _blur(padded(tall[None]))[0, :, :50, :21]
-    return say(ask_also(problem, answer, (_blur, tall), also, "right for an image of 37 x 43, but not for 50 x 21"))
+    problem = ask_also(problem, answer, (_blur, tall), also, "right for an image of 37 x 43, but not for 50 x 21")
+    fits = uniform(3, 32, 48)
+    but = "right for other sizes, but not for 32 x 48, where nothing is missing"
+    return say(ask_also(problem, answer, (_blur, fits), _blur(fits[None])[0], but))
 
 
 class _Largest(TorchFunctionMode):

@@ -56,6 +56,15 @@ def ask_gradient(
     return None
 
 
+def without_autograd(problem: str | None, answer: Answer, arguments: tuple[Any, ...]) -> str | None:
+    """``problem`` where there is one, else what is wrong with a right gradient that autograd gave."""
+    if problem is not None:
+        return problem
+    with torch.no_grad():
+        _, failed = called(answer, *arguments)
+    return failed and "right, but autograd found it; wanted: the formula, which needs none."
+
+
 def called(answer: Answer, *arguments: Any) -> tuple[Any, str | None]:
     """What the answer returns for these arguments and None, or None and what it raised."""
     try:
@@ -88,7 +97,7 @@ def compare(got: Any, want: Any, known: Mapping[Any, str]) -> str | None:
     if (want >= 0).all() and (got < 0).any():
         return "sign: part of your answer is below 0; nothing here can be."
     ratio = (got.sum() / want.sum()).item()
-    if _close(got, want * ratio) and (got.numel() > 1 or _is_plain_factor(ratio)):
+    if abs(ratio - 1) > RTOL and _close(got, want * ratio) and (got.numel() > 1 or _is_plain_factor(ratio)):
         return f"scale: your answer is {ratio:.4g} times what it should be."
     if got.numel() == 1 and want.any():
         return f"value: yours is {got.item():.4g}, {ratio:.4g} times what is wanted."

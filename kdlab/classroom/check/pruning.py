@@ -40,7 +40,11 @@ def sparse_gradient(answer: Answer) -> bool:
         if problem is not None:
             problem = "right where the gradient is too long, but one that is short enough must stay as it is."
     other = gradient * (5.0 / norm) + 0.01 * gamma.sign()
-    return say(ask_also(problem, answer, (gradient, gamma, 0.01, 5.0), other, "for a strength of 0.01 and a norm of 5"))
+    but = "for a strength of 0.01 and a norm of 5"
+    problem = ask_also(problem, answer, (gradient, gamma, 0.01, 5.0), other, but)
+    silent = torch.tensor([0.0, -0.2, 1.5, 0.0, -2.0])
+    also = clipped + strength * silent.sign()
+    return say(ask_also(problem, answer, (gradient, silent, strength, largest), also, "where a gamma is 0 already"))
 
 
 def kept_channels(answer: Answer) -> bool:
@@ -66,9 +70,10 @@ def kept_channels(answer: Answer) -> bool:
     problem = ask(asked, (gammas, keep, least), want, known)
     more = _counts(gammas, 0.9).clamp(min=least)
     problem = ask_also(problem, asked, (gammas, 0.9, least), more, "right for keep = 0.5, but not for 0.9")
-    down = _counts(gammas, 0.64).clamp(min=least)
-    but = "right where keep is a whole number of channels, but 0.64 of 40 is 25.6, of which 25 stay"
-    problem = ask_also(problem, asked, (gammas, 0.64, least), down, but)
+    for part, whole in ((0.64, "25.6, of which 25 stay"), (0.24, "9.6, of which 9 stay")):
+        down = _counts(gammas, part).clamp(min=least)
+        but = f"right where keep is a whole number of channels, but {part} of 40 is {whole}"
+        problem = ask_also(problem, asked, (gammas, part, least), down, but)
     but = "right for at_least = 2, but not for 4"
     return say(ask_also(problem, asked, (gammas, keep, 4), counts.clamp(min=4), but))
 
@@ -157,7 +162,7 @@ def box_iou(answer: Answer) -> bool:
 
 def average_precision(answer: Answer) -> bool:
     """06, exercise 6: ``answer(hits (n), objects)`` gives the area under the precision that is still to be had."""
-    for hits, objects in (([1, 0, 1, 1, 0], 4), ([0, 1], 3), ([1, 1], 2)):
+    for hits, objects in (([1, 0, 1, 1, 0], 4), ([0, 1], 3), ([1, 1], 2), ([0, 0], 2)):
         right = torch.tensor(hits, dtype=torch.float64)
         found, seen = right.cumsum(dim=0), torch.arange(1, len(right) + 1)
         precision = found / seen

@@ -87,7 +87,7 @@ def temperature_for(answer: Any, logits: Tensor, entropy: float) -> bool:
     temperature = number(answer)
     if temperature is None or not temperature > 0:
         return say(f"you gave {answer!r}; wanted: a number above 0.")
-    got = soften(logits, logits, temperature).teacher_entropy
+    got = soften(logits, logits, min(max(temperature, 1e-9), 1e9)).teacher_entropy  # beyond, it stays as it is
     if abs(got - entropy) <= 0.02:
         return say(None)
     way = "higher" if got < entropy else "lower"
@@ -118,4 +118,6 @@ def best_epoch(answer: Answer) -> bool:
             problem = f"where the earlier of two equals has the lower loss: {also}"
         unsure = history.assign(val_accuracy=[0.80, 0.90, 0.92, 0.93, 0.931], val_loss=[0.50, 0.45, 0.40, 0.50, 0.90])
         problem = ask_also(problem, answer, (unsure,), 5, "where the most accurate one has by far the highest loss")
+        part = history.assign(epoch=range(11, 16))
+        problem = ask_also(problem, answer, (part,), 14, "where the history is a part of a longer one, from epoch 11")
     return say(problem)
