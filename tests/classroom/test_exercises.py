@@ -218,6 +218,16 @@ def test_the_first_number_that_is_wrong_is_told():
     assert said == "value: number 3 of 3 is 5, wanted 3."
 
 
+def test_a_list_of_numbers_with_a_gradient_is_taken_without_a_word(recwarn):
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        assert compare([torch.tensor(1.0, requires_grad=True), 2.0], [1.0, 2.0], {}) is None
+    finally:
+        torch.set_warn_always(before)
+    assert not recwarn
+
+
 def test_what_is_off_by_a_little_is_no_scale():
     said = compare(torch.tensor([1.0012, 9.003]), torch.tensor([1.0, 9.0]), {})
     assert said == "value: number 1 of 2 is 1.001, wanted 1."

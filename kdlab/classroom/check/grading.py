@@ -125,6 +125,8 @@ def number(got: Any) -> float | None:
 
 
 def _tensor(got: Any) -> Tensor | None:
+    if isinstance(got, list | tuple):  # of numbers with a gradient, PyTorch would warn the learner
+        got = [part.detach() if isinstance(part, Tensor) else part for part in got]
     try:
         return torch.as_tensor(got, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError, OverflowError):
