@@ -64,7 +64,7 @@ def load_digits(
 
 def digit_images() -> dict[str, list[tuple[Image.Image, int]]]:
     """The "train", "val" and "test" of :func:`load_digits` as they are: 8x8, grey, 0 to 255, and what each shows."""
-    # Imported only now: it takes most of a second, also where the data are others.
+    # Imported only now: it takes a second, also where the data are others.
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
 

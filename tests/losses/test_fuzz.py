@@ -378,7 +378,7 @@ def test_the_right_value_or_a_sentence(name, seed):
     loss = value = refusal = None
     with shapes_checked(checked):
         try:
-            # torch.manual_seed also keeps the call for CUDA, with its stack: a third of an example's time.
+            # torch.manual_seed also keeps the call for CUDA, with its stack: a quarter of an example's time.
             torch.default_generator.manual_seed(0)
             loss = case.make(pick, sizes)
             before = copy.deepcopy(loss).double()

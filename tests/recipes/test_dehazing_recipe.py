@@ -1,11 +1,10 @@
 """Dehazing: what teacher and student learn, the published schedule, the frozen statistics, and what is refused."""
 
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import torch
+from instead_of_training import SeenError, asked_of_the_loop
 from torch import nn
 
 from kdlab import InputError
@@ -17,7 +16,7 @@ from kdlab.losses import LabLoss, LaplacianLoss
 from kdlab.models import KTDN, SRKTDN, DehazingTeacher
 from kdlab.recipes import dehazing
 from kdlab.recipes.dehazing import NARROW, NARROW_TEACHER, Dehazing, DehazingSettings, distill, teach
-from kdlab.training import Fit, Supervised, load_model
+from kdlab.training import Supervised, load_model
 from kdlab.training.checkpoints import LAST, RESUME
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -229,21 +228,9 @@ def test_the_teacher_learns_from_clean_images_alone(taught, data, monkeypatch):
             assert torch.equal(image, clean)
 
 
-class SeenError(Exception):
-    """In place of the training."""
-
-
 @pytest.fixture
 def asked(monkeypatch):
-    """What the loop is asked for, which does nothing."""
-    calls = []
-
-    def loop(objective, batches, train, val, settings, **options):
-        calls.append(SimpleNamespace(objective=objective, batches=batches, train=train, val=val, **options))
-        return Fit(pd.DataFrame(), {}, "epochs")
-
-    monkeypatch.setattr(dehazing, "fit_restorer", loop)
-    return calls
+    return asked_of_the_loop(monkeypatch, dehazing)
 
 
 def test_a_network_is_measured_on_validation_images_and_not_on_the_tests(data, teacher, asked, tmp_path):

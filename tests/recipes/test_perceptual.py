@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from instead_of_training import SeenError
 from torchvision.models import VGG19_Weights, vgg19
 
 from kdlab import InputError
@@ -85,10 +86,6 @@ def test_unknown_weights_are_named(shapes_unchecked):
 def test_the_reader_is_on_the_device_that_is_asked_for():
     reader, _ = scenes_reader(torch.device("meta"))
     assert next(reader.parameters()).is_meta
-
-
-class SeenError(Exception):
-    """In place of the training."""
 
 
 def test_the_reader_starts_from_its_seed_and_learns_from_training_images_as_they_are(monkeypatch):

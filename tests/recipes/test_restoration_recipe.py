@@ -4,12 +4,12 @@ import math
 import re
 import warnings
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from instead_of_training import SeenError, asked_of_the_loop
 from layout import is_channels_last
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -399,15 +399,7 @@ def test_the_loop_is_given_all_settings(channels_last, data, tmp_path, monkeypat
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the loop is asked for, which does nothing."""
-    calls = []
-
-    def loop(objective, batches, train, val, settings, **options):
-        calls.append(SimpleNamespace(objective=objective, batches=batches, train=train, val=val, **options))
-        return Fit(pd.DataFrame(), {}, "epochs")
-
-    monkeypatch.setattr(restoration, "fit_restorer", loop)
-    return calls
+    return asked_of_the_loop(monkeypatch, restoration)
 
 
 def test_a_restorer_is_measured_on_validation_images_and_not_on_the_tests(data, teachers, asked, tmp_path):
@@ -439,13 +431,13 @@ def test_the_start_is_the_seeds(data, teachers, monkeypatch, tmp_path):
 
     def start(**_):
         drawn.append(torch.rand(()).item())
-        raise KilledError
+        raise SeenError
 
     monkeypatch.setattr(restoration, "MSBDN", start)
     for settings in (QUICK, QUICK, replace(QUICK, seed=1)):
-        with pytest.raises(KilledError):
+        with pytest.raises(SeenError):
             teach(data, WEATHERS, settings, out=tmp_path)
-        with pytest.raises(KilledError):
+        with pytest.raises(SeenError):
             distill(data, teachers, PLAN, TwoMaps(), settings)
     for one, same, other in (drawn[::2], drawn[1::2]):
         assert one == same != other

@@ -72,11 +72,9 @@ def cwd_loss(answer: Answer) -> bool:
     if problem is None:
         peaked = [torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 5)]
         peaked[0][..., 0, 0] = peaked[1][..., 1, 1] = 1000.0
-        problem = ask(answer, (*peaked, T), CWDLoss(T)(*peaked), {})
+        problem = ask_also(None, answer, (*peaked, T), CWDLoss(T)(*peaked), "right, but not on peaked maps")
         if problem is not None and "not finite" in problem:
             problem = "right, but not finite on peaked maps: take log_softmax, not the logarithm of a softmax."
-        elif problem is not None:
-            problem = f"right, but not on peaked maps: {problem}"
     return say(ask_gradient(problem, answer, (student.requires_grad_(), teacher, T), student, teacher, "maps"))
 
 
