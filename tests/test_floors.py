@@ -136,9 +136,13 @@ def test_all_else_works_without_it():
 
 @pytest.mark.parametrize(
     ("imported", "not_wanted"),
-    [("kdlab.distill, kdlab.losses", {"kdlab.data", "sklearn"}), ("kdlab.data", {"sklearn"})],
+    [
+        ("kdlab.distill, kdlab.losses", {"kdlab.data", "sklearn"}),
+        ("kdlab.data", {"sklearn"}),
+        ("kdlab.training", {"sklearn", "torchmetrics"}),
+    ],
 )
-def test_nobody_waits_for_what_only_built_in_data_want(imported, not_wanted):
+def test_nobody_waits_for_what_only_some_data_or_metrics_want(imported, not_wanted):
     """To import these takes most of a second each."""
     code = f"import sys, {imported}; print(sorted({not_wanted} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

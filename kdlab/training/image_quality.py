@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from kdlab.errors import InputError
 
@@ -27,6 +26,8 @@ def image_quality(
     Source: Wang, Bovik, Sheikh, Simoncelli: Image Quality Assessment: From Error Visibility to Structural Similarity,
     IEEE TIP 2004. Y as in ITU-R BT.601 with the range of studio signals.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # a second: only where it is used
+
     if restored.shape != clean.shape:
         raise InputError(f"the restored images are {tuple(restored.shape)} and the clean ones {tuple(clean.shape)}.")
     if min(clean.shape[2:]) < 11:

@@ -8,9 +8,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from kdlab import processes
 from kdlab.errors import InputError
@@ -40,6 +37,8 @@ def predict_logits(model: nn.Module, loader: Iterable) -> tuple[Float[Tensor, "n
 
 def classification_metrics(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> dict[str, float]:
     """Accuracy (0 to 1), cross-entropy in nats, and expected calibration error (0 to 1, 15 bins)."""
+    from torchmetrics.functional.classification import multiclass_calibration_error  # a second: only where it is used
+
     probabilities = logits.softmax(dim=1)
     return {
         "accuracy": (logits.argmax(dim=1) == labels).float().mean().item(),
@@ -63,6 +62,9 @@ def segmentation_metrics(
 
     The model computes in eval mode, in float32, on its own device, and is left in the modes that it was in.
     """
+    from torchmetrics import MetricCollection  # a second: only where it is used
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+
     ignore = PixelCrossEntropy.IGNORE
     measured = MetricCollection(
         {
