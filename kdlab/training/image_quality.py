@@ -26,7 +26,7 @@ def image_quality(
     Source: Wang, Bovik, Sheikh, Simoncelli: Image Quality Assessment: From Error Visibility to Structural Similarity,
     IEEE TIP 2004. Y as in ITU-R BT.601 with the range of studio signals.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # a second: only where it is used
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes a second: not at the top
 
     if restored.shape != clean.shape:
         raise InputError(f"the restored images are {tuple(restored.shape)} and the clean ones {tuple(clean.shape)}.")

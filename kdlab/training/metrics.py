@@ -37,7 +37,7 @@ def predict_logits(model: nn.Module, loader: Iterable) -> tuple[Float[Tensor, "n
 
 def classification_metrics(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"]) -> dict[str, float]:
     """Accuracy (0 to 1), cross-entropy in nats, and expected calibration error (0 to 1, 15 bins)."""
-    from torchmetrics.functional.classification import multiclass_calibration_error  # a second: only where it is used
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes a second: not at the top
 
     probabilities = logits.softmax(dim=1)
     return {
@@ -62,7 +62,7 @@ def segmentation_metrics(
 
     The model computes in eval mode, in float32, on its own device, and is left in the modes that it was in.
     """
-    from torchmetrics import MetricCollection  # a second: only where it is used
+    from torchmetrics import MetricCollection  # takes a second: not at the top
     from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
     ignore = PixelCrossEntropy.IGNORE
