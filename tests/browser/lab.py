@@ -259,14 +259,16 @@ class Region:
         return base64.b64decode(self._root.locator(css).evaluate(READ_IMAGE))
 
     def _labelled(self, label: str, control: str) -> Locator:
-        has_class = f"contains(concat(' ', normalize-space(@class), ' '), ' {control} ')"
+        # Only widgets are asked what they hold: XPath asks all ancestors before it takes the first, and the page has
+        # ten thousand elements.
+        widget, controls = _of_class("jupyter-widgets"), f"descendant-or-self::{_of_class(control)}"
         label_element = self._root.locator(".widget-label").filter(has_text=_exactly(label))
         # The label is inside the widget or in the same box; in a box of several widgets it belongs to the next one.
-        box = label_element.locator(f"xpath=ancestor::*[descendant-or-self::*[{has_class}]][1]")
+        box = label_element.locator(f"xpath=ancestor-or-self::{widget}[{controls}][1]")
         box.wait_for()
-        found = box.locator(f"xpath=descendant-or-self::*[{has_class}]")
+        found = box.locator(f"xpath={controls}")
         if found.count() > 1:
-            return label_element.locator(f"xpath=following::*[{has_class}][1]")
+            return label_element.locator(f"xpath=(ancestor-or-self::{widget}/following-sibling::*/{controls})[1]")
         return found
 
 
@@ -443,6 +445,11 @@ def panel_of(chapter: Notebook, view: str) -> Region:
 def pictures(panel: Region, view: str) -> list[str]:
     """The PNGs that an HTML widget shows, encoded."""
     return re.findall(r'src="data:image/png;base64,([^"]+)"', panel.html_of(view))
+
+
+def _of_class(name: str) -> str:
+    """As XPath."""
+    return f"*[contains(concat(' ', @class, ' '), ' {name} ')]"
 
 
 def _exactly(text: str) -> re.Pattern[str]:

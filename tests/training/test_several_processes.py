@@ -27,7 +27,7 @@ from kdlab.files import load_tensors
 from kdlab.recipes import segmentation
 from kdlab.recipes.dehazing import clean_alone
 from kdlab.recipes.response import evaluate
-from kdlab.training import load_model, pick_device, restoration_metrics
+from kdlab.training import ModelCard, load_model, pick_device, restoration_metrics
 from kdlab.training.batches import Pieces, in_pieces
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,13 +51,6 @@ def free_ports(count: int) -> list[int]:
 def on_two(*words: object, **more: str) -> subprocess.CompletedProcess:
     command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *map(str, words)]
     return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=300)
-
-
-def commands_on_two(*commands: list[object]) -> subprocess.CompletedProcess:
-    """One after the other in the same two processes, which take seconds to start."""
-    words = [word for command in commands for word in ("then", *command)][1:]
-    ports = " ".join(map(str, free_ports(len(commands))))
-    return on_two(HERE / "parallel_command.py", *words, PORTS=ports)
 
 
 def on_two_machines(*words: object) -> list[subprocess.CompletedProcess]:
@@ -187,72 +180,102 @@ def test_a_machine_that_is_gone_ends_the_other_and_the_run_goes_on(place, saved,
     alike(objective.student.state_dict(), alone[0])
 
 
-def test_a_whole_command_on_two_processes(tmp_path):
+def restoration_commands(out: Path) -> list[list[object]]:
     """Two stages, of which the second leaves the projectors without a gradient, on stratified batches.
 
-    The metrics are of all images: of five, whose weathers have not equally many, each in a size of its own.
+    They are measured on five images, whose weathers have not equally many, each in a size of its own.
     """
-    data, tiny = grow(tmp_path / "data", train=4, val=3), ["--task", "restoration", "--device", "cpu", "--width", 2]
+    data, tiny = grow(out / "data", train=4, val=3), ["--task", "restoration", "--device", "cpu", "--width", 2]
     for kind in ("input", "target"):
         (data / "val" / "rain" / kind / "2.png").unlink()
     tiny += ["--crop", 32]
     teach, teachers = [], []
     for weather in ("haze", "rain"):
-        out = tmp_path / weather
-        teach.append(["teach", data, *tiny, "--weather", weather, "--batch-size", 2, "--epochs", 1, "--out", out])
-        teachers += ["--teacher", f"{weather}={out}"]
+        where = out / weather
+        teach.append(["teach", data, *tiny, "--weather", weather, "--batch-size", 2, "--epochs", 1, "--out", where])
+        teachers += ["--teacher", f"{weather}={where}"]
     distill = ["distill", data, *tiny, *teachers, "--batch-size", 4, "--epochs", 2, "--features", "none"]
-    said = commands_on_two(*teach, [*distill, "--out", tmp_path / "student"])
+    return [*teach, [*distill, "--out", out / "student"]]
+
+
+def dehazing_commands(out: Path) -> list[list[object]]:
+    words = [grow(out / "data", train=4, val=3), "--task", "dehazing", "--narrow", "--device", "cpu"]
+    words += ["--weather", "haze", "--crop", 32, "--steps", 2, "--epochs", 2, "--batch-size", 4]
+    distill = ["distill", *words, "--teacher", out / "teacher", "--out", out / "student"]
+    return [["teach", *words, "--out", out / "teacher"], distill]
+
+
+def label_commands(task: str, data: Path, out: Path, *more: object) -> list[list[object]]:
+    words = [data, "--task", task, "--device", "cpu", "--batch-size", 4, "--epochs", 1]
+    narrow = ["--narrow"] if task == "segmentation" else []
+    distill = ["distill", *words, *narrow, "--teacher", out / "teacher", "--out", out / "student"]
+    return [["teach", *words, *narrow, *more, "--image-size", 32, "--out", out / "teacher"], distill]
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory) -> tuple[Path, str]:
+    """Where commands have trained, and what they said: one after the other in the same two processes.
+
+    To start those takes seconds. Of three images to validate on, one process looks at one more than the other.
+    """
+    out = tmp_path_factory.mktemp("commanded")
+    folders = class_folder.grow(out / "classification" / "data", train=8, val=3)
+    masks = mask_folder.grow(out / "segmentation" / "data", train=8, val=3)
+    commands = [
+        *restoration_commands(out / "restoration"),
+        *dehazing_commands(out / "dehazing"),
+        *label_commands("classification", folders, out / "classification", "--weights", "none"),
+        *label_commands("segmentation", masks, out / "segmentation"),
+    ]
+    words = [word for command in commands for word in ("then", *command)][1:]
+    ports = " ".join(map(str, free_ports(len(commands))))
+    said = on_two(HERE / "parallel_command.py", *words, PORTS=ports)
     assert said.returncode == 0, said.stderr
-    assert said.stdout.count("best epoch") == 3
-    assert said.stdout.count("SCR, HCR: a ratio of means over the images of a batch, and each of the 2 parts") == 1
-    val = load_pairs(data).val
+    return out, said.stdout
+
+
+def same_metrics(card: ModelCard, alone: dict[str, float]) -> None:
+    """As one process alone measures them."""
+    assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
+
+
+def test_commands_on_two_processes_say_once_what_they_say(commanded):
+    _, said = commanded
+    assert said.count("best epoch") == 9
+    assert said.count("SCR, HCR: a ratio of means over the images of a batch, and each of the 2 parts") == 1
+
+
+def test_restorers_of_two_processes_have_the_metrics_of_all_images(commanded):
+    out = commanded[0] / "restoration"
+    val = load_pairs(out / "data").val
     for who, weathers in (("haze", ["haze"]), ("rain", ["rain"]), ("student", ["haze", "rain"])):
-        model, card = load_model(tmp_path / who / "last.safetensors")
-        alone = restoration_metrics(model, val.only(weathers))
-        assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
+        model, card = load_model(out / who / "last.safetensors")
+        same_metrics(card, restoration_metrics(model, val.only(weathers)))
     assert card.metrics["epoch"] == 2
 
 
-def test_a_dehazer_and_its_teacher_on_two_processes(tmp_path):
-    data = grow(tmp_path / "data", train=4, val=3)
-    words = [data, "--task", "dehazing", "--narrow", "--device", "cpu", "--weather", "haze", "--crop", 32]
-    words += ["--steps", 2, "--epochs", 2, "--batch-size", 4]
-    val = load_pairs(data).val.only(["haze"])
-    teach = ["teach", *words, "--out", tmp_path / "teacher"]
-    distill = ["distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student"]
-    said = commands_on_two(teach, distill)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.count("best epoch") == 2
+def test_a_dehazer_and_its_teacher_of_two_processes_have_the_metrics_of_all_images(commanded):
+    out = commanded[0] / "dehazing"
+    val = load_pairs(out / "data").val.only(["haze"])
     for who, judged_by in (("teacher", clean_alone(val)), ("student", val)):
-        model, card = load_model(tmp_path / who / "last.safetensors")
-        alone = restoration_metrics(model, judged_by)
-        assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
+        model, card = load_model(out / who / "last.safetensors")
+        same_metrics(card, restoration_metrics(model, judged_by))
 
 
-@pytest.mark.parametrize(
-    ("task", "grow", "narrow"),
-    [("classification", class_folder.grow, []), ("segmentation", mask_folder.grow, ["--narrow"])],
-)
-def test_the_metrics_of_a_command_on_two_processes_are_of_all_images(task, grow, narrow, tmp_path):
-    """Of an odd number, of which one process looks at one more than the other."""
-    data = grow(tmp_path / "data", train=8, val=3)
-    words = [data, "--task", task, "--device", "cpu", "--batch-size", 4, "--epochs", 1, *narrow]
-    start = [] if task == "segmentation" else ["--weights", "none"]
-    teach = ["teach", *words, *start, "--image-size", 32, "--out", tmp_path / "teacher"]
-    distill = ["distill", *words, "--teacher", tmp_path / "teacher", "--out", tmp_path / "student"]
-    said = commands_on_two(teach, distill)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.count("best epoch") == 2
-    for who in ("teacher", "student"):
-        model, card = load_model(tmp_path / who / "last.safetensors")
-        if task == "segmentation":
-            splits = load_masks(str(data), card.size, card.mean, card.std, who="model", classes=card.classes)
-            alone = segmentation.measure(model, splits.val)
-        else:
-            splits = load_folders(data, size=card.size, mean=card.mean, std=card.std)
-            alone = evaluate(model, splits.val)
-        assert {name: card.metrics[name] for name in alone} == pytest.approx(alone, rel=1e-4)
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_classifier_of_two_processes_has_the_metrics_of_all_images(who, commanded):
+    out = commanded[0] / "classification"
+    model, card = load_model(out / who / "last.safetensors")
+    data = load_folders(out / "data", size=card.size, mean=card.mean, std=card.std)
+    same_metrics(card, evaluate(model, data.val))
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_segmenter_of_two_processes_has_the_metrics_of_all_images(who, commanded):
+    out = commanded[0] / "segmentation"
+    model, card = load_model(out / who / "last.safetensors")
+    data = load_masks(str(out / "data"), card.size, card.mean, card.std, who="model", classes=card.classes)
+    same_metrics(card, segmentation.measure(model, data.val))
 
 
 def test_the_published_comparison_on_two_processes(tmp_path, monkeypatch):
