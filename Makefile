@@ -28,10 +28,6 @@ LIMIT := $(if $(shell command -v timeout 2>/dev/null),timeout 2400)
 # many times faster so. On an idle machine it is nearly as fast, or takes up to 1.7 times as long where threads wake late.
 export OMP_WAIT_POLICY := PASSIVE
 
-# Linux hands out memory in pages of 4 KiB, and large ones to who asks. With those a training step takes a tenth less of
-# a processor. Only glibc reads this, from 2.35 on.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 # A notebook checks shapes while it imports, and what is imported so has compiled files of its own. Where none may be written,
 # each kernel compiles scipy and others anew, for ten seconds and more.
 unexport PYTHONDONTWRITEBYTECODE
@@ -83,16 +79,15 @@ notebooks: setup  ## execute all notebooks in place, ready to commit
 docs: $(VENV)/.test  ## write the library's reference as web pages to build/docs
 	$(BIN)/python -m sphinx -b html docs build/docs
 
-# On an idle machine, with threads and memory as PyTorch has them by default.
-AS_BY_DEFAULT := env -u OMP_WAIT_POLICY -u GLIBC_TUNABLES
+# On an idle machine, with the threads as PyTorch has them by default.
 bench: $(VENV)/.test  ## measure the speed
 	$(BIN)/python -m pip install --quiet --no-deps torchdistill==1.1.5  # only to be compared with
-	$(AS_BY_DEFAULT) $(BIN)/python benchmarks/response.py
-	$(AS_BY_DEFAULT) $(BIN)/python benchmarks/losses.py
-	$(AS_BY_DEFAULT) $(BIN)/python benchmarks/segmentation.py
-	$(AS_BY_DEFAULT) $(BIN)/python benchmarks/restoration.py
-	$(AS_BY_DEFAULT) $(BIN)/python benchmarks/detection.py
-	$(AS_BY_DEFAULT) $(BIN)/python benchmarks/dehazing.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/response.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/losses.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/segmentation.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/restoration.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/detection.py
+	env -u OMP_WAIT_POLICY $(BIN)/python benchmarks/dehazing.py
 
 clean:  ## remove build/ and the tools' caches; .venv, runs/ and trained checkpoints stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
