@@ -16,15 +16,15 @@ TEACHES = "03_the_loss_zoo"  # it trains, for a minute, what chapters 01 and 02 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The last chapters first: they run for longest, and a process that begins one at the end is waited for."""
     mine = [number for number, item in enumerate(items) if item.path.parent == Path(__file__).parent]
-    by_chapter = sorted((items[number] for number in mine), key=_chapter, reverse=True)
-    by_chapter.sort(key=lambda item: _chapter(item) != TEACHES)
+    by_chapter = sorted((items[number] for number in mine), key=_place, reverse=True)
     for number, item in zip(mine, by_chapter, strict=True):
         items[number] = item
 
 
-def _chapter(item: pytest.Item) -> str:
+def _place(item: pytest.Item) -> tuple[bool, str]:
     module = item.getparent(pytest.Module)
-    return getattr(module and module.obj, "CHAPTER", "")
+    chapter = getattr(module and module.obj, "CHAPTER", "")
+    return chapter == TEACHES, chapter
 
 
 @pytest.fixture(scope="session")

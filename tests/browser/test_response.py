@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from .lab import number
+from .lab import number, panel_of
 
 CHAPTER = "01_response_distillation"
 
@@ -12,7 +12,7 @@ CHAPTER = "01_response_distillation"
 class TestTemperature:
     @pytest.fixture
     def panel(self, chapter):
-        return chapter.within(".widget-vbox:has(> .kdlab-temperature)")
+        return panel_of(chapter, ".kdlab-temperature")
 
     def test_dragging_t_softens_both_answers(self, chapter, panel):
         view = ".kdlab-temperature"
@@ -48,7 +48,7 @@ class TestTemperature:
 class TestAlpha:
     @pytest.fixture
     def panel(self, chapter):
-        return chapter.within(".widget-vbox:has(> .kdlab-alpha)")
+        return panel_of(chapter, ".kdlab-alpha")
 
     def test_alpha_moves_the_weight_from_the_labels_to_the_teacher(self, chapter, panel):
         view = ".kdlab-alpha"
@@ -83,7 +83,7 @@ class TestAlpha:
 class TestLive:
     @pytest.fixture
     def panel(self, chapter):
-        return chapter.within(".widget-vbox:has(> .kdlab-live)")
+        return panel_of(chapter, ".kdlab-live")
 
     def test_a_run_draws_its_curve_and_says_how_it_ended(self, chapter, panel):
         view = ".kdlab-live"
