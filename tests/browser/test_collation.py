@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from .lab import panel_of
+
 CHAPTER = "08_knowledge_collation"
 VIEW = ".kdlab-collation"
 FROZEN = "frozen, PFE alone"
@@ -12,7 +14,7 @@ FROZEN = "frozen, PFE alone"
 @pytest.fixture
 def panel(chapter):
     """The widget at the first step of the run in which the student learns."""
-    panel = chapter.within(f".widget-vbox:has(> {VIEW})")
+    panel = panel_of(chapter, VIEW)
     panel.dropdown("Run").choose("the student learns")
     panel.dropdown("Tap").choose("encoder_fuse.3")
     panel.slider("Training step").press("Home")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from .lab import number
+from .lab import number, panel_of
 
 CHAPTER = "09_knowledge_examination"
 STAGES, COMPARE = ".kdlab-stages", ".kdlab-before-after"
@@ -14,7 +14,7 @@ class TestStages:
     @pytest.fixture
     def panel(self, chapter):
         """The widget at the first epoch, with a first stage of about a half."""
-        panel = chapter.within(f".widget-vbox:has(> {STAGES})")
+        panel = panel_of(chapter, STAGES)
         panel.slider("First stage's share").drag_to(0.5)
         panel.slider("Epoch").press("Home")
         first = re.compile(r"Epoch 1 of \d+, first stage; the total is \d")
@@ -53,7 +53,7 @@ class TestStages:
 class TestCompare:
     @pytest.fixture
     def panel(self, chapter):
-        return chapter.within(f".widget-vbox:has(> {COMPARE})")
+        return panel_of(chapter, COMPARE)
 
     def picture(self, panel):
         return re.search(r'src="([^"]+)"', panel.html_of(COMPARE)).group(1)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from .lab import number
+from .lab import number, panel_of
 
 CHAPTER = "03_the_loss_zoo"
 
@@ -14,7 +14,7 @@ class TestGradient:
 
     @pytest.fixture
     def panel(self, chapter):
-        return chapter.within(".widget-vbox:has(> .kdlab-gradient)")
+        return panel_of(chapter, ".kdlab-gradient")
 
     def test_every_loss_draws_its_own_picture(self, chapter, panel):
         seen = []
@@ -53,7 +53,7 @@ class TestGeometry:
 
     @pytest.fixture
     def panel(self, chapter):
-        return chapter.within(".widget-vbox:has(> .kdlab-geometry)")
+        return panel_of(chapter, ".kdlab-geometry")
 
     @pytest.mark.parametrize("label", ["A: x", "A: y", "B: x", "B: y"])
     def test_dragging_a_point_moves_it_and_its_distances(self, chapter, panel, label):

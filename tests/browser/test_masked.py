@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from .lab import panel_of
+
 CHAPTER = "05_masked_generative_distillation"
 
 
@@ -32,7 +34,7 @@ class TestMask:
     @pytest.fixture
     def panel(self, chapter):
         """The widget with nothing hidden."""
-        panel = chapter.within(".widget-vbox:has(> .kdlab-mask)")
+        panel = panel_of(chapter, self.VIEW)
         panel.dropdown("Mask").choose("spatial")
         panel.slider("Mask ratio").press("Home")
         chapter.wait_until(lambda: "ratio 0.00: 0 of 64 positions" in panel.text_of(self.VIEW), "nothing is hidden")

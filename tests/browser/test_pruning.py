@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from .lab import number
+from .lab import number, panel_of
 
 CHAPTER = "06_prune_and_distil_yolov8"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="needs the extra [yolo]")
@@ -15,7 +15,7 @@ VIEW = ".kdlab-keep"
 @pytest.fixture
 def panel(chapter):
     """The widget where nothing is cut."""
-    panel = chapter.within(f".widget-vbox:has(> {VIEW})")
+    panel = panel_of(chapter, VIEW)
     panel.slider("Keep").press("End")
     chapter.wait_until(lambda: "keep 1.00:" in panel.text_of(VIEW), "all is kept")
     return panel

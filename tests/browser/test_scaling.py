@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from .lab import panel_of
+
 CHAPTER = "11_scaling_up"
 HOURS = ".kdlab-hours"
 RUN = "restoration, stage 1"
@@ -12,7 +14,7 @@ RUN = "restoration, stage 1"
 @pytest.fixture
 def panel(chapter):
     """The widget with one process, at the middle of its other sliders: 1 TFLOP/s and a link of about 3 GB/s."""
-    panel = chapter.within(f".widget-vbox:has(> {HOURS})")
+    panel = panel_of(chapter, HOURS)
     panel.slider("Achieved TFLOP/s").drag_to(0.5)
     panel.slider("Link, GB/s").drag_to(0.5)
     panel.slider("Processes").press("End")

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from .lab import panel_of
+
 CHAPTER = "02_taps_and_connectors"
 VIEW = ".kdlab-taps"
 MET, APART = "They meet", "They do not meet"
@@ -11,7 +13,7 @@ MET, APART = "They meet", "They do not meet"
 
 @pytest.fixture
 def panel(chapter):
-    return chapter.within(f".widget-vbox:has(> {VIEW})")
+    return panel_of(chapter, VIEW)
 
 
 def choose(chapter, panel, label, option):
