@@ -16,9 +16,7 @@ The trainers also serve a program that uses ultralytics already:
 >>> YOLO("pruned.pt").train(trainer=partial(DistillTrainer, teacher="dense.pt"), data="data.yaml", epochs=100)
 """
 
-import hashlib
 import io
-import json
 import logging
 import math
 import os
@@ -58,6 +56,9 @@ from kdlab.detection import (
     check_size,
     tapped_channels,
 )
+from kdlab.detection.classes import check_classes
+from kdlab.detection.images import check_unlabelled, images_in, judging_images, split_images, summary
+from kdlab.detection.run_recipe import check_recipe, keep_recipe
 from kdlab.distill import weights_hash
 from kdlab.distill.schedules import check_weight
 from kdlab.errors import GET_YOLO, InputError, first_line
@@ -84,7 +85,7 @@ try:
         np.printoptions(),
     ):
         from ultralytics.data.dataset import YOLODataset
-        from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
+        from ultralytics.data.utils import check_det_dataset, img2label_paths
         from ultralytics.engine.exporter import Exporter
         from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
         from ultralytics.nn.modules.block import C2f
@@ -100,7 +101,7 @@ if processes.is_first():
     print(f"{__name__} uses ultralytics {TESTED}, which is under the AGPL-3.0: https://ultralytics.com/license")
 
 Model = str | Path | nn.Module
-LAST, BEST, RESULTS, RECIPE = "weights/last.pt", "weights/best.pt", "results.csv", "recipe.json"
+LAST, BEST, RESULTS = "weights/last.pt", "weights/best.pt", "results.csv"
 ONNX_TOLERANCE = 1e-3
 
 
@@ -268,10 +269,10 @@ def distill(
     options = {"teacher": load_model(teacher), "distillation": distillation, "unlabelled": unlabelled}
     recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
     if unlabelled is not None:
-        place = _check_unlabelled(unlabelled)
-        more = _images_in(place, place)
-        check_apart(unlabelled, list(map(Path, more)), _judging(read_data(data, "train", "val")))
-        recipe["unlabelled"] = f"{place.name}, {_summary(more)}"
+        place = check_unlabelled(unlabelled)
+        more = images_in(place, place)
+        check_apart(unlabelled, list(map(Path, more)), judging_images(read_data(data, "train", "val")))
+        recipe["unlabelled"] = f"{place.name}, {summary(more)}"
     return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
@@ -590,103 +591,19 @@ def read_data(data: str | Path, *splits: str) -> dict[str, Any]:
     except Exception as error:
         raise InputError(f"{path} describes no data set that is here: {first_line(error)}") from error
     for split in splits:
-        _check_images(path, split, described.get(split))
+        _labelled_images(path, split, described.get(split))
     return described
 
 
-def check_classes(who: str, model: DetectionModel, names: Mapping[int, str]) -> None:
-    """Refuse a detector for other classes than these; names that are only numbers fit any.
-
-    Raises:
-        InputError: with both lists.
-    """
-    known = dict(model.names)
-    if len(known) != len(names) or (_real(known) and known != dict(names)):
-        raise InputError(
-            f"the {who} knows {len(known)} classes ({_few(known)}), and the data set has {len(names)} ({_few(names)}); "
-            f"wanted: the same, in the same order. Train the {who} on this data first."
-        )
-
-
-def _check_images(path: Path, split: str, places: str | list[str] | None) -> list[str]:
-    """The images of a split."""
-    if not places:
-        raise InputError(f"{path} names no images for {split!r}. Add a line such as {split}: images/{split}")
-    images: list[str] = []
-    for place in [places] if isinstance(places, str) else places:
-        if not Path(place).exists():
-            raise InputError(f"{path}: there is no {place}, where the {split} images should be. Correct the path.")
-        images += _images_in(path, Path(place))
-    if not images:
-        raise InputError(f"{path}: there is not one image in {places}, for {split!r}. Correct the path.")
+def _labelled_images(described_by: Path, split: str, places: str | list[str] | None) -> list[str]:
+    """The images of a split, of which some have labels."""
+    images = split_images(described_by, split, places)
     if not any(Path(label).is_file() and Path(label).read_bytes().strip() for label in img2label_paths(images)):
         raise InputError(
-            f"{path}: not one of the {len(images)} {split} images has labels; wanted: for images/x.png a file "
+            f"{described_by}: not one of the {len(images)} {split} images has labels; wanted: for images/x.png a file "
             "labels/x.txt with a line `class x y width height` for each object, in parts of the image."
         )
     return images
-
-
-def _summary(images: Sequence[str], labels: Sequence[str] = ()) -> str:
-    """What a resumed run knows its images by, wherever they lie: how many, and a hash of their names and labels.
-
-    Of labels the contents, since a box that is corrected leaves the size of a file as it is.
-    """
-    known = hashlib.sha256()
-    for image in sorted(images):
-        known.update(f"{Path(image).name}\n".encode(errors="surrogateescape"))
-    for label in sorted(labels):
-        known.update(Path(label).read_bytes() if Path(label).is_file() else b"-")
-    return f"{len(images)} images, {known.hexdigest()[:16]}"
-
-
-def _check_unlabelled(place: str | Path) -> Path:
-    """Its whole path."""
-    path = Path(place).resolve()
-    if not path.exists():
-        raise InputError(f"unlabelled is {place}, which is not there; wanted: a folder of images, or a list of them.")
-    if not _images_in(path, path):
-        raise InputError(f"there is not one image in {place}; wanted: a folder of images, or a list, one path a line.")
-    return path
-
-
-def _judging(described: Mapping[str, Any]) -> Iterator[Path]:
-    """The images of validation and test, where there are some."""
-    for places in (described.get("val"), described.get("test")):
-        for place in filter(Path.exists, map(Path, [places] if isinstance(places, str) else places or [])):
-            yield from map(Path, _images_in(place, place))
-
-
-def _images_in(named_by: Path, place: Path) -> list[str]:
-    if place.is_file():
-        return _listed(named_by, place)
-    return [str(file) for file in place.rglob("*") if _is_image(str(file))]
-
-
-def _listed(data: Path, file: Path) -> list[str]:
-    """The images of a list, one a line; what starts with ./ is in the list's own folder, as ultralytics has it."""
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    paths = [line.replace("./", f"{file.parent}/", 1) if line.startswith("./") else line for line in lines]
-    images = [path for path in paths if _is_image(path)]
-    if images and not any(Path(image).is_file() for image in images):
-        raise InputError(
-            f"{data}: not one of the {len(images)} images that {file} lists is there, such as {images[0]}. Wanted: "
-            "whole paths, or paths from the list's folder that start with ./"
-        )
-    return images
-
-
-def _is_image(path: str) -> bool:
-    return path.rpartition(".")[-1].lower() in IMG_FORMATS
-
-
-def _few(names: Mapping[int, str]) -> str:
-    return ", ".join(list(names.values())[:6]) + ", ..." * (len(names) > 6)
-
-
-def _real(names: Mapping[int, str]) -> bool:
-    """Whether the classes have been named; a detector from a YAML counts them."""
-    return any(str(number) != name for number, name in names.items())
 
 
 def _named(model: Model) -> str:
@@ -891,7 +808,7 @@ class DistillTrainer(Trainer):
         super().__init__(*args, **options)
         self.teacher = load_model(teacher)
         self.distillation = distillation or Distillation()
-        self.unlabelled = None if unlabelled is None else _check_unlabelled(unlabelled)
+        self.unlabelled = None if unlabelled is None else check_unlabelled(unlabelled)
         self.add_callback("on_train_epoch_start", self._begin_epoch)
         self.add_callback("on_train_batch_start", self._begin_batch)
 
@@ -1150,16 +1067,16 @@ def _train(
             "classes": list(described["names"].values()), **asdict(settings),
         }  # fmt: skip
         for split in ("train", "val"):
-            images = _check_images(Path(described["yaml_file"]), split, described[split])
-            recipe[split] = _summary(images, img2label_paths(images))
+            images = _labelled_images(Path(described["yaml_file"]), split, described[split])
+            recipe[split] = summary(images, img2label_paths(images))
         del recipe["workers"]
         if begun:
-            processes.from_first(lambda: _check_recipe(out, recipe))
+            processes.from_first(lambda: check_recipe(out, recipe))
             if processes.from_first(lambda: finished(out) is not None):
                 return _run_in(out)
             overrides = places | {"resume": str(out / LAST)}
         else:
-            processes.from_first(lambda: write_whole(out / RECIPE, json.dumps(recipe, indent=2).encode()))
+            processes.from_first(lambda: keep_recipe(out, recipe))
             silent = {"plots": False, "patience": 0, "exist_ok": True}
             overrides = places | arguments | silent | {"model": _named(model), "task": "detect", "mode": "train"}
         if several > 1:
@@ -1192,20 +1109,6 @@ def _run_in(out: Path) -> YoloRun:
 
 def _has_ended(checkpoint: Mapping[str, Any]) -> bool:
     return checkpoint.get("optimizer") is None
-
-
-def _check_recipe(out: Path, recipe: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that is not the one that is asked for."""
-    if not (out / RECIPE).is_file():
-        raise InputError(f"{out} holds a run without {RECIPE}, which says what it is. Train into another folder.")
-    had, now = json.loads((out / RECIPE).read_bytes()), json.loads(json.dumps(recipe))
-    names = [name for name in {**had, **now} if had.get(name) != now.get(name)]
-    if names:
-        changed = "; ".join(f"{name} was {had.get(name)!r}, now {now.get(name)!r}" for name in names)
-        raise InputError(
-            f"{out} holds a run with other settings: {changed}. Resume with the same settings, or train into another "
-            "folder."
-        )
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 pytest.importorskip("ultralytics")
 
 from ultralytics import YOLO
+from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.nn.tasks import ClassificationModel, SegmentationModel
 from ultralytics.utils.metrics import Metric
 
 from kdlab import InputError, detection, pruning, yolo
 from kdlab.detection import Distillation, YoloSettings
+from kdlab.detection.images import FORMATS
 from kdlab.errors import GET_YOLO
 from kdlab.yolo import load_model
 
@@ -403,6 +405,10 @@ def test_data_without_images_is_refused(tiny, trained, scenes, settings, tmp_pat
     (copy / "data.yaml").write_text(description.replace("test: images/test\n", ""))
     with pytest.raises(InputError, match="names no images for 'test'"):
         yolo.evaluate(trained.best, copy, split="test")
+
+
+def test_an_image_is_what_ultralytics_takes_for_one():
+    assert set(IMG_FORMATS) == FORMATS
 
 
 def test_a_split_may_be_a_list_of_images_in_a_folder_of_any_name(trained, scenes, tmp_path):
