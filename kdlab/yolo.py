@@ -53,10 +53,10 @@ from kdlab.detection import (
     Exported,
     YoloRun,
     YoloSettings,
+    check_classes,
     check_size,
     tapped_channels,
 )
-from kdlab.detection.classes import check_classes
 from kdlab.detection.images import check_unlabelled, images_in, judging_images, split_images, summary
 from kdlab.detection.run_recipe import check_recipe, keep_recipe
 from kdlab.distill import weights_hash
