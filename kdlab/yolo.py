@@ -45,7 +45,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdlab import processes, pruning
 from kdlab.data.images import Skipped, try_open
-from kdlab.data.unlabelled import check_apart
 from kdlab.detection import (
     STRIDE,
     DetectionDistiller,
@@ -57,7 +56,8 @@ from kdlab.detection import (
     check_size,
     tapped_channels,
 )
-from kdlab.detection.images import check_unlabelled, images_in, judging_images, split_images, summary
+from kdlab.detection.classes import named, same_names
+from kdlab.detection.images import check_unlabelled, split_images, summary
 from kdlab.detection.run_recipe import check_recipe, keep_recipe
 from kdlab.distill import weights_hash
 from kdlab.distill.schedules import check_weight
@@ -91,7 +91,7 @@ try:
         from ultralytics.nn.modules.block import C2f
         from ultralytics.nn.modules.head import Detect, v10Detect
         from ultralytics.nn.tasks import DetectionModel, torch_safe_load, yaml_model_load
-        from ultralytics.utils import LOGGER
+        from ultralytics.utils import LOGGER, ROOT
         from ultralytics.utils.torch_utils import unwrap_model
     torch.set_printoptions(profile="default")
 except PackageNotFoundError as error:
@@ -103,6 +103,7 @@ if processes.is_first():
 Model = str | Path | nn.Module
 LAST, BEST, RESULTS = "weights/last.pt", "weights/best.pt", "results.csv"
 ONNX_TOLERANCE = 1e-3
+DATA_SETS = ROOT / "cfg" / "datasets"  # of the package
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ def plan_yolo(
 
 
 def _example(model: DetectionModel, side: int) -> Tensor:
-    return torch.rand(1, model.yaml.get("channels", 3), side, side, generator=torch.Generator().manual_seed(0))
+    return torch.rand(1, _channels(model), side, side, generator=torch.Generator().manual_seed(0))
 
 
 def _told_their_widths(model: DetectionModel) -> DetectionModel:
@@ -269,10 +270,8 @@ def distill(
     options = {"teacher": load_model(teacher), "distillation": distillation, "unlabelled": unlabelled}
     recipe = {"step": "distill", "teacher": weights_hash(options["teacher"])[:16], **asdict(distillation)}
     if unlabelled is not None:
-        place = check_unlabelled(unlabelled)
-        more = images_in(place, place)
-        check_apart(unlabelled, list(map(Path, more)), judging_images(read_data(data, "train", "val")))
-        recipe["unlabelled"] = f"{place.name}, {summary(more)}"
+        more = check_unlabelled(unlabelled, read_data(data, "train", "val"))
+        recipe["unlabelled"] = f"{Path(unlabelled).resolve().name}, {summary(more)}"
     return _train(DistillTrainer, options, recipe, student, data, settings, out, resume, device)
 
 
@@ -303,7 +302,7 @@ def distill_by_ultralytics(
     if Path(teacher).suffix != ".pt":
         raise InputError(f"the teacher is {teacher}; wanted: weights, a .pt file, which ultralytics reads itself.")
     network = load_model(teacher)
-    check_classes("teacher", network, read_data(data)["names"])
+    _check_fits("teacher", network, read_data(data))
     its_own = {"distill_model": str(Path(teacher).resolve()), "dis": weight}
     recipe = {"step": "distill by ultralytics", "teacher": weights_hash(network)[:16], "weight": weight}
     return _train(Trainer, {}, recipe, student, data, settings, out, resume, device, its_own)
@@ -320,17 +319,21 @@ def evaluate(
 ) -> pd.DataFrame:
     """Average precision, precision and recall: a row for "all" classes, then one for each that the images have.
 
+    Images are padded to squares, as they are in training. ultralytics validates on rectangles with a wider margin, in
+    ``YOLO.val`` and after each epoch (``rect=True``), which gives other figures, of small images by points of mAP. Hold
+    figures of one kind against each other alone.
+
     Args:
         split: "val", "test" or "train".
 
     Raises:
         InputError: as for :func:`sparse_train`; a split that the data set lacks; a model for other classes.
     """
-    check_size(imgsz)
     chosen = pick_device(device)
     detector = load_model(model)
+    check_size(imgsz, _stride(detector))
     described = read_data(data, split)
-    check_classes("model", detector, described["names"])
+    _check_fits("model", detector, described)
     overrides = {
         "data": described["yaml_file"], "split": split, "imgsz": imgsz, "batch": batch, "device": _as_told(chosen),
         "plots": False, "workers": 0, "mode": "val",
@@ -366,11 +369,11 @@ def predict(
     Raises:
         InputError: as for :func:`sparse_train`; a file that is no image, where ``skipped`` is None.
     """
-    check_size(imgsz)
     if not 0 <= confidence <= 1:
         raise InputError(f"confidence is {confidence}; wanted: 0 to 1.")
     chosen = pick_device(device)
     detector = load_model(model)
+    check_size(imgsz, _stride(detector))
     rows: list[tuple] = []
     overrides = {"imgsz": imgsz, "conf": confidence, "device": _as_told(chosen), "save": False, "mode": "predict"}
     with _silent(), TemporaryDirectory() as folder:
@@ -420,7 +423,7 @@ def compare(
     for name, detector in progress(loaded.items(), desc="comparing", unit="model"):
         accuracy = evaluate(detector, data, split=split, imgsz=imgsz, batch=batch, device=device).iloc[0]
         used = _ready(detector).to(pick_device(device))
-        image = torch.zeros(1, 3, imgsz, imgsz, device=_device(used))
+        image = torch.zeros(1, _channels(used), imgsz, imgsz, device=_device(used))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             used(image)
         with torch.inference_mode():
@@ -451,7 +454,6 @@ def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
         InputError: as for :func:`sparse_train`; another ending; onnx or onnxruntime is not installed.
         RuntimeError: onnxruntime computes something else than PyTorch; no file is left.
     """
-    check_size(imgsz)
     out = Path(out)
     if out.suffix != ".onnx":
         raise InputError(f"out is {out}; wanted: a file whose name ends in .onnx.")
@@ -461,13 +463,14 @@ def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
     except ImportError as error:
         raise InputError(f"{error.name} is not installed, which an ONNX file takes; {GET_YOLO}") from error
     detector = load_model(model)
+    check_size(imgsz, _stride(detector))
     with _silent(), TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's: what it fixes is the size of the image
         copy = deepcopy(detector)
         copy.pt_path = str(Path(folder) / out.with_suffix(".pt").name)  # beside which ultralytics writes
         overrides = {"format": "onnx", "imgsz": imgsz, "batch": 1, "device": "cpu", "simplify": False, "mode": "export"}
         content = Path(Exporter(overrides=overrides)(model=copy)).read_bytes()
-    image = torch.rand(1, 3, imgsz, imgsz, generator=torch.Generator().manual_seed(0))
+    image = _example(detector, imgsz)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (exported,) = session.run(None, {"images": image.numpy()})
     with torch.inference_mode():
@@ -484,13 +487,14 @@ def export_onnx(model: Model, out: str | Path, *, imgsz: int = 640) -> Exported:
 # --- models and data -------------------------------------------------------------------------------------------------
 
 
-def load_model(model: Model, classes: int | None = None) -> DetectionModel:
+def load_model(model: Model, classes: int | None = None, channels: int = 3) -> DetectionModel:
     """The detector in float32: from weights (.pt), from which no code is run, or at random from a YAML.
 
-    A module is copied: what is done with the detector leaves it as it is.
+    A module is copied: what is done with the detector leaves it as it is. Of a ``YOLO`` object its detector is.
 
     Args:
         classes: of a YAML's detector, in place of the number in it.
+        channels: of the images of a YAML's detector.
 
     Raises:
         InputError: no such file; nothing is downloaded; a file that holds no detector of ultralytics, but nothing or a
@@ -498,11 +502,12 @@ def load_model(model: Model, classes: int | None = None) -> DetectionModel:
     """
     loaded: Any
     if isinstance(model, nn.Module):
-        loaded = deepcopy(model)
+        inner = getattr(model, "model", None)
+        loaded = deepcopy(inner if isinstance(inner, DetectionModel) else model)
     elif Path(model).suffix in (".yaml", ".yml"):
         try:
             with _silent():
-                loaded = DetectionModel(str(model), nc=classes, verbose=False)
+                loaded = DetectionModel(str(model), ch=channels, nc=classes, verbose=False)
         except Exception as error:
             raise InputError(
                 f"{model} describes no detector ({first_line(error)}); wanted: as yolov8n.yaml."
@@ -576,13 +581,15 @@ def read_data(data: str | Path, *splits: str) -> dict[str, Any]:
     """What a data.yaml says, its paths made absolute, as ultralytics has it.
 
     Args:
-        data: the file, or the folder that it is in.
+        data: the file, the folder that it is in, or one of ultralytics' own by its name, such as "coco8.yaml".
         splits: that have to be there and to hold images, some of them with labels.
 
     Raises:
         InputError: no such file, no data set in it, or one without images. Nothing is downloaded.
     """
     path = Path(data) / "data.yaml" if Path(data).is_dir() else Path(data)
+    if not path.exists() and (DATA_SETS / path).is_file():
+        path = DATA_SETS / path
     if not path.is_file():
         raise InputError(f"there is no {path}; wanted: a data.yaml in ultralytics' format, or the folder that has one.")
     try:
@@ -683,8 +690,8 @@ def _alone() -> Iterator[None]:
 class Trainer(DetectionTrainer):
     """ultralytics' trainer, which trains a copy of the module that it is given and builds no other from its YAML.
 
-    So a pruned network stays pruned, in a resumed run as well. A last layer for another number
-    of classes is made anew.
+    So a pruned network stays pruned, in a resumed run as well. For other classes it gets a last layer of its own, which
+    knows what the old one knew of classes of the same name; as many of other names alone begin with the old one.
     """
 
     model: Any
@@ -694,14 +701,21 @@ class Trainer(DetectionTrainer):
     def get_dataset(self) -> dict[str, Any]:
         data = read_data(self.args.data, "train", "val")
         self.args.data = data["yaml_file"]
+        if self.args.single_cls:
+            data["names"], data["nc"] = {0: "item"}, 1  # as ultralytics has it
         return data
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
         if weights is None:
+            if str(self.args.model).endswith(".pt"):
+                raise InputError(
+                    f"pretrained is False: {self.args.model} would be built anew from its YAML, and a pruned detector "
+                    "be a dense one. Leave pretrained out, or start from the YAML itself."
+                )
             return super().get_model(cfg, verbose=verbose)
         weights = deepcopy(weights)
-        if len(weights.names) != self.data["nc"]:
-            _renew_classes(weights, self.data["nc"])
+        _check_channels("model", weights, self.data)
+        _adapt_classes(weights, self.data["names"], by_name=self.args.cls_remap)
         return weights.float().requires_grad_(True)
 
     def _setup_train(self) -> None:
@@ -806,15 +820,19 @@ class DistillTrainer(Trainer):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
+        if self.args.compile:
+            raise InputError("compile is on, with which ultralytics asks the student alone; wanted: compile=False.")
         self.teacher = load_model(teacher)
         self.distillation = distillation or Distillation()
-        self.unlabelled = None if unlabelled is None else check_unlabelled(unlabelled)
+        self.unlabelled = None if unlabelled is None else Path(unlabelled).resolve()
         self.add_callback("on_train_epoch_start", self._begin_epoch)
         self.add_callback("on_train_batch_start", self._begin_batch)
 
     def setup_model(self) -> dict[str, Any] | None:
         checkpoint = super().setup_model()
-        check_classes("teacher", self.teacher, self.data["names"])
+        if self.unlabelled is not None:
+            check_unlabelled(self.unlabelled, self.data)
+        _check_fits("teacher", self.teacher, self.data)
         self.channels = tapped_channels(self.model, self.teacher, self.distillation.layers)
         self.teacher.fuse(verbose=False)  # nobody trains it, and BatchNorm in eval mode is part of a convolution
         return checkpoint
@@ -1010,18 +1028,50 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _renew_classes(model: DetectionModel, classes: int) -> None:
-    """Give the head a new last layer for each of its maps; all else, pruned or not, stays as it is.
+def _stride(model: DetectionModel) -> int:
+    """Of its coarsest map: 64 with a level P6, else 32."""
+    return int(model.stride.max())
 
-    Its bias is where ultralytics starts it, at few objects an image; ultralytics' own function for that would start the
-    boxes anew, too.
+
+def _channels(model: DetectionModel) -> int:
+    """Of the images that it takes."""
+    return model.yaml.get("channels", 3)
+
+
+def _check_fits(who: str, model: DetectionModel, data: Mapping[str, Any]) -> None:
+    """Refuse a detector for images of other channels or for other classes than the data's."""
+    _check_channels(who, model, data)
+    check_classes(who, model, data["names"])
+
+
+def _check_channels(who: str, model: DetectionModel, data: Mapping[str, Any]) -> None:
+    if _channels(model) != data["channels"]:
+        raise InputError(
+            f"the {who} takes images of {_channels(model)} channels, and {data['yaml_file']} says channels: "
+            f"{data['channels']} (3 where it says nothing). Correct that line, or train a {who} on these images, from "
+            "a YAML such as yolov8n.yaml."
+        )
+
+
+def _adapt_classes(model: DetectionModel, names: Mapping[int, str], by_name: bool) -> None:
+    """Give the head, for each of its maps, a last layer for these classes; all else, pruned or not, stays as it is.
+
+    A class whose name the detector knows keeps its row; the others begin where ultralytics begins them, at few objects
+    an image. (ultralytics' own function for that would start the boxes anew, too.) As many classes of which it knows
+    none, or only numbers, keep the layer that is there.
     """
-    head = model.model[-1]
+    rows = same_names(model.names, names) if by_name and named(model.names) and named(names) else {}
+    if len(model.names) == len(names) and (not rows or all(rows.get(number) == number for number in names)):
+        return
+    head, classes = model.model[-1], len(names)
     for branches in filter(None, (head.cv3, getattr(head, "one2one_cv3", None))):  # YOLOv10 says each class twice
         for branch, stride in zip(branches, head.stride.tolist(), strict=True):
-            last = nn.Conv2d(branch[-1].in_channels, classes, 1)
+            old, last = branch[-1], nn.Conv2d(branch[-1].in_channels, classes, 1)
             nn.init.constant_(last.bias, math.log(5 / classes / (640 / stride) ** 2))  # type: ignore[arg-type]
-            branch[-1] = last.to(_device(model))
+            branch[-1] = last.to(old.weight)
+            with torch.no_grad():
+                for ours, its in zip(last.parameters(), old.parameters(), strict=True):
+                    ours[list(rows)] = its[list(rows.values())]
     head.nc, head.no = classes, classes + 4 * head.reg_max
     model.yaml = {**model.yaml, "nc": classes}
 
@@ -1061,7 +1111,8 @@ def _train(
             raise InputError(f"{out} holds an earlier run. Resume it, delete the folder, or choose another one.")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed)
-            detector = load_model(model, classes=described["nc"])
+            detector = load_model(model, described["nc"], described["channels"])
+        _check_channels("model", detector, described)
         recipe = {
             **recipe, "model": weights_hash(detector)[:16], "data": Path(described["yaml_file"]).resolve().parent.name,
             "classes": list(described["names"].values()), **asdict(settings),

@@ -160,7 +160,7 @@ def _add_compare(add: Add) -> None:
         "put detectors side by side in one table",
         description=(
             """mAP50-95 and mAP50, parameters, GFLOPs, milliseconds for one image on this device, and the size of the
-            file in MB.""",
+            file in MB. mAP is that of evaluate.""",
         ),
         examples=("scenes/ --models runs/sparse/weights/best.pt runs/student/weights/best.pt --split test",),
     )
@@ -198,7 +198,9 @@ def _add_evaluate(add: Add) -> None:
         "measure a detector on labelled images",
         description=(
             """mAP50-95, mAP50, precision and recall, for all classes together and for each. The validation images have
-            chosen the best epoch and flatter it a little; the test images have chosen nothing.""",
+            chosen the best epoch and flatter it a little; the test images have chosen nothing. Images are padded to
+            squares. ultralytics pads to rectangles with a margin, in its own val and after each epoch of a training, so
+            that its mAP is another one, of small images by points.""",
         ),
         examples=("scenes/ --model runs/student/weights/best.pt --split test --format json",),
     )

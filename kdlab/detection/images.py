@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdlab.data.unlabelled import check_apart
 from kdlab.errors import InputError
 
 FORMATS = frozenset(
@@ -30,45 +31,29 @@ def split_images(described_by: Path, split: str, places: str | list[str] | None)
             raise InputError(
                 f"{described_by}: there is no {place}, where the {split} images should be. Correct the path."
             )
-        images += images_in(described_by, Path(place))
+        images += _images_in(described_by, Path(place))
     if not images:
         raise InputError(f"{described_by}: there is not one image in {places}, for {split!r}. Correct the path.")
     return images
 
 
-def judging_images(described: Mapping[str, Any]) -> Iterator[Path]:
-    """The images of validation and test, where there are some."""
-    for places in (described.get("val"), described.get("test")):
-        for place in filter(Path.exists, map(Path, [places] if isinstance(places, str) else places or [])):
-            yield from map(Path, images_in(place, place))
+def check_unlabelled(place: str | Path, described: Mapping[str, Any]) -> list[str]:
+    """The images of a folder or a list that only a teacher speaks of.
 
-
-def check_unlabelled(place: str | Path) -> Path:
-    """Its whole path.
+    Args:
+        described: the data.yaml, as ultralytics reads it.
 
     Raises:
-        InputError: nothing there, or not one image in it.
+        InputError: nothing there, not one image in it, or one of validation or test.
     """
     path = Path(place).resolve()
     if not path.exists():
         raise InputError(f"unlabelled is {place}, which is not there; wanted: a folder of images, or a list of them.")
-    if not images_in(path, path):
+    images = _images_in(path, path)
+    if not images:
         raise InputError(f"there is not one image in {place}; wanted: a folder of images, or a list, one path a line.")
-    return path
-
-
-def images_in(named_by: Path, place: Path) -> list[str]:
-    """The images under a folder, or of a list.
-
-    Args:
-        named_by: what names the place, for messages.
-
-    Raises:
-        InputError: a list, and nothing is where it says.
-    """
-    if place.is_file():
-        return _listed(named_by, place)
-    return [str(file) for file in place.rglob("*") if _is_image(str(file))]
+    check_apart(place, list(map(Path, images)), _judging(described))
+    return images
 
 
 def summary(images: Sequence[str], labels: Sequence[str] = ()) -> str:
@@ -82,6 +67,20 @@ def summary(images: Sequence[str], labels: Sequence[str] = ()) -> str:
     for label in sorted(labels):
         known.update(Path(label).read_bytes() if Path(label).is_file() else b"-")
     return f"{len(images)} images, {known.hexdigest()[:16]}"
+
+
+def _judging(described: Mapping[str, Any]) -> Iterator[Path]:
+    """The images of validation and test, where there are some."""
+    for places in (described.get("val"), described.get("test")):
+        for place in filter(Path.exists, map(Path, [places] if isinstance(places, str) else places or [])):
+            yield from map(Path, _images_in(place, place))
+
+
+def _images_in(named_by: Path, place: Path) -> list[str]:
+    """The images under a folder, or of a list; ``named_by`` is what names the place, for messages."""
+    if place.is_file():
+        return _listed(named_by, place)
+    return [str(file) for file in place.rglob("*") if _is_image(str(file))]
 
 
 def _listed(named_by: Path, file: Path) -> list[str]:

@@ -153,11 +153,14 @@ class Exported:
     difference: float
 
 
-def check_size(imgsz: int) -> None:
+def check_size(imgsz: int, stride: int = STRIDE) -> None:
     """Refuse an image size that the coarsest map does not divide.
+
+    Args:
+        stride: of that map.
 
     Raises:
         InputError: it.
     """
-    if imgsz < STRIDE or imgsz % STRIDE:
-        raise InputError(f"imgsz is {imgsz}; wanted: a multiple of {STRIDE}.")
+    if imgsz < stride or imgsz % stride:
+        raise InputError(f"imgsz is {imgsz}; wanted: a multiple of {stride}.")

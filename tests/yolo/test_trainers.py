@@ -109,29 +109,6 @@ def test_the_other_trainers_serve_them_too(kind, pruned, trained, scenes, tmp_pa
     assert ("train/cwd_loss" in (tmp_path / "run/results.csv").read_text()) == (kind == "distil")
 
 
-def test_other_classes_get_a_new_last_layer_and_leave_the_rest(pruned, scenes, settings, tmp_path):
-    detector = load_model(pruned)
-    kept = {name: value.clone() for name, value in detector.state_dict().items() if ".cv3." not in name}
-    yolo._renew_classes(detector, 2)
-    assert same(kept, {name: detector.state_dict()[name] for name in kept})
-    assert detector.yaml["nc"] == 2
-    detector.names = {0: "cat", 1: "dog"}
-    other = tmp_path / "other.pt"
-    yolo.save_model(other, detector)
-    run = yolo.fine_tune(other, scenes, settings, out=tmp_path / "run", device="cpu")
-    assert pruning.structure(load_model(run.last)) == pruning.structure(load_model(pruned))
-    assert load_model(run.last).names[0] == "disc"
-
-
-def test_new_classes_begin_where_ultralytics_begins_them_on_both_sides_of_yolov10():
-    detector, fresh = load_model("yolov10n.yaml"), load_model("yolov10n.yaml", classes=2)
-    yolo._renew_classes(detector, 2)
-    for branches in ("cv3", "one2one_cv3"):
-        begun, wanted = ([branch[-1].bias for branch in getattr(net.model[-1], branches)] for net in (detector, fresh))
-        torch.testing.assert_close(begun, wanted)
-    assert detector.eval()(torch.zeros(1, 3, 64, 64))[0].shape == fresh.eval()(torch.zeros(1, 3, 64, 64))[0].shape
-
-
 def test_a_batch_without_room_is_not_halved_in_silence(pruned, scenes, tmp_path, monkeypatch):
     def lacks_room(*_):
         raise RuntimeError("CUDA out of memory")
